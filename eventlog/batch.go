@@ -1,0 +1,419 @@
+package eventlog
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"unsafe"
+)
+
+// RecordBatch v2, the unit of Kafka's log since 0.11 and the unit of ours, on the wire, in the WAL and in segments
+// (https://kafka.apache.org/documentation/#recordbatch). Offsets of the fixed header's fields:
+//
+//	 0 base offset      8   27 base timestamp  8
+//	 8 length           4   35 max timestamp   8   (length counts from 12)
+//	12 leader epoch     4   43 producer id     8
+//	16 magic = 2        1   51 producer epoch  2
+//	17 crc32c           4   53 base sequence   4   (the crc covers 21 to the end)
+//	21 attributes       2   57 record count    4
+//	23 last offset delta 4  61 records
+//
+// Base offset and leader epoch lie outside the crc: a log patches them in place.
+const (
+	HeaderSize = 61
+
+	offLength, offEpoch, offMagic, offCRC, offAttrs, offLastDelta = 8, 12, 16, 17, 21, 23
+	offBaseTime, offMaxTime, offPID, offPEpoch, offSeq, offCount  = 27, 35, 43, 51, 53, 57
+)
+
+// Attribute bits of a batch.
+const (
+	AttrCodecMask     = 0x07
+	AttrLogAppendTime = 0x08
+	AttrTransactional = 0x10
+	AttrControl       = 0x20
+	AttrDeleteHorizon = 0x40
+)
+
+// ErrCorrupt says that bytes are not a well-formed, intact record batch.
+var ErrCorrupt = errors.New("corrupt record batch")
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// Header is a record header.
+type Header struct {
+	Key   string
+	Value []byte // nil is null
+}
+
+// Record is one record. Slices and header keys may alias the batch they came from; they are valid as long as it is.
+type Record struct {
+	Offset    int64
+	Timestamp int64  // milliseconds since 1970
+	Key       []byte // nil is null
+	Value     []byte // nil is null: a tombstone in a compacted topic
+	Headers   []Header
+}
+
+// RawBatch is a view on the bytes of one RecordBatch v2. Its accessors are valid once CheckBatch has passed.
+type RawBatch []byte
+
+func (b RawBatch) Base() int64          { return int64(binary.BigEndian.Uint64(b)) }
+func (b RawBatch) Attributes() int16    { return int16(binary.BigEndian.Uint16(b[offAttrs:])) }
+func (b RawBatch) Codec() Codec         { return Codec(b.Attributes() & AttrCodecMask) }
+func (b RawBatch) LastDelta() int32     { return int32(binary.BigEndian.Uint32(b[offLastDelta:])) }
+func (b RawBatch) Last() int64          { return b.Base() + int64(b.LastDelta()) }
+func (b RawBatch) Next() int64          { return b.Last() + 1 }
+func (b RawBatch) BaseTime() int64      { return int64(binary.BigEndian.Uint64(b[offBaseTime:])) }
+func (b RawBatch) MaxTime() int64       { return int64(binary.BigEndian.Uint64(b[offMaxTime:])) }
+func (b RawBatch) ProducerID() int64    { return int64(binary.BigEndian.Uint64(b[offPID:])) }
+func (b RawBatch) ProducerEpoch() int16 { return int16(binary.BigEndian.Uint16(b[offPEpoch:])) }
+func (b RawBatch) BaseSequence() int32  { return int32(binary.BigEndian.Uint32(b[offSeq:])) }
+func (b RawBatch) Count() int32         { return int32(binary.BigEndian.Uint32(b[offCount:])) }
+
+// SetBase patches the base offset in place; the crc does not cover it.
+func (b RawBatch) SetBase(offset int64) { binary.BigEndian.PutUint64(b, uint64(offset)) }
+
+// SetLeaderEpoch patches the partition leader epoch in place; the crc does not cover it.
+func (b RawBatch) SetLeaderEpoch(e int32) { binary.BigEndian.PutUint32(b[offEpoch:], uint32(e)) }
+
+// SetProducer writes the producer's triple. The caller must Reseal.
+func (b RawBatch) SetProducer(id int64, epoch int16, seq int32) {
+	binary.BigEndian.PutUint64(b[offPID:], uint64(id))
+	binary.BigEndian.PutUint16(b[offPEpoch:], uint16(epoch))
+	binary.BigEndian.PutUint32(b[offSeq:], uint32(seq))
+}
+
+// SetLogAppendTime marks the batch as stamped by the log at t (milliseconds). The caller must Reseal.
+func (b RawBatch) SetLogAppendTime(t int64) {
+	binary.BigEndian.PutUint16(b[offAttrs:], uint16(b.Attributes()|AttrLogAppendTime))
+	binary.BigEndian.PutUint64(b[offMaxTime:], uint64(t))
+}
+
+// Reseal recomputes the crc.
+func (b RawBatch) Reseal() {
+	binary.BigEndian.PutUint32(b[offCRC:], crc32.Checksum(b[offAttrs:], castagnoli))
+}
+
+// BatchSize returns the whole size of the batch that begins at p, which needs at least 12 bytes; 0 if there are fewer, and
+// ErrCorrupt if the length cannot be one.
+func BatchSize(p []byte) (int, error) {
+	if len(p) < offEpoch {
+		return 0, nil
+	}
+	n := int64(int32(binary.BigEndian.Uint32(p[offLength:]))) + offEpoch
+	if n < HeaderSize {
+		return 0, fmt.Errorf("%w: length %d", ErrCorrupt, n)
+	}
+	return int(n), nil
+}
+
+// CheckBatch verifies that p begins with one whole and intact RecordBatch v2 and returns it. It looks at the header and the
+// crc only: records stay unparsed.
+func CheckBatch(p []byte) (RawBatch, error) {
+	n, err := BatchSize(p)
+	if err != nil {
+		return nil, err
+	}
+	if n == 0 || n > len(p) {
+		return nil, fmt.Errorf("%w: truncated", ErrCorrupt)
+	}
+	b := RawBatch(p[:n:n])
+	if b[offMagic] != 2 {
+		return nil, fmt.Errorf("%w: magic %d, want 2", ErrCorrupt, b[offMagic])
+	}
+	if binary.BigEndian.Uint32(b[offCRC:]) != crc32.Checksum(b[offAttrs:], castagnoli) {
+		return nil, fmt.Errorf("%w: crc mismatch", ErrCorrupt)
+	}
+	if b.Count() < 0 || b.LastDelta() < 0 || b.Count() > b.LastDelta()+1 {
+		return nil, fmt.Errorf("%w: %d records up to offset delta %d", ErrCorrupt, b.Count(), b.LastDelta())
+	}
+	return b, nil
+}
+
+// Batch is a run of records of one partition on its way into or out of a log. It holds the bytes of a RecordBatch v2, or
+// records that a driver decoded already. It must not be changed after it was handed over.
+type Batch struct {
+	Part Part
+	// Own says that a Millrace node appended the batch, so its reserved headers can be believed (see docs/records.md).
+	Own bool
+	// Side is whatever the appender wants to find again when the batch comes out of the tail. Nil after a read from disk.
+	Side any
+
+	raw   RawBatch
+	plain []byte // the records section uncompressed, when known
+	recs  []Record
+	next  int64
+}
+
+// NewRawBatch wraps the bytes of a RecordBatch v2 that CheckBatch has passed.
+func NewRawBatch(p Part, raw RawBatch) *Batch { return &Batch{Part: p, raw: raw} }
+
+// NewRecordBatch wraps decoded records, whose offsets ascend; next is the offset after the batch.
+func NewRecordBatch(p Part, recs []Record, next int64) *Batch {
+	return &Batch{Part: p, recs: recs, next: next}
+}
+
+// Raw is the RecordBatch v2, or nil for a batch of decoded records.
+func (b *Batch) Raw() RawBatch { return b.raw }
+
+// Base is the offset of the first record (or the batch's place, if compaction took that record).
+func (b *Batch) Base() int64 {
+	if b.raw != nil {
+		return b.raw.Base()
+	}
+	if len(b.recs) == 0 {
+		return b.next
+	}
+	return b.recs[0].Offset
+}
+
+// Next is the first offset after the batch.
+func (b *Batch) Next() int64 {
+	if b.raw != nil {
+		return b.raw.Next()
+	}
+	return b.next
+}
+
+// Len is the number of records.
+func (b *Batch) Len() int {
+	if b.raw != nil {
+		return int(b.raw.Count())
+	}
+	return len(b.recs)
+}
+
+// Size is the batch's size in bytes as it counts against budgets.
+func (b *Batch) Size() int {
+	if b.raw != nil {
+		return len(b.raw)
+	}
+	n := HeaderSize
+	for i := range b.recs {
+		n += 16 + len(b.recs[i].Key) + len(b.recs[i].Value)
+		for _, h := range b.recs[i].Headers {
+			n += 2 + len(h.Key) + len(h.Value)
+		}
+	}
+	return n
+}
+
+// Each calls f for each record in order until it returns an error, which Each returns. The *Record and its Headers slice are
+// reused between calls; what they point to is valid as long as the batch.
+func (b *Batch) Each(f func(*Record) error) error {
+	if b.raw == nil {
+		for i := range b.recs {
+			if err := f(&b.recs[i]); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	body := b.plain
+	if body == nil {
+		body = b.raw[HeaderSize:]
+		if c := b.raw.Codec(); c != None {
+			var err error
+			if body, err = Decompress(c, body, MaxDecompressed); err != nil {
+				return err
+			}
+		}
+	}
+	var r Record
+	base, baseTime, attrs := b.raw.Base(), b.raw.BaseTime(), b.raw.Attributes()
+	for range b.raw.Count() {
+		var err error
+		if body, err = decodeRecord(&r, body, base, baseTime); err != nil {
+			return err
+		}
+		if attrs&AttrLogAppendTime != 0 {
+			r.Timestamp = b.raw.MaxTime()
+		}
+		if err := f(&r); err != nil {
+			return err
+		}
+	}
+	if len(body) != 0 {
+		return fmt.Errorf("%w: %d bytes after the last record", ErrCorrupt, len(body))
+	}
+	return nil
+}
+
+// Records decodes all records.
+func (b *Batch) Records() ([]Record, error) {
+	if b.raw == nil {
+		return b.recs, nil
+	}
+	recs := make([]Record, 0, min(b.Len(), len(b.raw)))
+	err := b.Each(func(r *Record) error {
+		c := *r
+		c.Headers = append([]Header(nil), r.Headers...)
+		recs = append(recs, c)
+		return nil
+	})
+	return recs, err
+}
+
+var errRecord = fmt.Errorf("%w: bad record", ErrCorrupt)
+
+func decodeRecord(r *Record, p []byte, base, baseTime int64) (rest []byte, err error) {
+	n, k := binary.Varint(p)
+	if k <= 0 || n < 0 || n > int64(len(p)-k) {
+		return nil, errRecord
+	}
+	p, rest = p[k:k+int(n)], p[k+int(n):]
+	if len(p) < 1 {
+		return nil, errRecord
+	}
+	p = p[1:] // attributes: unused
+	dt, k := binary.Varint(p)
+	if k <= 0 {
+		return nil, errRecord
+	}
+	p = p[k:]
+	do, k := binary.Varint(p)
+	if k <= 0 {
+		return nil, errRecord
+	}
+	p = p[k:]
+	r.Timestamp, r.Offset = baseTime+dt, base+do
+	if r.Key, p, err = varbytes(p); err != nil {
+		return nil, err
+	}
+	if r.Value, p, err = varbytes(p); err != nil {
+		return nil, err
+	}
+	hs, k := binary.Varint(p)
+	if k <= 0 || hs < 0 || hs > int64(len(p)) {
+		return nil, errRecord
+	}
+	p = p[k:]
+	r.Headers = r.Headers[:0]
+	for range hs {
+		var key, val []byte
+		if key, p, err = varbytes(p); err != nil || key == nil {
+			return nil, errRecord
+		}
+		if val, p, err = varbytes(p); err != nil {
+			return nil, err
+		}
+		r.Headers = append(r.Headers, Header{Key: unsafe.String(unsafe.SliceData(key), len(key)), Value: val})
+	}
+	if len(p) != 0 {
+		return nil, errRecord
+	}
+	return rest, nil
+}
+
+func varbytes(p []byte) (b, rest []byte, err error) {
+	n, k := binary.Varint(p)
+	if k <= 0 || n < -1 || n > int64(len(p)-k) {
+		return nil, nil, errRecord
+	}
+	if n < 0 {
+		return nil, p[k:], nil
+	}
+	return p[k : k+int(n) : k+int(n)], p[k+int(n):], nil
+}
+
+// Builder encodes records into one RecordBatch v2. The zero Builder is ready; after Batch it may be used again.
+type Builder struct {
+	buf               []byte
+	count             int32
+	baseTime, maxTime int64
+}
+
+// Len is the number of records added since the last Batch.
+func (bl *Builder) Len() int { return int(bl.count) }
+
+// Size is the size of the batch so far, uncompressed, in bytes.
+func (bl *Builder) Size() int { return max(len(bl.buf), HeaderSize) }
+
+// Add encodes one record; nothing it is given is kept. It returns where in Plain the value begins.
+func (bl *Builder) Add(timestamp int64, key, value []byte, headers []Header) (valueAt int) {
+	if bl.count == 0 {
+		if bl.buf == nil {
+			bl.buf = make([]byte, HeaderSize, HeaderSize+256)
+		}
+		bl.buf = bl.buf[:HeaderSize]
+		bl.baseTime, bl.maxTime = timestamp, timestamp
+	}
+	bl.maxTime = max(bl.maxTime, timestamp)
+	n := 1 + varintLen(timestamp-bl.baseTime) + varintLen(int64(bl.count)) + varbytesLen(key) + varbytesLen(value) +
+		varintLen(int64(len(headers)))
+	for i := range headers {
+		n += varintLen(int64(len(headers[i].Key))) + len(headers[i].Key) + varbytesLen(headers[i].Value)
+	}
+	b := binary.AppendVarint(bl.buf, int64(n))
+	b = append(b, 0)
+	b = binary.AppendVarint(b, timestamp-bl.baseTime)
+	b = binary.AppendVarint(b, int64(bl.count))
+	b = appendVarbytes(b, key)
+	b = appendVarbytes(b, value)
+	valueAt = len(b) - len(value)
+	b = binary.AppendVarint(b, int64(len(headers)))
+	for i := range headers {
+		b = binary.AppendVarint(b, int64(len(headers[i].Key)))
+		b = append(b, headers[i].Key...)
+		b = appendVarbytes(b, headers[i].Value)
+	}
+	bl.buf = b
+	bl.count++
+	return valueAt
+}
+
+// Batch ends the batch: it compresses the records (None leaves them), seals the header and returns the batch with base offset
+// 0, no producer and Own set. plain is the uncompressed batch, into which Add's places point. The builder starts over with a
+// buffer of its own.
+func (bl *Builder) Batch(p Part, c Codec) (b *Batch, plain []byte, err error) {
+	if bl.count == 0 {
+		return nil, nil, fmt.Errorf("%w: a batch without records", ErrInvalid)
+	}
+	plain = bl.buf
+	raw := RawBatch(plain)
+	if c != None {
+		raw = make(RawBatch, HeaderSize, HeaderSize+len(plain)/2)
+		if raw, err = Compress(c, raw, plain[HeaderSize:]); err != nil {
+			return nil, nil, err
+		}
+	}
+	binary.BigEndian.PutUint64(raw, 0)
+	binary.BigEndian.PutUint32(raw[offLength:], uint32(len(raw)-offEpoch))
+	binary.BigEndian.PutUint32(raw[offEpoch:], 0)
+	raw[offMagic] = 2
+	binary.BigEndian.PutUint16(raw[offAttrs:], uint16(c))
+	binary.BigEndian.PutUint32(raw[offLastDelta:], uint32(bl.count-1))
+	binary.BigEndian.PutUint64(raw[offBaseTime:], uint64(bl.baseTime))
+	binary.BigEndian.PutUint64(raw[offMaxTime:], uint64(bl.maxTime))
+	raw.SetProducer(-1, -1, -1)
+	binary.BigEndian.PutUint32(raw[offCount:], uint32(bl.count))
+	raw.Reseal()
+	*bl = Builder{}
+	return &Batch{Part: p, Own: true, raw: raw, plain: plain[HeaderSize:]}, plain, nil
+}
+
+func appendVarbytes(b, v []byte) []byte {
+	if v == nil {
+		return binary.AppendVarint(b, -1)
+	}
+	return append(binary.AppendVarint(b, int64(len(v))), v...)
+}
+
+func varbytesLen(v []byte) int {
+	if v == nil {
+		return 1
+	}
+	return varintLen(int64(len(v))) + len(v)
+}
+
+func varintLen(v int64) int {
+	u := uint64(v)<<1 ^ uint64(v>>63)
+	n := 1
+	for u >= 0x80 {
+		u >>= 7
+		n++
+	}
+	return n
+}
