@@ -42,7 +42,7 @@ check: lint cross ## format, vet, lint, cross-compile
 	$(GO) vet -tags mutants $(PKGS)
 	$(GO) test ./internal/arch
 
-GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.12.2
+GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 lint: ## golangci-lint, at a pinned version, built from source the first time
 	@[ -x $(TOOLS)/golangci-lint ] || GOBIN=$(TOOLS) GOFLAGS= $(GO) install $(GOLANGCI)
 	$(TOOLS)/golangci-lint run
