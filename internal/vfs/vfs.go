@@ -8,6 +8,7 @@ package vfs
 import (
 	"errors"
 	"io/fs"
+	"path"
 )
 
 // ErrLocked says that another process holds the directory.
@@ -59,4 +60,18 @@ type File interface {
 	Close() error
 	// Fd is the descriptor, for sendfile; ok is false where there is none.
 	Fd() (fd uintptr, ok bool)
+}
+
+// MkdirDurable is MkdirAll, and makes the names of the directory and of its parents durable.
+func MkdirDurable(fs FS, dir string) error {
+	if err := fs.MkdirAll(dir); err != nil {
+		return err
+	}
+	for dir = path.Clean(dir); dir != "."; {
+		dir = path.Dir(dir)
+		if err := fs.SyncDir(dir); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -1,0 +1,214 @@
+package vfs
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"syscall"
+)
+
+// OS returns the directory root of the operating system, made if it is not there. Files are readable by their owner only.
+// Symbolic links inside the tree may not lead out of it.
+func OS(root string) (FS, error) {
+	abs, err := filepath.Abs(root)
+	if err != nil {
+		return nil, fmt.Errorf("open directory %s: %w", root, err)
+	}
+	if err := os.MkdirAll(abs, 0o700); err != nil {
+		return nil, fmt.Errorf("make directory %s: %w", abs, err)
+	}
+	if err := syncDir(func() (*os.File, error) { return os.Open(filepath.Dir(abs)) }); err != nil && !os.IsPermission(err) {
+		return nil, fmt.Errorf("sync directory %s: %w", filepath.Dir(abs), err)
+	}
+	r, err := os.OpenRoot(abs)
+	if err != nil {
+		return nil, fmt.Errorf("open directory %s: %w", abs, err)
+	}
+	return &osFS{abs, r}, nil
+}
+
+type osFS struct {
+	abs  string
+	root *os.Root
+}
+
+// clean makes a name canonical and refuses one that leads out of the root.
+func clean(op, name string) (string, error) {
+	c := path.Clean(name)
+	if !fs.ValidPath(c) {
+		return "", &fs.PathError{Op: op, Path: name, Err: fs.ErrInvalid}
+	}
+	return c, nil
+}
+
+// local is clean in the system's own notation.
+func local(op, name string) (string, error) {
+	c, err := clean(op, name)
+	if err != nil {
+		return "", err
+	}
+	l, err := filepath.Localize(c)
+	if err != nil {
+		return "", &fs.PathError{Op: op, Path: name, Err: fs.ErrInvalid}
+	}
+	return l, nil
+}
+
+func (o *osFS) open(op, name string, flag int) (File, error) {
+	l, err := local(op, name)
+	if err != nil {
+		return nil, err
+	}
+	f, err := o.root.OpenFile(l, flag, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	return newOSFile(f)
+}
+
+func (o *osFS) Create(name string) (File, error) {
+	return o.open("create", name, os.O_RDWR|os.O_CREATE|os.O_TRUNC)
+}
+func (o *osFS) Open(name string) (File, error)     { return o.open("open", name, os.O_RDWR) }
+func (o *osFS) OpenRead(name string) (File, error) { return o.open("open", name, os.O_RDONLY) }
+
+func (o *osFS) Rename(oldname, newname string) error {
+	from, err := local("rename", oldname)
+	if err != nil {
+		return err
+	}
+	to, err := local("rename", newname)
+	if err != nil {
+		return err
+	}
+	return o.root.Rename(from, to)
+}
+
+// named applies one of the root's own operations to a name.
+func named(op, name string, f func(string) error) error {
+	l, err := local(op, name)
+	if err != nil {
+		return err
+	}
+	return f(l)
+}
+
+func (o *osFS) Remove(name string) error    { return named("remove", name, o.root.Remove) }
+func (o *osFS) RemoveAll(name string) error { return named("remove", name, o.root.RemoveAll) }
+
+func (o *osFS) MkdirAll(name string) error {
+	return named("mkdir", name, func(l string) error { return o.root.MkdirAll(l, 0o700) })
+}
+
+func (o *osFS) List(dir string) ([]string, error) {
+	l, err := local("list", dir)
+	if err != nil {
+		return nil, err
+	}
+	d, err := o.root.Open(l)
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	names, err := d.Readdirnames(-1)
+	if err != nil {
+		return nil, err
+	}
+	slices.Sort(names)
+	return names, nil
+}
+
+func (o *osFS) Stat(name string) (fs.FileInfo, error) {
+	l, err := local("stat", name)
+	if err != nil {
+		return nil, err
+	}
+	return o.root.Stat(l)
+}
+
+func (o *osFS) SyncDir(dir string) error {
+	return named("sync", dir, func(l string) error {
+		return syncDir(func() (*os.File, error) { return o.root.Open(l) })
+	})
+}
+
+func (o *osFS) Lock(name string) (unlock func() error, err error) {
+	l, err := local("lock", name)
+	if err != nil {
+		return nil, err
+	}
+	f, err := o.root.OpenFile(l, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := lockFile(f); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("lock %s: %w", name, err)
+	}
+	return f.Close, nil // the lock goes with the descriptor
+}
+
+func (o *osFS) Free() (free, total int64, err error) {
+	free, total, err = diskFree(o.abs)
+	if err != nil {
+		return 0, 0, fmt.Errorf("free space of %s: %w", o.abs, err)
+	}
+	return free, total, nil
+}
+
+// osFile adds to an *os.File the calls that the standard library lacks. Their descriptors are reached through raw, which
+// holds off a concurrent Close.
+type osFile struct {
+	*os.File
+	raw syscall.RawConn
+}
+
+func newOSFile(f *os.File) (File, error) {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return &osFile{f, raw}, nil
+}
+
+func (f *osFile) Size() (int64, error) {
+	fi, err := f.Stat()
+	if err != nil {
+		return 0, err
+	}
+	return fi.Size(), nil
+}
+
+func (f *osFile) Fd() (fd uintptr, ok bool) { return f.File.Fd(), true }
+
+// control runs one system call on the descriptor, again when a signal interrupts it, and names its error.
+func (f *osFile) control(op string, call func(fd uintptr) error) error {
+	var err error
+	cerr := f.raw.Control(func(fd uintptr) {
+		for err = call(fd); err == syscall.EINTR; err = call(fd) {
+		}
+	})
+	if cerr != nil { // Control refuses nothing else
+		err = fs.ErrClosed
+	}
+	if err != nil {
+		return &fs.PathError{Op: op, Path: f.Name(), Err: err}
+	}
+	return nil
+}
+
+// writeEach is Writev one buffer at a time.
+func writeEach(f File, bufs [][]byte, off int64) (n int, err error) {
+	for _, b := range bufs {
+		k, err := f.WriteAt(b, off+int64(n))
+		n += k
+		if err != nil {
+			return n, err
+		}
+	}
+	return n, nil
+}
