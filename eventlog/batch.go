@@ -138,6 +138,9 @@ type Batch struct {
 	Part Part
 	// Own says that a Millrace node appended the batch, so its reserved headers can be believed (see docs/records.md).
 	Own bool
+	// Early asks for the answer as soon as the batch survives the death of the process, before it survives a power cut (a route's
+	// ack: memory). Becoming stable is not affected. A driver that knows no such moment answers when the batch is durable.
+	Early bool
 	// Side is whatever the appender wants to find again when the batch comes out of the tail. Nil after a read from disk.
 	Side any
 
