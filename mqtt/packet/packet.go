@@ -3,9 +3,18 @@
 // It is a push decoder over the bytes the caller has: no io.Reader, no goroutine, no allocation for a PUBLISH. Decoding never
 // panics and never allocates more than a small multiple of the bytes that were really received. It knows the form of a packet,
 // not when it may be sent.
+//
+// What it checks: lengths, reserved bits, enumerated values, which property and which reason code belongs to which packet, and
+// that every string is UTF-8 without U+0000 and surrogates. Control characters and non-characters, which the standard says
+// should not be sent but may be, pass here; mqtt/topic refuses control characters in topics. Whether a topic or filter is a
+// legal one is mqtt/topic's to say. The rules that 3.1 leaves open (flag bits of other packets than PUBLISH) are not enforced
+// on 3.1 clients, nor the shortest form of a length on any but 5.0 ones.
 package packet
 
-import "fmt"
+import (
+	"errors"
+	"fmt"
+)
 
 // Version is a protocol level.
 type Version byte
@@ -15,6 +24,18 @@ const (
 	V311 Version = 4
 	V5   Version = 5
 )
+
+func (v Version) String() string {
+	switch v {
+	case V31:
+		return "3.1"
+	case V311:
+		return "3.1.1"
+	case V5:
+		return "5.0"
+	}
+	return fmt.Sprintf("level %d", byte(v))
+}
 
 // Type is a control packet type (MQTT 5.0, 2.1.2).
 type Type byte
@@ -37,11 +58,31 @@ const (
 	AUTH
 )
 
-// Packet is one control packet. Append encodes it; ErrTooLarge if it cannot be encoded.
+var typeNames = [16]string{
+	"packet type 0", "CONNECT", "CONNACK", "PUBLISH", "PUBACK", "PUBREC", "PUBREL", "PUBCOMP", "SUBSCRIBE", "SUBACK",
+	"UNSUBSCRIBE", "UNSUBACK", "PINGREQ", "PINGRESP", "DISCONNECT", "AUTH",
+}
+
+func (t Type) String() string {
+	if int(t) < len(typeNames) {
+		return typeNames[t]
+	}
+	return fmt.Sprintf("packet type %d", byte(t))
+}
+
+// Packet is one control packet. Append encodes it behind dst; on an error dst is unchanged.
 type Packet interface {
 	Type() Type
 	Append(dst []byte, v Version) ([]byte, error)
 }
+
+var (
+	// ErrTooLarge says that a string, or the whole packet, is longer than MQTT can carry.
+	ErrTooLarge = errors.New("packet: longer than MQTT can carry")
+	// ErrInvalid says that MQTT, or the version asked for, has no such packet: a QoS of 3, an AUTH in 3.1.1, a property that
+	// belongs elsewhere.
+	ErrInvalid = errors.New("packet: no such packet in this version of MQTT")
+)
 
 // Error is a decoding error with the reason code that MQTT 5.0 wants sent for it (0x81 Malformed Packet, 0x82 Protocol Error,
 // 0x84 Unsupported Protocol Version, 0x95 Packet Too Large, …).
@@ -50,136 +91,7 @@ type Error struct {
 	Text string
 }
 
-func (e *Error) Error() string { return fmt.Sprintf("%s (%v)", e.Text, e.Code) }
+func (e *Error) Error() string { return fmt.Sprintf("%s: %v", e.Text, e.Code) }
 
-// Properties are the properties of any packet (MQTT 5.0, 2.2.2.2). Has tells which single-valued ones are there; the decoder
-// refuses one that does not belong to its packet or comes twice. Empty in 3.1 and 3.1.1.
-type Properties struct {
-	Has PropSet // single-valued properties present
-
-	PayloadFormat    byte
-	RequestProblem   byte
-	RequestResponse  byte
-	MaximumQoS       byte
-	RetainAvailable  byte
-	WildcardAvail    byte
-	SubIDAvail       byte
-	SharedAvail      byte
-	ServerKeepAlive  uint16
-	ReceiveMaximum   uint16
-	TopicAliasMax    uint16
-	TopicAlias       uint16
-	MessageExpiry    uint32 // seconds
-	SessionExpiry    uint32 // seconds; 0xFFFFFFFF never
-	WillDelay        uint32 // seconds
-	MaximumPacket    uint32 // bytes
-	ContentType      string
-	ResponseTopic    string
-	AssignedClientID string
-	AuthMethod       string
-	ResponseInfo     string
-	ServerReference  string
-	ReasonString     string
-	Correlation      []byte
-	AuthData         []byte
-	SubscriptionIDs  []uint32       // may repeat in PUBLISH; one in SUBSCRIBE
-	User             []UserProperty // in order
-}
-
-// UserProperty is a name and value; both may repeat.
-type UserProperty struct{ Name, Value string }
-
-// Connect is CONNECT.
-type Connect struct {
-	Version    Version
-	CleanStart bool // Clean Session in 3.1.1
-	KeepAlive  uint16
-	ClientID   string
-	Props      Properties
-	Will       *Will
-	HasUser    bool
-	Username   string
-	HasPass    bool
-	Password   []byte
-}
-
-// Will is the will of a CONNECT.
-type Will struct {
-	QoS     byte
-	Retain  bool
-	Topic   string
-	Payload []byte
-	Props   Properties
-}
-
-// Connack is CONNACK. In 3.1.1 Code is mapped to a return code when it is encoded.
-type Connack struct {
-	SessionPresent bool
-	Code           Code
-	Props          Properties
-}
-
-// Publish is PUBLISH. Decoded, Topic and Payload (and Props.Correlation) alias the bytes decoded from.
-type Publish struct {
-	Dup      bool
-	QoS      byte
-	Retain   bool
-	Topic    []byte
-	PacketID uint16 // 0 for QoS 0
-	Props    Properties
-	Payload  []byte
-}
-
-// Ack is PUBACK, PUBREC, PUBREL or PUBCOMP.
-type Ack struct {
-	Kind     Type
-	PacketID uint16
-	Code     Code
-	Props    Properties
-}
-
-// Subscribe is SUBSCRIBE.
-type Subscribe struct {
-	PacketID uint16
-	Props    Properties
-	Filters  []Filter
-}
-
-// Filter is one subscription asked for.
-type Filter struct {
-	Filter            string
-	QoS               byte
-	NoLocal           bool
-	RetainAsPublished bool
-	RetainHandling    byte // 0 send retained, 1 only for a new subscription, 2 never
-}
-
-// Suback is SUBACK, or UNSUBACK (Kind).
-type Suback struct {
-	Kind     Type
-	PacketID uint16
-	Props    Properties
-	Codes    []Code // none in an UNSUBACK of 3.1.1
-}
-
-// Unsubscribe is UNSUBSCRIBE.
-type Unsubscribe struct {
-	PacketID uint16
-	Props    Properties
-	Filters  []string
-}
-
-// Ping is PINGREQ or PINGRESP.
-type Ping struct{ Kind Type }
-
-// Disconnect is DISCONNECT; 3.1.1 has no code or properties.
-type Disconnect struct {
-	Code  Code
-	Props Properties
-}
-
-// Auth is AUTH.
-type Auth struct {
-	Code  Code
-	Props Properties
-}
+func malformed(text string) error     { return &Error{MalformedPacket, text} }
+func protocolError(text string) error { return &Error{ProtocolError, text} }
