@@ -45,7 +45,7 @@ var goodCases = []wireCase{
 		&Connect{Version: V31, CleanStart: true, ClientID: "a"}, "10 0f 0006 4d5149736470 03 02 0000 0001 61"},
 	{"connect 3.1.1 minimal", V311, true, "10 0c 0004 4d515454 04 02 0000 0000",
 		&Connect{Version: V311, CleanStart: true}, ""},
-	{"connect 3.1.1 full", V311, true, "10 25 0004 4d515454 04 f4 000a 0003 646576 0001 77 0003 627965 0004 75736572 0004 70617373",
+	{"connect 3.1.1 full", V311, true, "10 23 0004 4d515454 04 f4 000a 0003 646576 0001 77 0003 627965 0004 75736572 0004 70617373",
 		&Connect{Version: V311, KeepAlive: 10, ClientID: "dev", Will: &Will{QoS: 2, Retain: true, Topic: "w", Payload: []byte("bye")},
 			HasUser: true, Username: "user", HasPass: true, Password: []byte("pass")}, ""},
 	{"connect 3.1.1 length not minimal", V311, true, "10 8c00 0004 4d515454 04 02 0000 0000",
@@ -53,7 +53,7 @@ var goodCases = []wireCase{
 	{"connect 5 minimal", V5, true, "10 0d 0004 4d515454 05 00 0000 00 0000", &Connect{Version: V5}, ""},
 	{"connect 5 password without user name", V5, true, "10 11 0004 4d515454 05 40 0000 00 0001 61 0001 70",
 		&Connect{Version: V5, ClientID: "a", HasPass: true, Password: []byte("p")}, ""},
-	{"connect 5 every property", V5, true, `10 67 0004 4d515454 05 06 003c
+	{"connect 5 every property", V5, true, `10 64 0004 4d515454 05 06 003c
 		26 1700 1901 21000a 220005 11ffffffff 2700010000 15 0003 58 4f 52 16 0002 0102 26 0001 6b 0001 76
 		0001 63
 		29 0101 0200000e10 1800000005 03 0001 74 08 0002 722f 09 0003 636f72 26 0001 61 0001 62 26 0001 61 0001 62
@@ -70,7 +70,7 @@ var goodCases = []wireCase{
 	{"connack 3.1.1 not authorized", V311, false, "20 02 00 05", &Connack{Code: NotAuthorized}, ""},
 	{"connack 3.1 reserved byte", V31, false, "20 02 01 02", &Connack{Code: ClientIDNotValid}, "20 02 00 02"},
 	{"connack 5 accepted", V5, false, "20 03 00 00 00", &Connack{}, ""},
-	{"connack 5 every property", V5, false, `20 53 01 00 50
+	{"connack 5 every property", V5, false, `20 47 01 00 44
 		2400 2501 2800 2901 2a00 13001e 210014 22000a 1100000e10 2700100000
 		12 0003 616263 15 0001 6d 1a 0001 69 1c 0001 73 1f 0002 6f6b 16 0001 64
 		26 0001 61 0000 26 0000 0001 62`,
@@ -91,7 +91,7 @@ var goodCases = []wireCase{
 	{"publish 5 length of properties", V5, true, "30 08 0003 612f62 00 6869", &Publish{Topic: []byte("a/b"), Payload: []byte("hi")}, ""},
 	{"publish 5 alias only", V5, true, "30 07 0000 03 230001 78", &Publish{Topic: []byte{},
 		Props: Properties{Has: PTopicAlias, TopicAlias: 1}, Payload: []byte("x")}, ""},
-	{"publish 5 every property", V5, false, `32 39 0003 c3a462 0001 31
+	{"publish 5 every property", V5, false, `32 35 0003 c3a462 0001 2c
 		0100 230002 020000003c 03 0002 7474 08 0002 722f 09 0002 00ff 0b 01 0b 8001 26 0001 61 0002 c3a4 26 0001 61 0000 31`,
 		&Publish{QoS: 1, Topic: []byte("äb"), PacketID: 1, Payload: []byte("1"), Props: Properties{
 			Has:        PPayloadFormat | PTopicAlias | PMessageExpiry | PContentType | PResponseTopic | PCorrelation,
@@ -110,7 +110,7 @@ var goodCases = []wireCase{
 		&Ack{Kind: PUBCOMP, PacketID: 3, Props: Properties{Has: PReasonString, ReasonString: "r", User: []UserProperty{{"a", "b"}}}}, ""},
 	{"subscribe 3.1.1", V311, true, "82 0b 000a 0001 61 02 0002 2b2f 00", &Subscribe{PacketID: 10, Filters: []Filter{{Filter: "a", QoS: 2}, {Filter: "+/"}}}, ""},
 	{"subscribe 3.1 dup", V31, true, "8a 06 000a 0001 61 01", &Subscribe{PacketID: 10, Filters: []Filter{{Filter: "a", QoS: 1}}}, "82 06 000a 0001 61 01"},
-	{"subscribe 5", V5, true, "82 16 000a 0a 0b ffffff7f 26 0000 0000 0001 61 2d 0001 23 12",
+	{"subscribe 5", V5, true, "82 15 000a 0a 0b ffffff7f 26 0000 0000 0001 61 2d 0001 23 12",
 		&Subscribe{PacketID: 10, Props: Properties{SubscriptionIDs: []uint32{maxVarint}, User: []UserProperty{{}}},
 			Filters: []Filter{{Filter: "a", QoS: 1, NoLocal: true, RetainAsPublished: true, RetainHandling: 2}, {Filter: "#", QoS: 2, RetainHandling: 1}}}, ""},
 	{"subscribe 5 shared", V5, true, "82 10 0001 00 000a 2473686172652f672f61 09",
