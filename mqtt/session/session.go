@@ -11,6 +11,8 @@
 package session
 
 import (
+	"errors"
+	"fmt"
 	"time"
 
 	"github.com/millrace-io/millrace/mqtt/packet"
@@ -91,6 +93,22 @@ type Result struct {
 	Err error
 }
 
+var (
+	// ErrFenced in a Result: another owner has claimed the target. It ends the core (Host.Failed).
+	ErrFenced = errors.New("session state: fenced by another owner")
+	// ErrUnknown in a Result: the record may or may not be in the log, now or later. It ends the core (Host.Failed). Every
+	// other error in a Result means that the record has not been and never will be written.
+	ErrUnknown = errors.New("session state: outcome of a write unknown")
+	// ErrGap is what a *GapError is.
+	ErrGap = errors.New("records are gone")
+)
+
+// GapError answers a Read below the start of its partition.
+type GapError struct{ Next int64 } // the first offset that is still there
+
+func (e *GapError) Error() string { return fmt.Sprintf("%v: the partition starts at %d", ErrGap, e.Next) }
+func (e *GapError) Unwrap() error { return ErrGap }
+
 // Target names one claimed partition that the core writes.
 type Target struct {
 	Retained  bool // the retained topic, else the sessions topic
@@ -110,6 +128,9 @@ type Host interface {
 	Allowed(k Key, publish bool, topic string) bool
 	// Count adds to the counter of things dropped or skipped, by reason (one of the Drop… constants).
 	Count(reason string, n int)
+	// Failed says that the core's memory may no longer agree with the log (a write was fenced, or its outcome is unknown for
+	// good). The core does nothing more: close every connection, and build a new core from a new claim.
+	Failed(err error)
 }
 
 // Conn is one network connection as the core sees it. Methods never block and never call back. After Close, or after
@@ -183,6 +204,7 @@ const (
 	DropSuperseded   = "retained_superseded"
 	DropUnmatched    = "no_longer_subscribed"
 	DropSessionEnded = "session_ended"
+	DropBadRecord    = "state_record_invalid"
 )
 
 // Options are the limits of a core. Zero fields take the defaults named.
@@ -195,25 +217,3 @@ type Options struct {
 	CheckpointEvery time.Duration // since the last checkpoint, if anything changed; default 2 s
 	ReadBytes       int           // asked of Host.Read at once; default 64 KiB
 }
-
-// The Core's calls, all made by one goroutine, all with the owner's clock as now (milliseconds since 1970):
-//
-//	New(o Options, h Host, targets) *Core
-//	Restore(t Target, epoch int64, recs iterator)  every record of a claimed partition, before the first other call
-//	Restored(ends Vector, starts Vector) Vector    all partitions restored: returns the vector to tail the data partitions from;
-//	                                        a partition with no frontier starts at starts (routes first loaded) or 0
-//	Ready() bool                            the replay has reached the ends given: sessions may be resumed. CONNECTs before wait
-//	Connect(now, conn Conn, c *Connect)
-//	Packet(now, conn Conn, p packet.Packet) SUBSCRIBE UNSUBSCRIBE PUBACK PUBREC PUBREL PUBCOMP
-//	Disconnected(now, conn Conn, cause Cause, expiry *uint32)
-//	Writable(now, conn Conn)
-//	Tail(now, b *Batch)                     the next stable batch of a data partition
-//	Unlogged(now, m *Message)               a message of a `store: false` route: effective QoS 0, connected subscribers only
-//	Gap(now, p Part, next int64)            records before next are gone
-//	Deleted(now, topic [16]byte)
-//	Written(now, token, results []Result)   one result per record of the Write
-//	ReadDone(now, token, b Batch, err)
-//	Published(now, token, r Result)
-//	Tick(now) (next int64)                  fires what is due; returns when it wants the next tick
-//	Checkpoint(now)                         begin one now (clean stop)
-//	Stats() Stats
