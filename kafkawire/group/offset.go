@@ -1,0 +1,200 @@
+package group
+
+import (
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// Offset is a committed offset.
+type Offset struct {
+	At          int64
+	LeaderEpoch int32
+	Metadata    string
+	Committed   time.Time
+	Expires     time.Time // zero: Config.Retention after the group is empty
+}
+
+// Commit is an OffsetCommit request, whose topics the caller has resolved to names. Partitions that refused names keep its
+// error; the offsets of the others are answered once they are durable. Commits may be made while an Output's records are on
+// their way.
+func (g *Group) Commit(now time.Time, c Caller, req *kmsg.OffsetCommitRequest, refused func(topic string, partition int32) *kerr.Error) Output {
+	g.now = now
+	resp := req.ResponseKind().(*kmsg.OffsetCommitResponse)
+	all := g.mayCommit(req)
+	for _, t := range req.Topics {
+		rt := kmsg.NewOffsetCommitResponseTopic()
+		rt.Topic, rt.TopicID = t.Topic, t.TopicID
+		for _, p := range t.Partitions {
+			rp := kmsg.NewOffsetCommitResponseTopicPartition()
+			rp.Partition = p.Partition
+			if err := g.commit(all, req, t.Topic, &p, refused); err != nil {
+				rp.ErrorCode = err.Code
+			}
+			rt.Partitions = append(rt.Partitions, rp)
+		}
+		resp.Topics = append(resp.Topics, rt)
+	}
+	g.reply(c.Ticket, resp)
+	return g.take()
+}
+
+// mayCommit decides whether the sender owns what it commits. An offset without generation and member comes from an
+// administrator or a consumer that assigns itself: only a group without members takes it.
+func (g *Group) mayCommit(req *kmsg.OffsetCommitRequest) *kerr.Error {
+	if req.Generation < 0 && g.state == Empty {
+		return nil
+	}
+	if g.Forgettable() {
+		return kerr.IllegalGeneration
+	}
+	m, err := g.find(req.MemberID, req.InstanceID)
+	switch {
+	case err != nil:
+		return err
+	case req.Generation != g.generation:
+		return kerr.IllegalGeneration
+	}
+	g.alive(m)
+	if g.state == CompletingRebalance {
+		return kerr.RebalanceInProgress
+	}
+	return nil
+}
+
+func (g *Group) commit(all *kerr.Error, req *kmsg.OffsetCommitRequest, topic string, p *kmsg.OffsetCommitRequestTopicPartition,
+	refused func(string, int32) *kerr.Error,
+) *kerr.Error {
+	if all != nil {
+		return all
+	}
+	if err := refused(topic, p.Partition); err != nil {
+		return err
+	}
+	o := Offset{At: p.Offset, LeaderEpoch: p.LeaderEpoch, Committed: g.now}
+	if p.Metadata != nil {
+		if o.Metadata = *p.Metadata; len(o.Metadata) > g.cfg.MaxMetadata {
+			return kerr.OffsetMetadataTooLarge
+		}
+	}
+	if req.Version <= 4 && req.RetentionTimeMillis >= 0 {
+		o.Expires = g.now.Add(time.Duration(min(req.RetentionTimeMillis, maxRetentionMillis)) * time.Millisecond)
+	}
+	g.out.Records = append(g.out.Records, offsetRecord(g.name, topic, p.Partition, &o))
+	return nil
+}
+
+const maxRetentionMillis = int64(100 * 365 * 24 * time.Hour / time.Millisecond)
+
+// Offset returns a committed offset.
+func (g *Group) Offset(topic string, partition int32) (Offset, bool) {
+	o, ok := g.offsets[topic][partition]
+	return o, ok
+}
+
+// Offsets calls f for all committed offsets, in no order.
+func (g *Group) Offsets(f func(topic string, partition int32, o Offset)) {
+	for t, ps := range g.offsets {
+		for p, o := range ps {
+			f(t, p, o)
+		}
+	}
+}
+
+// Forget removes the offsets of topics that are gone.
+func (g *Group) Forget(now time.Time, gone func(topic string) bool) Output {
+	g.now = now
+	for t, ps := range g.offsets {
+		if gone(t) {
+			for p := range ps {
+				g.out.Records = append(g.out.Records, offsetRecord(g.name, t, p, nil))
+			}
+		}
+	}
+	return g.take()
+}
+
+// Delete is the group's part of a DeleteGroups request, as a response that holds this group only.
+func (g *Group) Delete(now time.Time, c Caller) Output {
+	g.now = now
+	rg := kmsg.NewDeleteGroupsResponseGroup()
+	rg.Group = g.name
+	switch {
+	case g.Forgettable():
+		rg.ErrorCode = kerr.GroupIDNotFound.Code
+	case g.state != Empty:
+		rg.ErrorCode = kerr.NonEmptyGroup.Code
+	default:
+		g.bury()
+	}
+	resp := kmsg.NewPtrDeleteGroupsResponse()
+	resp.Groups = append(resp.Groups, rg)
+	g.reply(c.Ticket, resp)
+	return g.take()
+}
+
+// bury writes the tombstones of everything the log holds of the group.
+func (g *Group) bury() {
+	g.Offsets(func(t string, p int32, _ Offset) {
+		g.out.Records = append(g.out.Records, offsetRecord(g.name, t, p, nil))
+	})
+	if g.stored {
+		g.out.Records = append(g.out.Records, Record{Key: metadataKey(g.name)})
+	}
+}
+
+// expires tells when an offset may go; ok is false while somebody may still need it.
+func (g *Group) expires(topic string, o *Offset, subscribed map[string]bool) (at time.Time, ok bool) {
+	switch {
+	case !o.Expires.IsZero():
+		return o.Expires, true
+	case g.state == Empty && g.protocolType != "":
+		return later(g.since, o.Committed).Add(g.cfg.Retention), true
+	case g.state == Empty:
+		return o.Committed.Add(g.cfg.Retention), true
+	case g.state == Stable && subscribed != nil && !subscribed[topic]:
+		return later(g.since, o.Committed).Add(g.cfg.Retention), true
+	}
+	return time.Time{}, false
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+// subscribed returns the topics that the members of a group of consumers named; nil if that cannot be known.
+func (g *Group) subscribed() map[string]bool {
+	if g.protocolType != "consumer" || g.protocol == nil {
+		return nil
+	}
+	topics := map[string]bool{}
+	for _, m := range g.members {
+		var md kmsg.ConsumerMemberMetadata
+		if md.ReadFrom(m.metadata(*g.protocol)) != nil {
+			return nil
+		}
+		for _, t := range md.Topics {
+			topics[t] = true
+		}
+	}
+	return topics
+}
+
+// expireOffsets removes offsets nobody came back for, and then the group itself.
+func (g *Group) expireOffsets() {
+	left, subscribed := 0, g.subscribed()
+	g.Offsets(func(t string, p int32, o Offset) {
+		if at, ok := g.expires(t, &o, subscribed); ok && !at.After(g.now) {
+			g.out.Records = append(g.out.Records, offsetRecord(g.name, t, p, nil))
+		} else {
+			left++
+		}
+	})
+	if left == 0 && g.state == Empty && g.stored && len(g.pending) == 0 && !g.since.Add(emptyLinger).After(g.now) {
+		g.out.Records = append(g.out.Records, Record{Key: metadataKey(g.name)})
+	}
+}
