@@ -155,14 +155,15 @@ type Driver interface {
 	Starts(ctx context.Context, id TopicID) ([]int64, error)
 	// OffsetByTime returns the offset of the first record with a timestamp ≥ t (milliseconds since 1970), or -1.
 	OffsetByTime(ctx context.Context, p Part, t int64) (int64, error)
-	// Trim moves the start of a partition up to pos (never down, never past the end).
+	// Trim moves the start of a partition up to pos. A pos below the start changes nothing; one past the end is refused.
 	Trim(ctx context.Context, pos Position) error
 
 	// Claim takes over a partition. Once it returns, no append by an earlier Writer of the partition can enter, so what the
 	// caller reads up to the partition's end is all there will be before its own appends.
 	Claim(ctx context.Context, p Part) (Writer, error)
 
-	// Close stops the driver: every append made before is answered first. Later calls return ErrClosed.
+	// Close stops the driver: every append made before is answered first. Later calls return ErrClosed, tails too; a second
+	// Close does nothing.
 	Close() error
 }
 
@@ -174,7 +175,9 @@ type AtomicAppender interface {
 
 // Writer is the exclusive right to append to a claimed partition.
 type Writer interface {
-	// Append is Driver.Append, except that it is refused with ErrFenced once a later claim of the partition is stable.
+	// Append is Driver.Append, except that it is refused with ErrFenced once a later claim of the partition is stable. An
+	// outcome of ErrUnknownOutcome spends the writer: its later appends are refused with ErrFenced too, and only a new Claim
+	// settles what became of the unknown ones.
 	Append(b *Batch, done func(Outcome))
 	// Epoch is larger for each later claim of the same partition. It fits 31 bits.
 	Epoch() int64
@@ -208,9 +211,9 @@ type Tail interface {
 	// Wake is readable after there may be something new to poll.
 	Wake() <-chan struct{}
 	// Poll appends what is there, up to about maxBytes of batches, to into and returns it; nothing new is not an error. It
-	// may read files but never waits for records to come.
+	// may read files but never waits for records to come. ErrClosed once the tail or the log is closed.
 	Poll(into []Event, maxBytes int) ([]Event, error)
-	// Add follows one more partition from an offset on.
+	// Add follows one more partition from an offset on; ErrInvalid if the tail follows it already.
 	Add(p Part, from int64) error
 	// Close releases the tail.
 	Close()
