@@ -1,6 +1,7 @@
 package topic
 
 import (
+	"math"
 	"slices"
 	"sort"
 	"strings"
@@ -108,35 +109,47 @@ func (n *Names[V]) find(name string) (b, i int, found bool) {
 // bytes, until yield returns false. A paced cursor resumes with the last name visited, which need not be there any more. yield
 // may change n.
 func (n *Names[V]) Scan(filter, after string, yield func(name string, v V) bool) {
+	n.ScanN(filter, after, math.MaxInt, yield)
+}
+
+// ScanN is Scan that also stops once it has looked at a number of names, matched or not, so that a filter that matches few of
+// many does not hold up its caller. done tells that nothing is left; else last is what to resume after.
+func (n *Names[V]) ScanN(filter, after string, looks int, yield func(name string, v V) bool) (last string, done bool) {
 	from := literalPrefix(filter)
 	if after != "" && after >= from {
 		from = after + "\x00"
 	}
+	last = after
 	b, i, _ := n.find(from)
 	for b < len(n.blocks) {
 		if i == len(n.blocks[b]) {
 			b, i = b+1, 0
 			continue
 		}
+		if looks--; looks < 0 {
+			return last, false
+		}
 		at := &n.blocks[b][i]
-		if !Match(filter, at.name) {
-			next, ok := leap(filter, at.name)
+		last = at.name
+		if !Match(filter, last) {
+			next, ok := leap(filter, last)
 			if !ok {
-				return
+				return last, true
 			}
 			if i++; i == len(n.blocks[b]) || n.blocks[b][i].name < next {
 				b, i, _ = n.find(next)
 			}
 			continue
 		}
-		name, edits := at.name, n.edits
-		if !yield(name, at.value) {
-			return
+		edits := n.edits
+		if !yield(last, at.value) {
+			return last, false
 		}
 		if i++; edits != n.edits {
-			b, i, _ = n.find(name + "\x00")
+			b, i, _ = n.find(last + "\x00")
 		}
 	}
+	return last, true
 }
 
 // literalPrefix is what all names that a filter matches begin with. (a/# matches a, so the prefix is a.)

@@ -62,23 +62,26 @@ func TestNamesAgainstMap(t *testing.T) {
 		before := maps.Clone(model)
 		clear(gone)
 		var visited []string
-		after, pace, edit := "", 1+r.IntN(20), r.IntN(2) == 0
+		after, edit := "", r.IntN(2) == 0
+		pace, looks := 1+r.IntN(20), 1+r.IntN(50)
+		visit := func(name string, v int) bool {
+			if model[name] != v {
+				t.Fatalf("%q has %v, want %v", name, v, model[name])
+			}
+			visited = append(visited, name)
+			after = name
+			if edit && r.IntN(5) == 0 {
+				change() // inside the scan
+			}
+			return len(visited)%pace != 0
+		}
 		for done := false; !done; {
-			n := 0
-			done = true
-			names.Scan(filter, after, func(name string, v int) bool {
-				if model[name] != v {
-					t.Fatalf("%q has %v, want %v", name, v, model[name])
-				}
-				visited = append(visited, name)
-				after = name
-				if edit && r.IntN(5) == 0 {
-					change() // inside the scan
-				}
-				n++
-				done = n < pace
-				return done
-			})
+			if n := len(visited); r.IntN(2) == 0 {
+				names.Scan(filter, after, visit)
+				done = len(visited) == n
+			} else {
+				after, done = names.ScanN(filter, after, looks, visit)
+			}
 			if edit && r.IntN(2) == 0 {
 				change() // between two scans
 			}
