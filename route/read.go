@@ -1,0 +1,134 @@
+package route
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/millrace-io/millrace/eventlog"
+	"github.com/millrace-io/millrace/mqtt/session"
+)
+
+// Data implements broker.Store. The starts are never below where MQTT began to look in a partition.
+func (s *Store) Data(ctx context.Context) (starts, ends session.Vector, err error) {
+	at := s.places.Load()
+	topics := at.topics
+	first, err := s.log.StartsOf(ctx, topics...)
+	if err != nil {
+		return nil, nil, fmt.Errorf("starts of the routed topics: %w", err)
+	}
+	last, err := s.log.EndsOf(ctx, topics...)
+	if err != nil {
+		return nil, nil, fmt.Errorf("ends of the routed topics: %w", err)
+	}
+	starts, ends = session.Vector{}, session.Vector{}
+	for p, o := range first {
+		starts[sessionPart(p)] = max(o, at.origins[p])
+	}
+	for p, o := range last {
+		ends[sessionPart(p)] = max(o, starts[sessionPart(p)])
+	}
+	return starts, ends, nil
+}
+
+// Read implements broker.Store.
+func (s *Store) Read(ctx context.Context, pos session.Position, maxBytes int) (session.Batch, error) {
+	at := eventlog.Position{Part: logPart(pos.Part), Offset: pos.Offset}
+	batches, next, err := s.log.Read(ctx, at, maxBytes)
+	var low *eventlog.OutOfRangeError
+	if errors.As(err, &low) && pos.Offset < low.Start {
+		return session.Batch{}, &session.GapError{Next: low.Start}
+	}
+	if err != nil {
+		return session.Batch{}, fmt.Errorf("read %v: %w", at, err)
+	}
+	out := session.Batch{Part: pos.Part, Base: pos.Offset, Next: next}
+	for _, b := range batches {
+		if err := s.readInto(&out, b); err != nil {
+			return session.Batch{}, fmt.Errorf("read %v: %w", at, err)
+		}
+	}
+	return out, nil
+}
+
+// readInto appends the messages of a batch from out.Base on. What cannot be rendered was dealt with by the tail.
+func (s *Store) readInto(out *session.Batch, b *eventlog.Batch) error {
+	if b.Part.Topic == s.retained.ID {
+		return b.Each(func(r *eventlog.Record) error {
+			if r.Offset < out.Base {
+				return nil
+			}
+			if m, ok := session.RetainedMessage(r.Offset, session.StateRecord{Key: r.Key, Value: r.Value}); ok {
+				out.Msgs = append(out.Msgs, m)
+			}
+			return nil
+		})
+	}
+	v := s.viewOf(b)
+	for i := range v.msgs {
+		if v.msgs[i].Offset >= out.Base {
+			out.Msgs = append(out.Msgs, v.msgs[i])
+		}
+	}
+	return v.err
+}
+
+// viewed is a batch as MQTT sees it.
+type viewed struct {
+	msgs []session.Message
+	dead []deadLetter
+	skip map[string]uint64
+	err  error
+}
+
+// viewOf decodes a batch of a routed topic.
+func (s *Store) viewOf(b *eventlog.Batch) (v viewed) {
+	i, routed := s.places.Load().byID[b.Part.Topic]
+	if !routed {
+		v.skip = map[string]uint64{"topic_not_routed": uint64(b.Len())}
+		return v
+	}
+	plan := s.table.topics[i]
+	v.msgs = make([]session.Message, 0, b.Len())
+	v.err = b.Each(func(r *eventlog.Record) error {
+		var m session.Message
+		err := s.message(b.Own, r, plan, &m)
+		switch {
+		case err == nil:
+			v.msgs = append(v.msgs, m)
+		case errors.Is(err, errOneWay) || errors.Is(err, errNullValue):
+			if v.skip == nil {
+				v.skip = map[string]uint64{}
+			}
+			v.skip[reason(err)]++
+		default:
+			v.dead = append(v.dead, newDeadLetter(r, err))
+		}
+		return nil
+	})
+	return v
+}
+
+// message makes the message of one record.
+func (s *Store) message(own bool, r *eventlog.Record, plan *topicPlan, m *session.Message) error {
+	if own {
+		if err := decode(r, m); err != nil {
+			return err
+		}
+		known := s.cache.get(m.Topic, s.resolve)
+		if known.route == nil {
+			return fmt.Errorf("header %s: %q is not a topic", hTopic, clip(bytesOf(m.Topic)))
+		}
+		m.Topic = known.name
+		return nil
+	}
+	if err := decodeForeign(r, plan, m); err != nil {
+		return err
+	}
+	known := s.cache.get(m.Topic, s.resolve)
+	if known.route == nil || known.route.topic != plan.reverse.topic {
+		return fmt.Errorf("topic %q belongs to another route", m.Topic)
+	}
+	m.Topic = known.name
+	return nil
+}

@@ -1,0 +1,277 @@
+// Package route is the only mapping between MQTT and the log: which log topic, key and partition a message goes to, what its
+// record looks like (docs/records.md), and which MQTT topic a record of a Kafka client reaches. Store implements the broker's
+// Store over an eventlog.Log.
+//
+// A Store owns one goroutine, which writes dead letters; a Tail owns one, which passes on wake-ups. On disk are the routes'
+// log topics, their dead-letter topics, and three compacted internal topics: __millrace_sessions and __millrace_retained, whose
+// records package session encodes, and __millrace_routes, which remembers where in each partition MQTT began to look (see
+// origin.go).
+//
+// It will never look into a payload, and never alter a topic beyond what a route's author wrote.
+package route
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+
+	"github.com/millrace-io/millrace/eventlog"
+	"github.com/millrace-io/millrace/mqtt/broker"
+	"github.com/millrace-io/millrace/mqtt/session"
+	"github.com/millrace-io/millrace/mqtt/topic"
+)
+
+// Options say how a Store is built.
+type Options struct {
+	Log    *eventlog.Log
+	Routes []Spec
+	// Now is the time in milliseconds since 1970; it never goes backwards. Required.
+	Now func() int64
+	// Unlogged is given each message of a `store: false` route; it must not block, and may keep the message.
+	Unlogged func(*session.Message)
+	Logger   *slog.Logger // default: discards
+
+	SessionPartitions  int32 // of a new __millrace_sessions; default 4
+	RetainedPartitions int32 // of a new __millrace_retained; default 4
+	// MaxPacket is the largest MQTT packet the broker takes, bytes; new topics take records of that size. Default 1 MiB.
+	MaxPacket int
+}
+
+// The internal topics.
+const (
+	sessionsTopic = eventlog.InternalPrefix + "sessions"
+	retainedTopic = eventlog.InternalPrefix + "retained"
+	routesTopic   = eventlog.InternalPrefix + "routes"
+)
+
+// Store is the broker's Store over a log. It is safe for concurrent use.
+type Store struct {
+	log    *eventlog.Log
+	table  *Table
+	now    func() int64
+	logger *slog.Logger
+
+	unlogged  func(*session.Message)
+	maxRecord int
+
+	cache    *cache
+	places   atomic.Pointer[places]
+	moving   sync.Mutex // held while places change
+	sessions eventlog.Topic
+	retained eventlog.Topic
+	routes   eventlog.Topic
+	dead     *deadLetters
+
+	stats counters
+}
+
+var _ broker.Store = (*Store)(nil)
+
+// places tells where the table's topics are in the log at present: a topic that is deleted and made again moves.
+type places struct {
+	topics  []eventlog.Topic // as Table.topics
+	byID    map[eventlog.TopicID]int
+	origins map[eventlog.Part]int64 // where in each partition MQTT began to look
+}
+
+// Open checks the routes, makes the topics that are missing, and returns the store. It refuses topics whose partitions are not
+// what the routes ask for.
+func Open(ctx context.Context, o Options) (*Store, error) {
+	table, err := Compile(o.Routes)
+	if err != nil {
+		return nil, err
+	}
+	s := &Store{
+		log: o.Log, table: table, now: o.Now, unlogged: o.Unlogged, cache: newCache(),
+		logger:    cmp.Or(o.Logger, slog.New(slog.DiscardHandler)),
+		maxRecord: cmp.Or(o.MaxPacket, 1<<20) + recordOverhead,
+	}
+	if s.unlogged == nil {
+		s.unlogged = func(*session.Message) {}
+	}
+	if err := s.openTopics(ctx); err != nil {
+		return nil, err
+	}
+	if err := s.openInternal(ctx, o); err != nil {
+		return nil, err
+	}
+	s.dead = newDeadLetters(s)
+	return s, nil
+}
+
+// Close ends the store's goroutine. The log stays open; appends that are under way are still answered.
+func (s *Store) Close() { s.dead.close() }
+
+const (
+	// recordOverhead is what a record's headers and batch may add to an MQTT packet: a client id, names of headers.
+	recordOverhead = 128 << 10
+	// kafkaMaxMessage is Kafka's default for max.message.bytes.
+	kafkaMaxMessage = 1<<20 + 12
+)
+
+func (s *Store) openTopics(ctx context.Context) error {
+	p := &places{byID: map[eventlog.TopicID]int{}}
+	for i, plan := range s.table.topics {
+		t, err := s.openTopic(ctx, plan)
+		if err != nil {
+			return err
+		}
+		p.topics = append(p.topics, t)
+		p.byID[t.ID] = i
+	}
+	s.places.Store(p)
+	return nil
+}
+
+// openTopic finds or makes a route's topic.
+func (s *Store) openTopic(ctx context.Context, plan *topicPlan) (eventlog.Topic, error) {
+	spec := eventlog.TopicSpec{Name: plan.name, Partitions: cmp.Or(plan.partitions, DefaultPartitions), Config: map[string]string{}}
+	for k, v := range plan.config {
+		spec.Config[k] = v
+	}
+	if s.maxRecord > kafkaMaxMessage {
+		spec.Config["max.message.bytes"] = strconv.Itoa(s.maxRecord)
+	}
+	t, err := s.log.Ensure(ctx, spec)
+	if err != nil {
+		return t, fmt.Errorf("%v: %w", plan.by, err)
+	}
+	if plan.partitions != 0 && t.Partitions != plan.partitions {
+		return t, fmt.Errorf("%v asks for %d partitions, but topic %q has %d, and changing them would break the order of its keys; "+
+			"write partitions: %d, or choose another topic", plan.by, plan.partitions, plan.name, t.Partitions, t.Partitions)
+	}
+	return t, s.configure(ctx, t, spec.Config, plan)
+}
+
+// configure brings a topic that was there to what its route says; what the route does not mention stays.
+func (s *Store) configure(ctx context.Context, t eventlog.Topic, want map[string]string, plan *topicPlan) error {
+	set := map[string]*string{}
+	for k, v := range want {
+		if k == "max.message.bytes" {
+			if have, err := strconv.Atoi(t.Config[k]); err == nil && have >= s.maxRecord {
+				continue
+			}
+		}
+		if t.Config[k] != v {
+			set[k] = &v
+			s.logger.Info("topic config changed to what its route says", "topic", t.Name, "config", k, "was", t.Config[k], "is", v)
+		}
+	}
+	if len(set) == 0 {
+		return nil
+	}
+	if err := s.log.ConfigureTopic(ctx, t.Name, set); err != nil {
+		return fmt.Errorf("%v: configure topic %q: %w", plan.by, t.Name, err)
+	}
+	return nil
+}
+
+func (s *Store) openInternal(ctx context.Context, o Options) error {
+	state := map[string]string{ // small segments, since only rolled ones are compacted
+		"cleanup.policy": "compact", "segment.bytes": strconv.Itoa(4 << 20), "segment.ms": strconv.Itoa(3600_000),
+		"min.cleanable.dirty.ratio": "0.3", "delete.retention.ms": strconv.Itoa(3600_000), "max.message.bytes": strconv.Itoa(s.maxRecord),
+	}
+	for _, t := range []struct {
+		into       *eventlog.Topic
+		name       string
+		partitions int32
+		setting    string
+	}{
+		{&s.sessions, sessionsTopic, o.SessionPartitions, "session_partitions"},
+		{&s.retained, retainedTopic, o.RetainedPartitions, "retained_partitions"},
+		{&s.routes, routesTopic, 1, ""},
+	} {
+		var err error
+		*t.into, err = s.log.Ensure(ctx, eventlog.TopicSpec{Name: t.name, Partitions: cmp.Or(t.partitions, 4), Config: state})
+		if err != nil {
+			return fmt.Errorf("topic %q: %w", t.name, err)
+		}
+		if t.partitions != 0 && t.into.Partitions != t.partitions {
+			return fmt.Errorf("topic %q has %d partitions, the configuration asks for %d, and changing them would lose sessions; "+
+				"write %s: %d", t.name, t.into.Partitions, t.partitions, t.setting, t.into.Partitions)
+		}
+	}
+	return s.openOrigins(ctx)
+}
+
+// resolve finds out what a topic alone decides.
+func (s *Store) resolve(name string) *resolved {
+	r := &resolved{name: name}
+	if topic.ValidateName(bytesOf(name)) != nil {
+		return r
+	}
+	if r.route = s.table.find(name); r.route == nil || r.route.Discard || r.route.key.fromClient() {
+		return r
+	}
+	r.key = bytesOf(r.route.key.render(r.route.pattern.bind(name)))
+	r.part = partition(r.key, s.places.Load().topics[r.route.topic].Partitions)
+	return r
+}
+
+// intern returns the shared copy of a topic name.
+func (s *Store) intern(name string) string { return s.cache.get(name, s.resolve).name }
+
+// parts lists the partitions that carry MQTT messages.
+func (p *places) parts() (parts []eventlog.Part) {
+	for _, t := range p.topics {
+		for i := range t.Partitions {
+			parts = append(parts, eventlog.Part{Topic: t.ID, Index: i})
+		}
+	}
+	return parts
+}
+
+// Topics lists the log topics that carry MQTT messages. Their partitions must not change, since that would break the order of keys.
+func (s *Store) Topics() []eventlog.Topic { return slices.Clone(s.places.Load().topics) }
+
+// topicGone makes a deleted topic again, and lets the tails follow the new one.
+func (s *Store) topicGone(id eventlog.TopicID) {
+	go func() {
+		if err := s.move(s.dead.ctx, id); err != nil {
+			s.logger.Error("a deleted topic cannot be made again; its messages are refused", "err", err)
+		}
+	}()
+}
+
+func (s *Store) move(ctx context.Context, id eventlog.TopicID) error {
+	s.moving.Lock()
+	defer s.moving.Unlock()
+	old := s.places.Load()
+	i, there := old.byID[id]
+	if !there {
+		return nil // another partition of it said so before
+	}
+	t, err := s.openTopic(ctx, s.table.topics[i])
+	if err != nil {
+		return err
+	}
+	if was := old.topics[i].Partitions; t.Partitions != was {
+		return fmt.Errorf("topic %q came back with %d partitions instead of %d; restart the node to accept that", t.Name, t.Partitions, was)
+	}
+	p := &places{topics: slices.Clone(old.topics), byID: maps.Clone(old.byID), origins: maps.Clone(old.origins)}
+	p.topics[i] = t
+	delete(p.byID, id)
+	p.byID[t.ID] = i
+	fresh := map[eventlog.Part]int64{}
+	for n := range t.Partitions {
+		fresh[eventlog.Part{Topic: t.ID, Index: n}] = 0
+	}
+	maps.Copy(p.origins, fresh)
+	if err := s.saveOrigins(ctx, fresh); err != nil {
+		return err
+	}
+	s.places.Store(p)
+	s.dead.follow(t)
+	s.logger.Warn("a routed topic was deleted and made again", "topic", t.Name)
+	return nil
+}
+
+// sessionPart and logPart convert between session's words and the log's.
+func sessionPart(p eventlog.Part) session.Part { return session.Part{Topic: p.Topic, Index: p.Index} }
+func logPart(p session.Part) eventlog.Part     { return eventlog.Part{Topic: p.Topic, Index: p.Index} }
