@@ -1,0 +1,380 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/millrace-io/millrace/mqtt/packet"
+	"github.com/millrace-io/millrace/mqtt/session"
+)
+
+// conn is one network connection. Its reader is one goroutine, which decodes, appends to the log and hands the rest to the
+// owner; it never waits for the disk, nor for another client. What is to be written is queued by whoever has it (the owner's
+// loop, the store's callbacks, the reader) and written by a flusher. conn is the session.Conn of its session.
+type conn struct {
+	b   *Broker
+	lis *listener
+	nc  net.Conn
+	raw syscall.RawConn // nil: not a plain socket
+
+	// Of the reader.
+	version  packet.Version // 0 until CONNECT; written under mu
+	quiet    bool           // the client wants no reason strings
+	halfOpen bool
+	again    bool // rest may hold a whole packet: decode before reading
+	qos2     bool // the client has published at QoS 2
+	joined   bool // the owner knows the connection
+	cause    session.Cause
+	expiry   *uint32 // of a DISCONNECT
+	asked    uint32  // session expiry of the CONNECT
+	need     int     // size of the packet that begins in rest, if known
+	sent     uint32  // QoS 1 publishes
+	rest     []byte  // of the last burst, not decoded yet
+	got      *burst  // by readable
+	owner    *owner  // from CONNECT on; written under mu
+	readFn   func(fd uintptr) bool
+	aliases  []string
+	key      session.Key
+
+	// Of the owner.
+	denied map[uint16][]packet.Code // SUBSCRIBEs of which a part was not authorised, by packet id
+
+	// Of the roster.
+	next, prev   *conn
+	patience     int64 // ticks
+	slot         int32
+	listed, gone bool
+	heard        atomic.Int64 // tick
+	paused       atomic.Bool  // we do not read: the client is not to blame for its silence
+
+	acked atomic.Uint32 // QoS 1 publishes
+
+	mu        sync.Mutex
+	closing   bool // nothing is queued any more
+	accepted  bool // CONNACK is queued: deliveries and DISCONNECT may follow
+	ackPosted bool // the mailbox knows of acks
+	maxPacket uint32
+	why       string // it ended
+	hello     *hello // until CONNACK
+	inbound   *session.Inbound
+	out       outbound
+	first     *flight // appends under way, in order
+	last      *flight
+	acks      []ack         // for the owner
+	packets   int           // SUBSCRIBEs and UNSUBSCRIBEs that the owner has not answered
+	wakeup    chan struct{} // the reader waits for something; see await
+	stopped   bool          // the reader appends nothing any more
+	stopping  chan struct{} // closed when it does, if somebody waits for that
+	after     chan struct{} // of the connection that this one took the session over from
+}
+
+// ack is a PUBACK, PUBREC, PUBREL or PUBCOMP of a client on its way to the owner.
+type ack struct {
+	kind packet.Type
+	code packet.Code
+	id   uint16
+}
+
+// What of a client may wait for the owner; beyond it the client is not read.
+const (
+	maxAcks    = 4096
+	maxPackets = 64
+)
+
+// fault is why we end a connection.
+type fault struct {
+	code packet.Code
+	text string
+}
+
+func faultOf(err error) *fault {
+	var e *packet.Error
+	if errors.As(err, &e) {
+		return &fault{e.Code, e.Text}
+	}
+	return &fault{packet.UnspecifiedError, err.Error()}
+}
+
+// serve is the reader's goroutine.
+func (c *conn) serve() {
+	defer c.b.conns.Done()
+	defer c.finish()
+	defer func() {
+		if r := recover(); r != nil {
+			c.b.samples.warn("panic on a connection", "peer", c.nc.RemoteAddr(), "panic", fmt.Sprint(r), "stack", string(debug.Stack()))
+			c.cut("panic")
+		}
+	}()
+	for c.step() {
+	}
+}
+
+// halt says that this connection appends nothing any more.
+func (c *conn) halt() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.stopped = true
+	if c.stopping != nil {
+		close(c.stopping)
+		c.stopping = nil
+	}
+}
+
+// step reads once and acts on what came.
+func (c *conn) step() bool {
+	s, data, err := c.read()
+	if err != nil {
+		return c.readFailed(err)
+	}
+	c.b.roster.touch(c)
+	c.consume(s, data)
+	connect, fault, stop, wait := s.connect, s.fault, s.stop, s.wait
+	s.free()
+	switch {
+	case fault != nil && c.accepted:
+		c.end(fault.code, fault.text)
+		return false
+	case fault != nil:
+		c.turnAway(fault)
+		return false
+	case stop:
+		c.leave()
+		return false
+	case connect != nil:
+		return c.open(connect)
+	}
+	c.awaitRoom(wait)
+	return true
+}
+
+func (c *conn) readFailed(err error) bool {
+	switch {
+	case c.b.stopping():
+		if c.accepted {
+			c.cause = session.Draining
+			c.awaitLanded()
+		}
+		c.end(packet.ServerShuttingDown, "the server is stopping")
+	case errors.Is(err, os.ErrDeadlineExceeded): // end has been called
+	case errors.Is(err, io.EOF):
+		c.cut("connection_closed_by_client")
+	default:
+		c.cut("connection_lost")
+	}
+	return false
+}
+
+// await blocks the reader until done holds, which is asked under c.mu, or also is closed, or the connection or broker ends.
+func (c *conn) await(done func() bool, also <-chan struct{}, stop <-chan struct{}) {
+	for {
+		c.mu.Lock()
+		if c.closing || done() {
+			c.mu.Unlock()
+			return
+		}
+		if c.wakeup == nil {
+			c.wakeup = make(chan struct{})
+		}
+		wakeup := c.wakeup
+		c.mu.Unlock()
+		select {
+		case <-wakeup:
+		case <-also:
+			return
+		case <-stop:
+			return
+		}
+	}
+}
+
+// wakeReader lets the reader look again. Under c.mu.
+func (c *conn) wakeReader() {
+	if c.wakeup != nil {
+		close(c.wakeup)
+		c.wakeup = nil
+	}
+}
+
+// awaitRoom holds the reader, and with it the client, while the log or the owner or the client itself is behind.
+func (c *conn) awaitRoom(wait <-chan struct{}) {
+	if wait == nil && !c.behind() {
+		return
+	}
+	c.paused.Store(true)
+	c.b.stats.paused.Add(1)
+	if wait != nil {
+		c.await(func() bool { return false }, wait, c.b.stop)
+	}
+	c.await(func() bool {
+		return len(c.acks) <= maxAcks/2 && c.packets <= maxPackets/2 && c.out.answers <= maxAnswers/2
+	}, nil, c.b.stop)
+	c.b.stats.paused.Add(-1)
+	c.b.roster.touch(c)
+	c.paused.Store(false)
+}
+
+func (c *conn) behind() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.acks) > maxAcks || c.packets > maxPackets || c.out.answers > maxAnswers
+}
+
+// awaitLanded waits for the outcome of every append, so that a client that we send away has its acks.
+func (c *conn) awaitLanded() {
+	c.await(func() bool { return c.first == nil }, nil, c.b.hurry)
+}
+
+// longAgo is a read deadline that wakes the reader.
+var longAgo = time.Unix(1, 0)
+
+// end ends the connection from our side, once: DISCONNECT with the code (5.0), then the socket. Any goroutine.
+func (c *conn) end(code packet.Code, text string) {
+	c.mu.Lock()
+	if c.closing {
+		c.mu.Unlock()
+		return
+	}
+	if c.accepted && c.version == packet.V5 {
+		d := &packet.Disconnect{Code: code}
+		d.Props.Has, d.Props.ReasonString = packet.PReasonString, text
+		c.answer(d)
+	}
+	c.endLocked(label(code))
+}
+
+// endLocked finishes what end began; it releases c.mu.
+func (c *conn) endLocked(why string) {
+	c.closing, c.why = true, why
+	flush := c.schedule()
+	c.wakeReader()
+	c.mu.Unlock()
+	if flush {
+		c.b.flushers.push(c)
+	}
+	c.nc.SetReadDeadline(longAgo)
+}
+
+// cut ends the connection at once, without a word. Any goroutine.
+func (c *conn) cut(why string) {
+	c.mu.Lock()
+	if !c.closing {
+		c.closing, c.why = true, why
+		c.wakeReader()
+	}
+	c.mu.Unlock()
+	c.nc.Close()
+}
+
+// lingerFor is how long a client that we have sent away may take to close its side. Closing first could make the system throw
+// away our last packet, if bytes of the client are still unread.
+const (
+	lingerFor   = time.Second
+	lingerBytes = 1 << 20
+)
+
+func (c *conn) linger() {
+	c.nc.SetReadDeadline(time.Now().Add(lingerFor))
+	b := make([]byte, 512)
+	for total := 0; total < lingerBytes; {
+		n, err := c.nc.Read(b)
+		if err != nil {
+			return
+		}
+		total += n
+	}
+}
+
+// closeWrite is called once everything queued is written, after the end was asked for.
+func (c *conn) closeWrite() {
+	if half, ok := c.nc.(interface{ CloseWrite() error }); ok && half.CloseWrite() == nil {
+		return
+	}
+	c.nc.Close()
+}
+
+// leave follows the client's DISCONNECT. The socket stays until the core has closed it, that is, until the removal of the will
+// is durable.
+func (c *conn) leave() {
+	c.halt()
+	c.tellOwner()
+	ctx, cancel := context.WithTimeout(c.b.ctx, leaveWithin)
+	defer cancel()
+	c.await(func() bool { return false }, ctx.Done(), c.b.hurry)
+}
+
+const leaveWithin = 10 * time.Second
+
+// ownedBy tells whether o has the connection's session.
+func (c *conn) ownedBy(o *owner) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.owner == o
+}
+
+// tellOwner says, once, that the connection is over.
+func (c *conn) tellOwner() {
+	if c.joined {
+		c.joined = false
+		c.owner.post(func(now int64) { c.owner.disconnected(now, c) })
+	}
+}
+
+// finish is the reader's last act.
+func (c *conn) finish() {
+	c.halt()
+	c.mu.Lock()
+	ended := c.closing
+	c.closing = true
+	if c.why == "" {
+		c.why = "client_disconnect"
+	}
+	why, accepted := c.why, c.accepted
+	c.mu.Unlock()
+	c.tellOwner()
+	if ended {
+		c.linger()
+	}
+	c.nc.Close()
+	c.b.roster.remove(c)
+	c.leaveHalfOpen()
+	c.mu.Lock()
+	c.drop()
+	c.mu.Unlock()
+	if accepted {
+		c.b.stats.ended.add(why, 1)
+	} else {
+		c.b.stats.turned.add(why, 1)
+	}
+	c.b.stats.connections.Add(-1)
+}
+
+func (c *conn) leaveHalfOpen() {
+	if c.halfOpen {
+		c.halfOpen = false
+		c.b.half.leave(c.nc.RemoteAddr())
+		c.b.stats.halfOpen.Add(-1)
+	}
+}
+
+// overdue is the roster's: the client has been silent for too long.
+func (c *conn) overdue() {
+	c.mu.Lock()
+	accepted, joining := c.accepted, c.hello != nil
+	c.mu.Unlock()
+	switch {
+	case joining: // it waits for us
+	case accepted:
+		c.end(packet.KeepAliveTimeout, "nothing heard for one and a half times the keep-alive")
+	default:
+		c.cut("connect_timeout")
+	}
+}

@@ -1,0 +1,127 @@
+package broker
+
+import (
+	"log/slog"
+	"maps"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/millrace-io/millrace/mqtt/packet"
+	"github.com/millrace-io/millrace/mqtt/session"
+)
+
+// Stats is a snapshot of the broker's counters. The maps are by reason.
+type Stats struct {
+	Connections  int64 // now
+	HalfOpen     int64 // of them without CONNECT
+	Accepted     int64 // TCP connections
+	Connects     int64 // CONNECTs answered with success
+	Received     [3]int64
+	Delivered    [3]int64 // by effective QoS, resends included
+	ReceivedIn   int64    // bytes read
+	SentOut      int64    // bytes written
+	Acked        int64    // QoS 1 and 2 publishes with a receipt
+	Unreceipted  int64    // QoS 1 and 2 publishes of `store: false` routes, acked without one
+	Paused       int64    // connections that are not read now because the log has no room
+	OutboundWait int64    // bytes waiting for slow subscribers
+	Stalls       int64    // flushes that had to wait for a client
+
+	Refused map[string]int64 // publishes refused
+	Dropped map[string]int64 // messages dropped or skipped on their way out
+	Ended   map[string]int64 // connections ended
+	Turned  map[string]int64 // connections turned away before a session
+
+	Session session.Stats
+}
+
+type counters struct {
+	connections, halfOpen, accepted, connects  atomic.Int64
+	received, delivered                        [3]atomic.Int64
+	bytesIn, bytesOut                          atomic.Int64
+	acked, unreceipted, paused, outWait, stall atomic.Int64
+	unlogged                                   atomic.Int64 // bytes on their way to the owner
+
+	refused, dropped, ended, turned reasons
+}
+
+func (c *counters) snapshot() Stats {
+	s := Stats{
+		Connections: c.connections.Load(), HalfOpen: c.halfOpen.Load(), Accepted: c.accepted.Load(), Connects: c.connects.Load(),
+		ReceivedIn: c.bytesIn.Load(), SentOut: c.bytesOut.Load(), Acked: c.acked.Load(), Unreceipted: c.unreceipted.Load(),
+		Paused: c.paused.Load(), OutboundWait: c.outWait.Load(), Stalls: c.stall.Load(),
+		Refused: c.refused.snapshot(), Dropped: c.dropped.snapshot(), Ended: c.ended.snapshot(), Turned: c.turned.snapshot(),
+	}
+	for q := range 3 {
+		s.Received[q], s.Delivered[q] = c.received[q].Load(), c.delivered[q].Load()
+	}
+	return s
+}
+
+// reasons counts by reason. Reasons are few and come from this program, never from a client.
+type reasons struct {
+	mu sync.Mutex
+	n  map[string]int64
+}
+
+func (r *reasons) add(reason string, n int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.n == nil {
+		r.n = map[string]int64{}
+	}
+	r.n[reason] += int64(n)
+}
+
+func (r *reasons) snapshot() map[string]int64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return maps.Clone(r.n)
+}
+
+// label is the counter's name of a reason code: "keep_alive_timeout".
+func label(c packet.Code) string {
+	name, _, _ := strings.Cut(c.String(), " (")
+	return strings.ReplaceAll(strings.ToLower(name), " ", "_")
+}
+
+// sampler lets one log line per reason through every interval: a line per drop would make an overload worse.
+type sampler struct {
+	log   *slog.Logger
+	now   func() time.Time
+	mu    sync.Mutex
+	since map[string]*sample
+}
+
+type sample struct {
+	next    time.Time
+	skipped int
+}
+
+const sampleEvery = 10 * time.Second
+
+func (s *sampler) warn(reason string, args ...any) {
+	now := s.now()
+	s.mu.Lock()
+	if s.since == nil {
+		s.since = map[string]*sample{}
+	}
+	e := s.since[reason]
+	if e == nil {
+		e = &sample{}
+		s.since[reason] = e
+	}
+	if now.Before(e.next) {
+		e.skipped++
+		s.mu.Unlock()
+		return
+	}
+	skipped := e.skipped
+	e.next, e.skipped = now.Add(sampleEvery), 0
+	s.mu.Unlock()
+	if skipped > 0 {
+		args = append(args, "skipped_like_it", skipped)
+	}
+	s.log.Warn(reason, args...)
+}

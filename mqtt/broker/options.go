@@ -1,0 +1,134 @@
+package broker
+
+import (
+	"context"
+	"crypto/rand"
+	"io"
+	"log/slog"
+	"net"
+	"time"
+
+	"github.com/millrace-io/millrace/mqtt/packet"
+	"github.com/millrace-io/millrace/mqtt/session"
+)
+
+// Options are what a broker is made of. Only Store is required.
+type Options struct {
+	Store   Store
+	Logger  *slog.Logger     // default: none
+	Now     func() time.Time // stamps messages and drives sessions; default time.Now
+	Rand    io.Reader        // for the client ids we assign; default crypto/rand
+	Limits  Limits
+	Session session.Options
+
+	// Authenticate decides who a CONNECT comes from. It may take its time, within ctx; it is called by the connection's own
+	// goroutine. Default: everybody is Anonymous.
+	Authenticate func(ctx context.Context, c *packet.Connect, peer Peer) (Principal, packet.Code)
+	// Authorizer decides what a session may do. Default: everything.
+	Authorizer Authorizer
+}
+
+// Peer is the other end of a connection.
+type Peer struct {
+	Addr     net.Addr
+	Conn     net.Conn // for its TLS state; not to be read or written
+	Listener string
+}
+
+// Principal is who authenticated.
+type Principal struct{ Tenant, Name string }
+
+// Anonymous is everybody while there is no authentication.
+var Anonymous = Principal{Name: "anonymous"}
+
+// Action is what a session wants to do with a topic or a filter.
+type Action uint8
+
+const (
+	// Publish to a topic, now or by a will.
+	Publish Action = iota
+	// Subscribe to a filter.
+	Subscribe
+	// Receive a message on a topic; asked at every delivery.
+	Receive
+)
+
+// Authorizer decides. It is asked on the hot path by many goroutines, and must not block.
+type Authorizer interface {
+	Allowed(k session.Key, a Action, topicOrFilter string) bool
+}
+
+// Limits bound what one client, one address and all of them can cost. Zero fields take the defaults named.
+type Limits struct {
+	ConnectTimeout time.Duration // from accept to a whole CONNECT; default 5 s
+	AuthTimeout    time.Duration // for Options.Authenticate; default 10 s
+	AcceptTimeout  time.Duration // for the session to be there (a restart replays first); default 60 s
+	ConnectBytes   int           // largest CONNECT; default 16 KiB
+	HalfOpenPerIP  int           // connections of one address (IPv6: of one /64) that have not sent CONNECT; default 256
+	Connections    int           // in all; 0: as many as there are descriptors
+	PacketBytes    int           // largest packet of a client; default 1,000,000, what a log topic takes less headers
+	ReceiveMaximum uint16        // QoS 1 and 2 publishes of one 5.0 client under way at once; default 1,024
+	TopicAliases   uint16        // inbound, per connection; default 32
+	// KeepAlive is the longest keep-alive in seconds; 0: as the client asks. It is enforced on 3.1.1 too, where the client cannot
+	// be told.
+	KeepAlive     uint16
+	ClientIDBytes int           // default 256
+	OutboundBytes int           // waiting for one slow subscriber before its session reads on from the log; default 256 KiB
+	OutboundTotal int64         // waiting for all of them; default 256 MiB
+	WriteTimeout  time.Duration // a client that takes nothing for so long is cut off; default 60 s
+	UnloggedBytes int64         // messages of `store: false` routes on their way to the owner; default 16 MiB
+	Readers       int           // reads of the log for lagging sessions at once; default 4
+}
+
+func (o Options) withDefaults() Options {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Rand == nil {
+		o.Rand = rand.Reader
+	}
+	if o.Authenticate == nil {
+		o.Authenticate = func(context.Context, *packet.Connect, Peer) (Principal, packet.Code) {
+			return Anonymous, packet.Success
+		}
+	}
+	l := &o.Limits
+	def(&l.ConnectTimeout, 5*time.Second)
+	def(&l.AuthTimeout, 10*time.Second)
+	def(&l.AcceptTimeout, 60*time.Second)
+	def(&l.ConnectBytes, 16<<10)
+	def(&l.HalfOpenPerIP, 256)
+	def(&l.PacketBytes, 1_000_000)
+	def(&l.ReceiveMaximum, 1024)
+	def(&l.TopicAliases, 32)
+	def(&l.ClientIDBytes, 256)
+	def(&l.OutboundBytes, 256<<10)
+	def(&l.OutboundTotal, 256<<20)
+	def(&l.WriteTimeout, 60*time.Second)
+	def(&l.UnloggedBytes, 16<<20)
+	def(&l.Readers, 4)
+	return o
+}
+
+func def[T comparable](v *T, d T) {
+	var zero T
+	if *v == zero {
+		*v = d
+	}
+}
+
+// allowed asks the authorizer, if there is one.
+func (o *Options) allowed(k session.Key, a Action, topic string) bool {
+	return o.Authorizer == nil || o.Authorizer.Allowed(k, a, topic)
+}
+
+// ListenerOptions are what may differ between listeners.
+type ListenerOptions struct {
+	Name string // for counters and logs
+	// Lenient lets a 5.0 client exceed our Receive Maximum, which some libraries do; it is counted. Otherwise it is
+	// disconnected with 0x93, as the standard wants.
+	Lenient bool
+}

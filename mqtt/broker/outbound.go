@@ -1,0 +1,321 @@
+package broker
+
+import (
+	"encoding/binary"
+	"sync"
+	"time"
+
+	"github.com/millrace-io/millrace/mqtt/packet"
+)
+
+// shareAbove is the size from which a payload is referred to rather than copied into a connection's queue: below it, copying
+// is cheaper than one more piece for writev.
+const shareAbove = 1024
+
+// maxAnswers bounds, in bytes, our answers (not deliveries) that a client does not take. Beyond it the client is not read. It is
+// larger than the acks of 65,535 publishes, so that a client that first writes and then reads cannot lock itself out.
+const maxAnswers = 512 << 10
+
+// outbound is what waits to be written to one connection. There is no writer goroutine: who makes it non-empty schedules a flush.
+// Guarded by conn.mu.
+type outbound struct {
+	q         *outQueue // nil: nothing waits
+	bytes     int       // waiting or being written
+	answers   int       // of them, not deliveries
+	scheduled bool      // a flush is due or under way, and will see whatever is added
+	full      bool      // Deliver has said that there is no room; Core.Writable is owed
+	shut      bool      // the write side is closed, nothing is written any more
+}
+
+// outQueue is a run of packets: bytes of its own, and between them payloads it shares with other queues. Idle connections have none.
+type outQueue struct {
+	own     []byte
+	shared  []piece
+	size    int
+	answers int
+
+	// of the flush
+	iov  [][]byte
+	left [][]byte // of iov, not written yet
+	err  error
+	try  func(fd uintptr) bool
+}
+
+// piece is a shared payload that follows own[:at].
+type piece struct {
+	at int
+	b  []byte
+}
+
+var outQueues = sync.Pool{New: func() any {
+	q := &outQueue{}
+	q.try = q.writeNow
+	return q
+}}
+
+const keepOwn = 64 << 10 // larger buffers are not pooled
+
+func (q *outQueue) free() {
+	clear(q.shared)
+	clear(q.iov)
+	if cap(q.own) > keepOwn || cap(q.iov) > 1024 {
+		return
+	}
+	q.own, q.shared, q.iov, q.left = q.own[:0], q.shared[:0], q.iov[:0], nil
+	q.size, q.answers, q.err = 0, 0, nil
+	outQueues.Put(q)
+}
+
+// pieces lays out what to write.
+func (q *outQueue) pieces() {
+	from := 0
+	for _, p := range q.shared {
+		if p.at > from {
+			q.iov = append(q.iov, q.own[from:p.at])
+		}
+		q.iov = append(q.iov, p.b)
+		from = p.at
+	}
+	if len(q.own) > from {
+		q.iov = append(q.iov, q.own[from:])
+	}
+	q.left = q.iov
+}
+
+// wrote drops n written bytes from what is to write.
+func (q *outQueue) wrote(n int) {
+	for n > 0 && n >= len(q.left[0]) {
+		n -= len(q.left[0])
+		q.left = q.left[1:]
+	}
+	if n > 0 {
+		q.left[0] = q.left[0][n:]
+	}
+}
+
+// writeNow writes what the socket takes at once. It always ends the RawConn.Write: waiting is not a flusher's business.
+func (q *outQueue) writeNow(fd uintptr) bool {
+	for len(q.left) > 0 {
+		n, again, err := writeSocket(fd, q.left)
+		q.wrote(n)
+		if err != nil || again {
+			q.err = err
+			break
+		}
+	}
+	return true
+}
+
+// queue is where the next bytes go. Under c.mu.
+func (c *conn) queue() *outQueue {
+	if c.out.q == nil {
+		c.out.q = outQueues.Get().(*outQueue)
+	}
+	return c.out.q
+}
+
+// answer queues a packet that is not a delivery. Under c.mu.
+func (c *conn) answer(p packet.Packet) {
+	if c.closing {
+		return
+	}
+	q := c.queue()
+	before := len(q.own)
+	out, err := p.Append(q.own, c.version)
+	if err != nil {
+		c.b.samples.warn("cannot encode a packet", "type", p.Type(), "error", err)
+		return
+	}
+	q.own = out
+	c.queued(q, len(out)-before)
+}
+
+// answerAck queues a PUBACK or PUBREC that reports success.
+func (c *conn) answerAck(kind packet.Type, id uint16) {
+	q := c.queue()
+	q.own = binary.BigEndian.AppendUint16(append(q.own, byte(kind)<<4, 2), id)
+	c.queued(q, 4)
+}
+
+func (c *conn) queued(q *outQueue, n int) {
+	q.size += n
+	q.answers += n
+	c.out.bytes += n
+	c.out.answers += n
+}
+
+// schedule tells whether the caller must hand c to the flushers after it has released c.mu.
+func (c *conn) schedule() bool {
+	if c.out.scheduled || c.out.shut || c.out.q == nil && !c.closing {
+		return false
+	}
+	c.out.scheduled = true
+	return true
+}
+
+// take is the flush's next run of packets; nil: there are no more, and the flush is over.
+func (c *conn) take() *outQueue {
+	c.mu.Lock()
+	q := c.out.q
+	c.out.q = nil
+	if q != nil {
+		c.mu.Unlock()
+		q.pieces()
+		return q
+	}
+	c.out.scheduled = false
+	last := c.closing && !c.out.shut
+	c.out.shut = c.out.shut || last
+	c.mu.Unlock()
+	if last {
+		c.closeWrite()
+	}
+	return nil
+}
+
+// taken notes that q is written, and wakes who waited for room.
+func (c *conn) taken(q *outQueue) {
+	c.b.stats.bytesOut.Add(int64(q.size))
+	c.b.stats.outWait.Add(int64(q.answers - q.size))
+	c.mu.Lock()
+	c.out.bytes -= q.size
+	c.out.answers -= q.answers
+	writable := c.out.full && c.out.bytes <= c.b.o.Limits.OutboundBytes/2 && !c.closing
+	if writable {
+		c.out.full = false
+	}
+	c.wakeReader()
+	c.mu.Unlock()
+	q.free()
+	if writable {
+		c.owner.post(func(now int64) { c.owner.core.Writable(now, c) })
+	}
+}
+
+// flush writes until nothing is left, on a flusher; a client that does not keep up gets a goroutine until it does.
+func (c *conn) flush() {
+	for q := c.take(); q != nil; q = c.take() {
+		if c.raw == nil {
+			go c.flushSlowly(q)
+			return
+		}
+		if err := c.raw.Write(q.try); err != nil {
+			q.err = err
+		}
+		switch {
+		case q.err != nil:
+			c.writeFailed(q)
+			return
+		case len(q.left) > 0:
+			c.b.stats.stall.Add(1)
+			go c.flushSlowly(q)
+			return
+		}
+		c.taken(q)
+	}
+}
+
+// flushSlowly does the same with writes that wait, each for at most the write timeout.
+func (c *conn) flushSlowly(q *outQueue) {
+	for ; q != nil; q = c.take() {
+		for len(q.left) > 0 {
+			b := q.left[0]
+			c.nc.SetWriteDeadline(time.Now().Add(c.b.o.Limits.WriteTimeout))
+			n, err := c.nc.Write(b[:min(len(b), keepOwn)])
+			q.wrote(n)
+			if err != nil {
+				c.writeFailed(q)
+				return
+			}
+		}
+		c.taken(q)
+	}
+}
+
+// writeFailed gives the connection up. Whatever is queued goes with it: at QoS 1 and 2 it is in the log.
+func (c *conn) writeFailed(q *outQueue) {
+	c.taken(q)
+	c.mu.Lock()
+	c.out.shut = true
+	c.drop()
+	c.mu.Unlock()
+	c.cut("write_failed")
+}
+
+// drop empties the queue. Under c.mu.
+func (c *conn) drop() {
+	if q := c.out.q; q != nil {
+		c.out.q = nil
+		c.out.bytes -= q.size
+		c.out.answers -= q.answers
+		c.b.stats.outWait.Add(int64(q.answers - q.size))
+		q.free()
+	}
+}
+
+// flushers write for all connections. None of them ever waits for a client.
+type flushers struct {
+	mu     sync.Mutex
+	wake   *sync.Cond
+	ready  []*conn // from head on
+	head   int
+	closed bool
+}
+
+func (f *flushers) start(n int, wg *sync.WaitGroup) {
+	f.wake = sync.NewCond(&f.mu)
+	for range n {
+		wg.Go(f.run)
+	}
+}
+
+func (f *flushers) push(cs ...*conn) {
+	f.mu.Lock()
+	f.ready = append(f.ready, cs...)
+	f.mu.Unlock()
+	if len(cs) == 1 {
+		f.wake.Signal()
+	} else {
+		f.wake.Broadcast()
+	}
+}
+
+func (f *flushers) close() {
+	f.mu.Lock()
+	f.closed = true
+	f.mu.Unlock()
+	f.wake.Broadcast()
+}
+
+// flushRun is how many connections a flusher takes at once, at most.
+const flushRun = 32
+
+func (f *flushers) run() {
+	var mine [flushRun]*conn
+	for {
+		n := f.next(&mine)
+		if n == 0 {
+			return
+		}
+		for i := range n {
+			mine[i].flush()
+			mine[i] = nil
+		}
+	}
+}
+
+// next waits for connections that have something to write; 0: closed.
+func (f *flushers) next(mine *[flushRun]*conn) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for f.head == len(f.ready) && !f.closed {
+		f.wake.Wait()
+	}
+	waiting := f.ready[f.head:]
+	n := copy(mine[:], waiting[:(len(waiting)+1)/2]) // half: the others write too
+	clear(waiting[:n])
+	if f.head += n; f.head == len(f.ready) {
+		f.ready, f.head = f.ready[:0], 0
+	}
+	return n
+}

@@ -1,0 +1,418 @@
+package broker
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/millrace-io/millrace/mqtt/packet"
+	"github.com/millrace-io/millrace/mqtt/session"
+)
+
+// owner is the one loop that drives the core: what comes from connections and what its own reads and writes lead to arrives in
+// its mailbox, stable records through the tail. It is the core's Host. Its methods are of the loop's goroutine unless they say
+// otherwise.
+type owner struct {
+	b       *Broker
+	core    *session.Core
+	mail    mailbox
+	tail    Tail
+	writers map[session.Target]StateWriter
+	reads   *readers
+	encoder encoder
+	dirty   []*conn // have something to flush, once the step is over
+	leaving map[session.Key]*conn
+	late    map[lateID]*conn
+	events  []TailEvent
+	retry   time.Time // of the tail, after an error
+
+	ready  atomic.Bool // sessions may be resumed
+	stats  atomic.Pointer[session.Stats]
+	failed error // the core can do no more
+}
+
+// mail is one thing for the loop: a call, or a connection that has acks.
+type mail struct {
+	call func(now int64)
+	acks *conn
+}
+
+// mailbox is unbounded; its writers bound themselves (see conn.awaitRoom).
+type mailbox struct {
+	mu   sync.Mutex
+	in   []mail
+	out  []mail // the loop's
+	wake chan struct{}
+}
+
+func (m *mailbox) put(x mail) {
+	m.mu.Lock()
+	m.in = append(m.in, x)
+	first := len(m.in) == 1
+	m.mu.Unlock()
+	if first {
+		select {
+		case m.wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+func (m *mailbox) take() []mail {
+	clear(m.out)
+	m.mu.Lock()
+	m.in, m.out = m.out[:0], m.in
+	m.mu.Unlock()
+	return m.out
+}
+
+func newOwner(b *Broker) *owner {
+	return &owner{
+		b: b, mail: mailbox{wake: make(chan struct{}, 1)}, writers: map[session.Target]StateWriter{},
+		leaving: map[session.Key]*conn{}, late: map[lateID]*conn{},
+	}
+}
+
+// post hands a call to the loop. Any goroutine; never blocks.
+func (o *owner) post(call func(now int64)) { o.mail.put(mail{call: call}) }
+
+// postAcks tells the loop that c has acks. Any goroutine.
+func (o *owner) postAcks(c *conn) { o.mail.put(mail{acks: c}) }
+
+// start claims, restores and finds the place to tail from. The loop does not run yet.
+func (o *owner) start(ctx context.Context) error {
+	targets := o.b.store.Targets()
+	o.core = session.New(o.b.o.Session, o, targets)
+	for _, t := range targets {
+		w, restore, err := o.b.store.Claim(ctx, t)
+		if err != nil {
+			return fmt.Errorf("claim %+v: %w", t, err)
+		}
+		o.writers[t] = w
+		if err := o.core.Restore(t, o.b.store.TargetPart(t), w.Epoch(), restore); err != nil {
+			return fmt.Errorf("restore %+v: %w", t, err)
+		}
+	}
+	starts, ends, err := o.b.store.Data(ctx)
+	if err != nil {
+		return fmt.Errorf("ends of the data: %w", err)
+	}
+	if o.tail, err = o.b.store.Tail(o.core.Restored(o.now(), ends, starts)); err != nil {
+		return fmt.Errorf("tail: %w", err)
+	}
+	o.reads = newReaders(o)
+	o.publishStats()
+	return nil
+}
+
+// reset prepares another start after one that failed.
+func (o *owner) reset() {
+	o.close()
+	o.tail, o.reads, o.failed = nil, nil, nil
+	clear(o.writers)
+}
+
+// close ends what start began.
+func (o *owner) close() {
+	if o.tail != nil {
+		o.tail.Close()
+	}
+	if o.reads != nil {
+		o.reads.cancel()
+	}
+}
+
+func (o *owner) now() int64 { return o.b.o.Now().UnixMilli() }
+
+// tailBytes is the most that the loop takes from the tail before it looks into its mailbox again.
+const tailBytes = 1 << 20
+
+// run is the loop; it ends when stop is closed, or with the core's failure.
+func (o *owner) run(stop <-chan struct{}) error {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-stop:
+			return nil
+		case <-o.tail.Wake():
+		case <-o.mail.wake:
+		case <-timer.C:
+		}
+		for again := true; again; {
+			again = o.step()
+			if o.failed != nil {
+				return o.failed
+			}
+			select {
+			case <-stop:
+				return nil
+			default:
+			}
+		}
+		timer.Reset(o.untilNext())
+	}
+}
+
+// step handles what is there: stable records first, so that who subscribes after a publish was acked finds it matched.
+func (o *owner) step() (again bool) {
+	now := o.now()
+	again = o.pollTail(now)
+	for _, m := range o.mail.take() {
+		again = true
+		o.encoder.forget()
+		if m.acks != nil {
+			o.handleAcks(now, m.acks)
+		} else {
+			m.call(now)
+		}
+	}
+	o.flush()
+	return again
+}
+
+// untilNext runs the core's timers and tells when they are next due.
+func (o *owner) untilNext() time.Duration {
+	now := o.now()
+	o.encoder.forget()
+	next := o.core.Tick(now)
+	o.flush()
+	o.publishStats()
+	if !o.ready.Load() && o.core.Ready() {
+		o.ready.Store(true)
+	}
+	wait := time.Second
+	if next != math.MaxInt64 {
+		wait = min(wait, time.Duration(next-now)*time.Millisecond)
+	}
+	if !o.retry.IsZero() {
+		wait = min(wait, time.Until(o.retry))
+	}
+	return max(wait, time.Millisecond)
+}
+
+func (o *owner) publishStats() {
+	s := o.core.Stats()
+	o.stats.Store(&s)
+}
+
+// pollTail feeds the core what the tail has; true: there may be more.
+func (o *owner) pollTail(now int64) bool {
+	if !o.retry.IsZero() && time.Now().Before(o.retry) {
+		return false
+	}
+	o.retry = time.Time{}
+	events, err := o.tail.Poll(o.events[:0], tailBytes)
+	if err != nil {
+		o.b.samples.warn("the tail of the log failed", "error", err)
+		o.retry = time.Now().Add(100 * time.Millisecond)
+	}
+	for i := range events {
+		o.encoder.forget()
+		switch e := &events[i]; {
+		case e.Batch != nil:
+			o.core.Tail(now, e.Batch)
+		case e.Deleted:
+			o.core.Deleted(now, e.Part.Topic)
+		case e.Gap:
+			o.core.Gap(now, e.Part, e.Next)
+		}
+		if len(o.dirty) >= flushRun {
+			o.flush()
+		}
+	}
+	clear(events)
+	o.events = events
+	return len(events) > 0
+}
+
+// handleAcks feeds the core what c has gathered.
+func (o *owner) handleAcks(now int64, c *conn) {
+	c.mu.Lock()
+	acks := c.acks
+	c.acks, c.ackPosted = nil, false
+	c.wakeReader()
+	c.mu.Unlock()
+	var p packet.Ack
+	for _, a := range acks {
+		p.Kind, p.PacketID, p.Code = a.kind, a.id, a.code
+		o.core.Packet(now, c, &p)
+	}
+}
+
+// packet hands a SUBSCRIBE or UNSUBSCRIBE to the loop. Any goroutine.
+func (o *owner) packet(c *conn, p packet.Packet) {
+	o.post(func(now int64) {
+		c.mu.Lock()
+		c.packets--
+		c.wakeReader()
+		c.mu.Unlock()
+		if s, ok := p.(*packet.Subscribe); ok && !o.permit(c, s) {
+			return
+		}
+		o.core.Packet(now, c, p)
+	})
+}
+
+// permit takes the filters out of s that the client may not have, or that we do not serve; what is left goes to the core, and
+// Send puts the refusals back into the SUBACK. false: nothing is left, and s is answered.
+func (o *owner) permit(c *conn, s *packet.Subscribe) bool {
+	codes := make([]packet.Code, len(s.Filters))
+	left := s.Filters[:0]
+	for i, f := range s.Filters {
+		switch {
+		case strings.HasPrefix(f.Filter, "$share/"):
+			codes[i] = packet.SharedNotSupported
+		case !o.b.o.allowed(c.key, Subscribe, f.Filter):
+			codes[i] = packet.NotAuthorized
+		default:
+			left = append(left, f)
+		}
+	}
+	if len(left) == len(codes) {
+		return true
+	}
+	s.Filters = left
+	if len(left) == 0 {
+		c.Send(&packet.Suback{Kind: packet.SUBACK, PacketID: s.PacketID, Codes: codes})
+		return false
+	}
+	if c.denied == nil {
+		c.denied = map[uint16][]packet.Code{}
+	}
+	c.denied[s.PacketID] = codes
+	return true
+}
+
+// flushLater marks c for the flush at the end of the step. Under c.mu.
+func (o *owner) flushLater(c *conn) {
+	if c.schedule() {
+		o.dirty = append(o.dirty, c)
+	}
+}
+
+func (o *owner) flush() {
+	if len(o.dirty) > 0 {
+		o.b.flushers.push(o.dirty...)
+		clear(o.dirty)
+		o.dirty = o.dirty[:0]
+	}
+}
+
+// leaves notes that c is being ended while its reader may still be at work.
+func (o *owner) leaves(c *conn) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.stopped || c.stopping != nil {
+		return
+	}
+	c.stopping = make(chan struct{})
+	o.leaving[c.key] = c
+}
+
+// predecessor is closed when the connection that had c's session before appends nothing any more; nil: there is none.
+func (o *owner) predecessor(c *conn) chan struct{} {
+	old := o.leaving[c.key]
+	if old == nil {
+		return nil
+	}
+	old.mu.Lock()
+	defer old.mu.Unlock()
+	return old.stopping
+}
+
+// awaitLate has the PUBREC of a late append sent to c. Any goroutine.
+func (o *owner) awaitLate(c *conn, id lateID) {
+	o.post(func(int64) {
+		switch t, state := id.inbound.Begin(id.id); state {
+		case session.Pending:
+			o.late[id] = c
+		case session.Open:
+			c.Send(&packet.Ack{Kind: packet.PUBREC, PacketID: id.id})
+		case session.Fresh: // the append was refused meanwhile: the client has to send again
+			id.inbound.Refused(id.id, t)
+			c.end(packet.ServerBusy, "a publish of the connection before was refused")
+		}
+	})
+}
+
+// landedLate says that the append of a connection that is over has its outcome. Any goroutine.
+func (o *owner) landedLate(id lateID) {
+	o.post(func(int64) {
+		if c := o.late[id]; c != nil {
+			delete(o.late, id)
+			o.awaitLate(c, id)
+		}
+	})
+}
+
+// disconnected is the last that the core hears of c.
+func (o *owner) disconnected(now int64, c *conn) {
+	if o.leaving[c.key] == c {
+		delete(o.leaving, c.key)
+	}
+	for id, w := range o.late {
+		if w == c {
+			delete(o.late, id)
+		}
+	}
+	o.core.Disconnected(now, c, c.cause, c.expiry)
+}
+
+// cannotSend drops a delivery that the client cannot take, and acks it in the client's place so that its id is free again
+// [MQTT-3.1.2-25].
+func (o *owner) cannotSend(c *conn, d *session.Delivery) {
+	o.Count(session.DropTooLarge, 1)
+	if d.QoS == 0 {
+		return
+	}
+	a := &packet.Ack{Kind: packet.PUBACK, PacketID: d.PacketID}
+	if d.QoS == 2 {
+		a.Kind, a.Code = packet.PUBREC, packet.PacketTooLarge
+	}
+	o.post(func(now int64) { o.core.Packet(now, c, a) })
+}
+
+// Write is the core's.
+func (o *owner) Write(token uint64, to session.Target, recs []session.StateRecord) {
+	o.writers[to].Append(recs, func(results []session.Result) {
+		results = append([]session.Result(nil), results...)
+		o.post(func(now int64) { o.core.Written(now, token, results) })
+	})
+}
+
+// Read is the core's.
+func (o *owner) Read(token uint64, pos session.Position, maxBytes int) {
+	o.reads.push(readRequest{token, pos, maxBytes})
+}
+
+// Publish is the core's: a will fires.
+func (o *owner) Publish(token uint64, m *session.Message) {
+	o.b.store.Append([]session.Message{*m}, func(results []session.Result) {
+		r := results[0]
+		o.post(func(now int64) { o.core.Published(now, token, r) })
+	})
+}
+
+// Allowed is the core's.
+func (o *owner) Allowed(k session.Key, publish bool, topic string) bool {
+	action := Receive
+	if publish {
+		action = Publish
+	}
+	return o.b.o.allowed(k, action, topic)
+}
+
+// Count is the core's. Any goroutine.
+func (o *owner) Count(reason string, n int) { o.b.stats.dropped.add(reason, n) }
+
+// Failed is the core's: its memory may not agree with the log any more. The loop ends, and a new owner begins from a new claim.
+func (o *owner) Failed(err error) {
+	if o.failed == nil {
+		o.failed = err
+	}
+}

@@ -1,0 +1,165 @@
+package broker
+
+import (
+	"strings"
+	"unsafe"
+
+	"github.com/millrace-io/millrace/mqtt/packet"
+	"github.com/millrace-io/millrace/mqtt/session"
+	"github.com/millrace-io/millrace/mqtt/topic"
+)
+
+const textReserved = "user property names that begin with mqtt. or mr- are reserved"
+
+// reserved tells whether a device uses a property name that is ours in the log.
+func reserved(user []packet.UserProperty) bool {
+	for i := range user {
+		if n := user[i].Name; strings.HasPrefix(n, "mqtt.") || strings.HasPrefix(n, "mr-") {
+			return true
+		}
+	}
+	return false
+}
+
+// Refusals of a publish. The client hears the code where its version and QoS let it.
+var (
+	refuseTopic    = &packet.Error{Code: packet.TopicNameInvalid, Text: "clients may not publish to $ topics"}
+	refuseReserved = &packet.Error{Code: packet.ImplementationSpecificError, Text: textReserved}
+	refuseDenied   = &packet.Error{Code: packet.NotAuthorized, Text: "not authorized to publish to the topic"}
+)
+
+// publish handles one PUBLISH: checks it and adds it to the burst. Nothing of p is copied; the store does that.
+func (c *conn) publish(s *burst, p *packet.Publish) *fault {
+	s.received[p.QoS]++
+	name, f := c.topicOf(p)
+	if f != nil {
+		return f
+	}
+	if f := c.withinReceiveMaximum(p); f != nil {
+		return f
+	}
+	if r := c.refusal(p, name); r != nil {
+		return c.refusePublish(s, p, r)
+	}
+	var triple session.Triple
+	switch p.QoS {
+	case 1:
+		c.sent++
+		c.expect(s, receipt{kind: packet.PUBACK, id: p.PacketID, msg: int32(len(s.msgs))})
+	case 2:
+		c.qos2 = true
+		t, state := c.inbound.Begin(p.PacketID)
+		switch state {
+		case session.Pending:
+			c.pending(p.PacketID)
+			return nil
+		case session.Open:
+			c.expect(s, receipt{kind: packet.PUBREC, id: p.PacketID, msg: noMessage})
+			return nil
+		}
+		triple = t
+		c.expect(s, receipt{kind: packet.PUBREC, id: p.PacketID, msg: int32(len(s.msgs)), triple: t})
+	}
+	if s.now == 0 {
+		s.now = c.b.o.Now().UnixMilli()
+	}
+	s.msgs = append(s.msgs, session.Message{
+		Offset: -1, Time: s.now, Topic: name, Payload: p.Payload, QoS: p.QoS, Retain: p.Retain,
+		Clear: p.Retain && len(p.Payload) == 0, Client: c.key.ClientID, Props: s.propsOf(&p.Props), QoS2: triple,
+	})
+	return nil
+}
+
+// topicOf is the topic, through an alias if there is one. It may alias the burst.
+func (c *conn) topicOf(p *packet.Publish) (string, *fault) {
+	if len(p.Topic) > 0 {
+		if err := topic.ValidateName(p.Topic); err != nil {
+			return "", &fault{packet.TopicNameInvalid, err.Error()}
+		}
+	}
+	if p.Props.Has&packet.PTopicAlias == 0 {
+		return unsafe.String(unsafe.SliceData(p.Topic), len(p.Topic)), nil
+	}
+	alias := int(p.Props.TopicAlias)
+	if alias > int(c.b.o.Limits.TopicAliases) {
+		return "", &fault{packet.TopicAliasInvalid, "topic alias above the maximum"} // MQTT-3.3.2-9
+	}
+	if len(p.Topic) > 0 {
+		if len(c.aliases) <= alias {
+			c.aliases = append(c.aliases, make([]string, alias+1-len(c.aliases))...)
+		}
+		if c.aliases[alias] != string(p.Topic) {
+			c.aliases[alias] = string(p.Topic)
+		}
+	}
+	if alias >= len(c.aliases) || c.aliases[alias] == "" {
+		return "", &fault{packet.ProtocolError, "topic alias was never set"}
+	}
+	return c.aliases[alias], nil
+}
+
+// withinReceiveMaximum enforces the Receive Maximum of our CONNACK [MQTT-3.3.4-9].
+func (c *conn) withinReceiveMaximum(p *packet.Publish) *fault {
+	if p.QoS == 0 || c.version < packet.V5 {
+		return nil
+	}
+	under := int(c.sent - c.acked.Load())
+	if c.qos2 || p.QoS == 2 {
+		under += c.inbound.Outstanding()
+	}
+	if under < int(c.b.o.Limits.ReceiveMaximum) {
+		return nil
+	}
+	if c.lis.o.Lenient {
+		c.b.stats.refused.add("receive_maximum_exceeded_tolerated", 1)
+		return nil
+	}
+	return &fault{packet.ReceiveMaximumExceeded, "more publishes under way than the Receive Maximum"}
+}
+
+// refusal is why a well-formed PUBLISH is not accepted, or nil.
+func (c *conn) refusal(p *packet.Publish, name string) *packet.Error {
+	switch {
+	case name[0] == '$':
+		return refuseTopic
+	case len(p.Props.User) > 0 && reserved(p.Props.User):
+		return refuseReserved
+	case !c.b.o.allowed(c.key, Publish, name):
+		return refuseDenied
+	}
+	return nil
+}
+
+// refusePublish counts a refusal and answers it. Before 5.0 no ack can say no, and an ack that we send is a receipt: the
+// connection ends instead [MQTT-3.3.5-2 of 3.1.1].
+func (c *conn) refusePublish(s *burst, p *packet.Publish, r *packet.Error) *fault {
+	c.b.refused(c, label(r.Code))
+	switch {
+	case p.QoS == 0:
+		return nil
+	case c.version < packet.V5:
+		return &fault{r.Code, r.Text}
+	case p.QoS == 1:
+		c.sent++
+		c.expect(s, receipt{kind: packet.PUBACK, id: p.PacketID, msg: noMessage, refused: r})
+	default:
+		c.expect(s, receipt{kind: packet.PUBREC, id: p.PacketID, msg: noMessage, refused: r})
+	}
+	return nil
+}
+
+const inProps = packet.PMessageExpiry | packet.PPayloadFormat | packet.PContentType | packet.PResponseTopic | packet.PCorrelation
+
+// propsOf is the part of a PUBLISH's properties that goes with the message, in memory of the burst; nil: none.
+func (s *burst) propsOf(p *packet.Properties) *session.Props {
+	if p.Has&inProps == 0 && len(p.User) == 0 {
+		return nil
+	}
+	s.props = append(s.props, session.Props{
+		HasExpiry: p.Has&packet.PMessageExpiry != 0, Expiry: p.MessageExpiry, PayloadFormat: p.PayloadFormat,
+		ContentType: p.ContentType, ResponseTopic: p.ResponseTopic, Correlation: p.Correlation,
+		// The decoder uses its slice again for the next packet.
+		User: append([]packet.UserProperty(nil), p.User...),
+	})
+	return &s.props[len(s.props)-1]
+}

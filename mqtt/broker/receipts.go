@@ -1,0 +1,250 @@
+package broker
+
+import (
+	"errors"
+	"sync"
+
+	"github.com/millrace-io/millrace/mqtt/packet"
+	"github.com/millrace-io/millrace/mqtt/session"
+)
+
+// receipt is a PUBACK or PUBREC that a client is owed. It leaves when its message is durable, and not before those of the
+// publishes that came before it [MQTT-4.6.0-2, -3].
+type receipt struct {
+	refused *packet.Error // nil: success
+	triple  session.Triple
+	msg     int32 // of the append, or noMessage
+	id      uint16
+	kind    packet.Type
+}
+
+const noMessage = -1
+
+// flight is one append on its way to the log, with the receipts that wait for it; or a packet that waits behind the appends
+// before it. The flights of a connection are a list in the order in which they began, and land in that order.
+type flight struct {
+	c        *conn
+	next     *flight
+	receipts []receipt
+	held     packet.Packet
+	landed   bool
+	done     func([]session.Result)
+}
+
+var flights = sync.Pool{New: func() any {
+	f := &flight{}
+	f.done = f.complete
+	return f
+}}
+
+func (f *flight) free() {
+	if cap(f.receipts) > 4096 {
+		return
+	}
+	f.c, f.next, f.held, f.landed, f.receipts = nil, nil, nil, false, f.receipts[:0]
+	flights.Put(f)
+}
+
+// expect adds a receipt to the burst's next append.
+func (c *conn) expect(s *burst, r receipt) {
+	if s.flight == nil {
+		s.flight = flights.Get().(*flight)
+	}
+	s.flight.receipts = append(s.flight.receipts, r)
+}
+
+// append sends what the burst has gathered to the log.
+func (c *conn) append(s *burst) {
+	f := s.flight
+	s.flight = nil
+	if f == nil {
+		if len(s.msgs) == 0 {
+			return
+		}
+		f = flights.Get().(*flight)
+	}
+	f.c = c
+	c.mu.Lock()
+	c.launch(f)
+	c.mu.Unlock()
+	if len(s.msgs) == 0 {
+		f.land()
+		return
+	}
+	if ackBeforeDone {
+		f.land()
+		f = &flight{c: c}
+		f.done = func([]session.Result) {}
+	}
+	if wait := c.b.store.Append(s.msgs, f.done); wait != nil {
+		s.wait = wait
+	}
+	clear(s.msgs)
+	clear(s.props)
+	s.msgs, s.props = s.msgs[:0], s.props[:0]
+}
+
+// launch puts f behind the connection's other flights. Under c.mu.
+func (c *conn) launch(f *flight) {
+	if c.last == nil {
+		c.first = f
+	} else {
+		c.last.next = f
+	}
+	c.last = f
+}
+
+// complete is the store's callback: what became of the messages.
+func (f *flight) complete(results []session.Result) {
+	c := f.c
+	stored := 0
+	var lost error // nothing certain is known: no ack may leave
+	for i := range results {
+		switch err := results[i].Err; {
+		case err == nil:
+			stored++
+		case refusedBy(err) != nil:
+			c.b.refused(c, label(refusedBy(err).Code))
+		default:
+			lost = err
+			c.b.refused(c, "outcome_unknown")
+		}
+	}
+	var refused *packet.Error
+	for i := range f.receipts {
+		r := &f.receipts[i]
+		if r.msg == noMessage {
+			continue
+		}
+		res := &results[r.msg]
+		if res.Err != nil {
+			refused = refusedBy(res.Err)
+			r.refused = refused
+		} else if res.Pos.Part == (session.Part{}) {
+			c.b.stats.unreceipted.Add(1)
+		}
+		if r.kind == packet.PUBREC {
+			c.settle(r, res.Err)
+		}
+	}
+	switch {
+	case lost != nil && f.owes(results):
+		c.b.samples.warn("an append has no certain outcome", "error", lost)
+		c.end(packet.ServerBusy, "the outcome of a publish is not known")
+	case refused != nil && c.version < packet.V5:
+		c.end(refused.Code, refused.Text)
+	}
+	f.land()
+}
+
+// owes tells whether a receipt hangs on a message whose outcome is not known.
+func (f *flight) owes(results []session.Result) bool {
+	for i := range f.receipts {
+		if m := f.receipts[i].msg; m != noMessage && results[m].Err != nil && refusedBy(results[m].Err) == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// lateID is a QoS 2 publish whose append outlived the connection that it came on.
+type lateID struct {
+	inbound *session.Inbound
+	id      uint16
+}
+
+// settle tells the session what became of a QoS 2 message. One of unknown outcome is free to come again, under the same triple.
+func (c *conn) settle(r *receipt, err error) {
+	if err == nil {
+		c.inbound.Stable(r.id, r.triple)
+	} else {
+		c.inbound.Refused(r.id, r.triple)
+	}
+	c.mu.Lock()
+	over := c.closing
+	c.mu.Unlock()
+	if over {
+		c.owner.landedLate(lateID{c.inbound, r.id})
+	}
+}
+
+// pending is a PUBLISH QoS 2 whose first copy is still being appended. If that came on this connection its PUBREC comes by
+// itself; otherwise the owner sends it when the older connection's append lands.
+func (c *conn) pending(id uint16) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for f := c.first; f != nil; f = f.next {
+		for i := range f.receipts {
+			if f.receipts[i].kind == packet.PUBREC && f.receipts[i].id == id {
+				return
+			}
+		}
+	}
+	c.owner.awaitLate(c, lateID{c.inbound, id})
+}
+
+// refusedBy is the refusal in a result; nil: the error says nothing certain.
+func refusedBy(err error) *packet.Error {
+	var e *packet.Error
+	if errors.As(err, &e) {
+		return e
+	}
+	return nil
+}
+
+// land marks f landed, and sends the receipts of every flight that has landed with all before it.
+func (f *flight) land() {
+	c := f.c
+	c.mu.Lock()
+	f.landed = true
+	for c.first != nil && c.first.landed {
+		g := c.first
+		c.first = g.next
+		if c.first == nil {
+			c.last = nil
+		}
+		c.release(g)
+	}
+	if c.first == nil {
+		c.wakeReader()
+	}
+	flush := c.schedule()
+	c.mu.Unlock()
+	if flush {
+		c.b.flushers.push(c)
+	}
+}
+
+// release sends what a landed flight holds back. Under c.mu.
+func (c *conn) release(f *flight) {
+	if f.held != nil {
+		c.owner.packet(c, f.held)
+		return
+	}
+	defer f.free()
+	if c.closing {
+		return
+	}
+	pubacks := uint32(0)
+	for i := range f.receipts {
+		r := &f.receipts[i]
+		if r.kind == packet.PUBACK {
+			pubacks++
+		}
+		if r.refused == nil {
+			c.answerAck(r.kind, r.id)
+			continue
+		}
+		c.answer(c.refusedAck(r))
+	}
+	c.acked.Add(pubacks)
+	c.b.stats.acked.Add(int64(len(f.receipts)))
+}
+
+func (c *conn) refusedAck(r *receipt) *packet.Ack {
+	a := &packet.Ack{Kind: r.kind, PacketID: r.id, Code: r.refused.Code}
+	if !c.quiet && r.refused.Text != "" {
+		a.Props.Has, a.Props.ReasonString = packet.PReasonString, r.refused.Text
+	}
+	return a
+}

@@ -1,0 +1,134 @@
+package broker
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// roster holds every connection, in the slot of the tick at which it is next to be looked at. One ticker for all of them: a
+// packet costs its connection one atomic store, not a timer.
+type roster struct {
+	now atomic.Int64 // in ticks; advances with the ticker
+
+	mu    sync.Mutex
+	slots [rosterSlots + 1]*conn // intrusive lists; the last one is for connections without a limit
+}
+
+const (
+	tick        = 250 * time.Millisecond
+	rosterSlots = 512
+	maxTickStep = 4 // a node that was suspended does not time out the clients it could not hear
+)
+
+func ticks(d time.Duration) int64 { return int64((d + tick - 1) / tick) }
+
+// touch notes that the client was heard.
+func (r *roster) touch(c *conn) { c.heard.Store(r.now.Load()) }
+
+// limit (re)places c: it is overdue when nothing was heard for d; 0: never.
+func (r *roster) limit(c *conn, d time.Duration) {
+	r.touch(c)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.unlink(c)
+	c.patience = ticks(d)
+	if c.gone {
+		return
+	}
+	r.link(c)
+}
+
+func (r *roster) remove(c *conn) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.unlink(c)
+	c.gone = true
+}
+
+func (r *roster) link(c *conn) {
+	slot := rosterSlots
+	if c.patience > 0 {
+		now := r.now.Load()
+		due := min(max(c.heard.Load()+c.patience+1, now+1), now+rosterSlots-1)
+		slot = int(due % rosterSlots)
+	}
+	c.slot = int32(slot)
+	c.listed = true
+	c.next = r.slots[slot]
+	if c.next != nil {
+		c.next.prev = c
+	}
+	r.slots[slot] = c
+}
+
+func (r *roster) unlink(c *conn) {
+	if !c.listed {
+		return
+	}
+	if c.prev != nil {
+		c.prev.next = c.next
+	} else {
+		r.slots[c.slot] = c.next
+	}
+	if c.next != nil {
+		c.next.prev = c.prev
+	}
+	c.next, c.prev, c.listed = nil, nil, false
+}
+
+// advance moves time on by one tick and returns who is overdue.
+func (r *roster) advance() (overdue []*conn) {
+	now := r.now.Add(1)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	slot := now % rosterSlots
+	c := r.slots[slot]
+	r.slots[slot] = nil
+	for c != nil {
+		next := c.next
+		c.next, c.prev, c.listed = nil, nil, false
+		if c.paused.Load() {
+			r.touch(c)
+		} else if now > c.heard.Load()+c.patience {
+			overdue = append(overdue, c)
+			c.heard.Store(now) // looked at again, should it linger
+		}
+		r.link(c)
+		c = next
+	}
+	return overdue
+}
+
+// all lists the connections.
+func (r *roster) all() (cs []*conn) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, c := range r.slots {
+		for ; c != nil; c = c.next {
+			cs = append(cs, c)
+		}
+	}
+	return cs
+}
+
+// run ticks until stop is closed.
+func (r *roster) run(stop <-chan struct{}, overdue func(*conn)) {
+	t := time.NewTicker(tick)
+	defer t.Stop()
+	last := time.Now()
+	for {
+		select {
+		case <-stop:
+			return
+		case <-t.C:
+		}
+		passed := int64(time.Since(last) / tick)
+		last = last.Add(time.Duration(passed) * tick)
+		for range min(passed, maxTickStep) {
+			for _, c := range r.advance() {
+				overdue(c)
+			}
+		}
+	}
+}
