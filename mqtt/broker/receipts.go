@@ -31,11 +31,16 @@ type flight struct {
 	done     func([]session.Result)
 }
 
-var flights = sync.Pool{New: func() any {
-	f := &flight{}
-	f.done = f.complete
+var flights sync.Pool
+
+func newFlight() *flight {
+	f, _ := flights.Get().(*flight)
+	if f == nil {
+		f = &flight{}
+		f.done = f.complete
+	}
 	return f
-}}
+}
 
 func (f *flight) free() {
 	if cap(f.receipts) > 4096 {
@@ -48,7 +53,7 @@ func (f *flight) free() {
 // expect adds a receipt to the burst's next append.
 func (c *conn) expect(s *burst, r receipt) {
 	if s.flight == nil {
-		s.flight = flights.Get().(*flight)
+		s.flight = newFlight()
 	}
 	s.flight.receipts = append(s.flight.receipts, r)
 }
@@ -61,7 +66,7 @@ func (c *conn) append(s *burst) {
 		if len(s.msgs) == 0 {
 			return
 		}
-		f = flights.Get().(*flight)
+		f = newFlight()
 	}
 	f.c = c
 	c.mu.Lock()
