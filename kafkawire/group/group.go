@@ -48,6 +48,7 @@ type Config struct {
 	PendingTimeout         time.Duration              // how long a member id that was handed out waits to be used (KIP-394)
 	Retention              time.Duration              // offsets outlive the last member by this much
 	MaxMembers             int                        // per group
+	MaxBytes               int                        // of all that a group's members say of themselves
 	MaxMetadata            int                        // bytes of metadata per committed offset
 	NewID                  func(prefix string) string // makes a member id that nobody had before
 }

@@ -29,6 +29,8 @@ func (g *Group) join(c Caller, req *kmsg.JoinGroupRequest) *kerr.Error {
 		return kerr.InvalidSessionTimeout
 	case !g.supports(req.ProtocolType, req.Protocols):
 		return kerr.InconsistentGroupProtocol
+	case g.size()+sizeOf(req.Protocols) > g.cfg.MaxBytes:
+		return kerr.GroupMaxSizeReached
 	case req.MemberID != "":
 		return g.rejoin(c, req)
 	}
@@ -46,6 +48,21 @@ func (g *Group) join(c Caller, req *kmsg.JoinGroupRequest) *kerr.Error {
 	}
 	g.newMember(g.newID(c, req), c, req)
 	return nil
+}
+
+// size is what the members say of themselves, in bytes.
+func (g *Group) size() (n int) {
+	for _, m := range g.members {
+		n += sizeOf(m.protocols)
+	}
+	return n
+}
+
+func sizeOf(protocols []kmsg.JoinGroupRequestProtocol) (n int) {
+	for _, p := range protocols {
+		n += len(p.Name) + len(p.Metadata)
+	}
+	return n
 }
 
 func (g *Group) newID(c Caller, req *kmsg.JoinGroupRequest) string {

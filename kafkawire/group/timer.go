@@ -1,10 +1,6 @@
 package group
 
-import (
-	"time"
-
-	"github.com/twmb/franz-go/pkg/kerr"
-)
+import "time"
 
 // expiryEvery is how often offsets are looked over: expiry is a matter of days, a look costs a walk over all of them.
 const expiryEvery = 10 * time.Minute
@@ -104,11 +100,4 @@ func (g *Group) Restored(now time.Time) {
 	for _, m := range g.members {
 		g.alive(m)
 	}
-}
-
-// Shutdown answers everybody who waits, because the coordinator stops.
-func (g *Group) Shutdown(now time.Time) Output {
-	g.now = now
-	g.each(func(m *member) { m.answer(g, kerr.CoordinatorNotAvailable.Code) })
-	return g.take()
 }

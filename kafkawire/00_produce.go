@@ -1,0 +1,158 @@
+package kafkawire
+
+import (
+	"errors"
+	"sync/atomic"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/millrace-io/millrace/eventlog"
+	"github.com/millrace-io/millrace/eventlog/engine"
+)
+
+// Produce: key 0, versions 3–11, advertised from 0 (see api.advertisedMin).
+//
+// Batches go into the log as they are. The reader does not wait for the disk: requests of one connection enter the log in
+// their order, and each is answered when its last batch is.
+//
+//   - 12 would promise transactions, 13 topic ids
+//   - acks=-1 is answered when the batch is durable, acks=1 when it survives the process; consumers see neither before it is
+//     durable. acks=0 is not answered, but an error ends the connection
+//   - one RecordBatch v2 per partition, as Kafka wants it; older formats are INVALID_RECORD
+func init() {
+	registerStart(int16(kmsg.Produce), 3, 11, "ns i16 i32 [ s [ i32 nb ] ]", startProduce)
+	table[kmsg.Produce].advertisedMin = 0
+}
+
+// production is one Produce request on its way.
+type production struct {
+	c     *conn
+	r     *request
+	acks  int16
+	resp  *kmsg.ProduceResponse
+	left  atomic.Int32 // batches without an answer, and one for the reader
+	errs  atomic.Int32
+	reply reply
+}
+
+func startProduce(c *conn, r *request) (*reply, error) {
+	var req kmsg.ProduceRequest
+	req.SetVersion(r.version)
+	if err := req.UnsafeReadFrom(r.body); err != nil { // the bytes stay: the log keeps them
+		r.release()
+		return nil, err
+	}
+	p := &production{c: c, r: r, acks: req.Acks, resp: kmsg.NewPtrProduceResponse()}
+	p.reply.ready, p.reply.finish = make(chan struct{}), p.finish
+	p.left.Store(1)
+	p.resp.Topics = make([]kmsg.ProduceResponseTopic, len(req.Topics))
+	for i := range req.Topics {
+		t, rt := &req.Topics[i], &p.resp.Topics[i]
+		rt.Topic = t.Topic
+		rt.Partitions = make([]kmsg.ProduceResponseTopicPartition, len(t.Partitions))
+		topic, ok := c.s.topic(t.Topic)
+		for j := range t.Partitions {
+			rp := &rt.Partitions[j]
+			rp.Default()
+			rp.Partition, rp.BaseOffset, rp.LogAppendTime, rp.LogStartOffset = t.Partitions[j].Partition, -1, -1, -1
+			if refusal := p.check(&req, t.Topic, topic, ok, &t.Partitions[j]); refusal != nil {
+				refusal.set(&rp.ErrorCode, &rp.ErrorMessage)
+				p.errs.Add(1)
+				continue
+			}
+			p.append(eventlog.Part{Topic: topic.ID, Index: rp.Partition}, t.Partitions[j].Records, rp)
+		}
+	}
+	p.done()
+	return &p.reply, nil
+}
+
+// check refuses what needs no look into the log.
+func (p *production) check(req *kmsg.ProduceRequest, name string, topic eventlog.Topic, ok bool, part *kmsg.ProduceRequestTopicPartition) *refusal {
+	switch {
+	case req.Acks < -1 || req.Acks > 1:
+		return refuse(kerr.InvalidRequiredAcks, "acks must be -1, 0 or 1")
+	case req.TransactionID != nil:
+		return refuse(kerr.TransactionalIDAuthorizationFailed, noTransactions)
+	case isInternal(name):
+		return refuse(kerr.InvalidTopicException, internalTopic)
+	case !ok || part.Partition < 0 || part.Partition >= topic.Partitions:
+		return refuse(kerr.UnknownTopicOrPartition, "no such topic or partition")
+	}
+	return checkOneBatch(part.Records)
+}
+
+const (
+	noTransactions = "this server has no transactions: use an idempotent producer without transactional.id"
+	internalTopic  = "the topic belongs to the server itself: clients cannot write or change it"
+)
+
+// checkOneBatch wants exactly one RecordBatch v2 of a plain producer. Its checksum and sequence are the log's to check.
+func checkOneBatch(records []byte) *refusal {
+	if len(records) >= eventlog.HeaderSize && records[16] < 2 {
+		return refuse(kerr.InvalidRecord, "record batches of format 2 only (message formats 0 and 1 are gone)")
+	}
+	n, err := eventlog.BatchSize(records)
+	if err != nil || n == 0 || n > len(records) {
+		return refuse(kerr.CorruptMessage, "no whole record batch")
+	}
+	if n < len(records) {
+		return refuse(kerr.InvalidRecord, "more than one record batch for a partition in one request")
+	}
+	switch attrs := eventlog.RawBatch(records).Attributes(); {
+	case attrs&eventlog.AttrControl != 0:
+		return refuse(kerr.InvalidRecord, "control batches are the server's to write")
+	case attrs&eventlog.AttrTransactional != 0:
+		return refuse(kerr.InvalidTxnState, noTransactions)
+	}
+	return nil
+}
+
+// append hands one batch to the log, as soon as the partition has room. Waiting for room here is what pauses the client.
+func (p *production) append(part eventlog.Part, raw []byte, rp *kmsg.ProduceResponseTopicPartition) {
+	for room := p.c.s.Engine.Room(part); room != nil; room = p.c.s.Engine.Room(part) {
+		select {
+		case <-room:
+			continue
+		case <-p.c.ctx.Done():
+		}
+		rp.ErrorCode = kerr.RequestTimedOut.Code
+		p.errs.Add(1)
+		return
+	}
+	p.left.Add(1)
+	p.c.s.Engine.Produce(part, raw, engine.Acks(p.acks), func(done engine.Produced) {
+		rp.LogStartOffset = done.LogStart
+		if done.Err != nil {
+			refused(done.Err).set(&rp.ErrorCode, &rp.ErrorMessage)
+			p.errs.Add(1)
+		} else {
+			rp.BaseOffset, rp.LogAppendTime = done.Base, done.LogAppendTime
+		}
+		p.done()
+	})
+}
+
+// errAcksNone ends a connection whose request failed but wants no answer: nothing else could tell the client.
+var errAcksNone = errors.New("a produce request with acks=0 failed")
+
+// done counts an answer. It runs in the log's goroutine, so the response is made elsewhere.
+func (p *production) done() {
+	if p.left.Add(-1) == 0 {
+		p.r.release()
+		close(p.reply.ready)
+	}
+}
+
+// finish makes the response once all answers are there.
+func (p *production) finish(f *frame) error {
+	failed := p.errs.Load()
+	p.c.s.stats.produceErrors.Add(uint64(failed))
+	if p.acks != 0 {
+		f.set(p.r, p.resp)
+	} else if failed > 0 {
+		return errAcksNone
+	}
+	return nil
+}

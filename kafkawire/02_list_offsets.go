@@ -1,0 +1,83 @@
+package kafkawire
+
+import (
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/millrace-io/millrace/eventlog"
+)
+
+// ListOffsets: key 2, versions 1–10.
+//
+// Timestamps from 0 on: the first record that is as new, with its own timestamp, even inside a compressed batch. The special
+// ones: -1 the end, -2 the start, -3 the newest record (the first of several), -4 the local start, which is the start, and -5
+// the last tiered record, of which there are none. 11 adds one for a tier we do not have.
+func init() {
+	register(1, 10, "i32 i8:2+ [ s [ i32 i32:4+ i64 ] ] i32:10+", listOffsets)
+}
+
+const (
+	latestOffset        = -1
+	earliestOffset      = -2
+	maxTimestampOffset  = -3
+	earliestLocalOffset = -4
+	latestTieredOffset  = -5
+)
+
+func listOffsets(c *conn, req *kmsg.ListOffsetsRequest) kmsg.Response {
+	resp := kmsg.NewPtrListOffsetsResponse()
+	for _, t := range req.Topics {
+		rt := kmsg.NewListOffsetsResponseTopic()
+		rt.Topic = t.Topic
+		topic, ok := c.s.topic(t.Topic)
+		for _, p := range t.Partitions {
+			rp := kmsg.NewListOffsetsResponseTopicPartition()
+			rp.Partition, rp.Offset, rp.Timestamp = p.Partition, -1, -1
+			switch {
+			case !ok || p.Partition < 0 || p.Partition >= topic.Partitions:
+				rp.ErrorCode = kerr.UnknownTopicOrPartition.Code
+			case p.CurrentLeaderEpoch > leaderEpoch:
+				rp.ErrorCode = kerr.UnknownLeaderEpoch.Code
+			default:
+				c.listOffset(eventlog.Part{Topic: topic.ID, Index: p.Partition}, p.Timestamp, &rp)
+			}
+			rt.Partitions = append(rt.Partitions, rp)
+		}
+		resp.Topics = append(resp.Topics, rt)
+	}
+	return resp
+}
+
+func (c *conn) listOffset(part eventlog.Part, at int64, rp *kmsg.ListOffsetsResponseTopicPartition) {
+	var err error
+	found := func(o, t int64) {
+		if rp.Offset, rp.Timestamp = o, t; o >= 0 {
+			rp.LeaderEpoch = leaderEpoch
+		}
+	}
+	switch {
+	case at == latestOffset:
+		var end int64
+		end, err = c.edge(c.s.Engine.Ends, part)
+		found(end, -1)
+	case at == earliestOffset, at == earliestLocalOffset:
+		var start int64
+		start, err = c.edge(c.s.Engine.Starts, part)
+		found(start, -1)
+	case at == latestTieredOffset:
+	case at == maxTimestampOffset:
+		o, e := c.s.Engine.FindMaxTime(part)
+		err = e
+		found(o.Offset, o.Timestamp)
+	case at < 0:
+		rp.ErrorCode = kerr.UnsupportedVersion.Code
+		return
+	default:
+		o, e := c.s.Engine.FindTime(part, at)
+		err = e
+		found(o.Offset, o.Timestamp)
+	}
+	if err != nil {
+		rp.Offset, rp.Timestamp, rp.ErrorCode = -1, -1, code(err).Code
+	}
+}

@@ -1,0 +1,59 @@
+package kafkawire
+
+import (
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/millrace-io/millrace/eventlog"
+	"github.com/millrace-io/millrace/kafkawire/group"
+)
+
+// OffsetCommit: key 8, versions 2–10; topics by id from 10.
+//
+// Answered when the offsets are durable. RetentionTimeMillis (2–4) is kept: such an offset goes at its own time.
+func init() {
+	register(2, 10, "s i32 s ns:7+ i64:2-4 [ s:0-9 uuid:10+ [ i32 i64 i32:6+ ns ] ]", offsetCommit)
+}
+
+func offsetCommit(c *conn, req *kmsg.OffsetCommitRequest) kmsg.Response {
+	topics := c.s.committedTopics(req)
+	ids := map[string]eventlog.TopicID{}
+	for name, t := range topics {
+		ids[name] = t.ID
+	}
+	c.s.groups.committing(ids)
+	refused := func(topic string, partition int32) *kerr.Error {
+		switch t, ok := topics[topic]; {
+		case !ok && req.Version >= 10:
+			return kerr.UnknownTopicID
+		case !ok || partition < 0 || partition >= t.Partitions:
+			return kerr.UnknownTopicOrPartition
+		}
+		return nil
+	}
+	return c.s.groups.ask(c, req.Group, true, func(g *group.Group, now time.Time, who group.Caller) group.Output {
+		return g.Commit(now, who, req, refused)
+	})
+}
+
+// committedTopics finds the topics of a commit, and gives those that came by id their names.
+func (s *Server) committedTopics(req *kmsg.OffsetCommitRequest) map[string]eventlog.Topic {
+	topics := map[string]eventlog.Topic{}
+	for i := range req.Topics {
+		t := &req.Topics[i]
+		var found eventlog.Topic
+		var ok bool
+		if req.Version >= 10 {
+			found, ok = s.topicByID(t.TopicID)
+			t.Topic = found.Name
+		} else {
+			found, ok = s.topic(t.Topic)
+		}
+		if ok {
+			topics[found.Name] = found
+		}
+	}
+	return topics
+}

@@ -1,0 +1,137 @@
+package kafkawire
+
+import (
+	"cmp"
+	"slices"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/millrace-io/millrace/kafkawire/group"
+)
+
+// OffsetFetch: key 9, versions 1–10; several groups from 8, topics by id from 10.
+//
+// Only durable offsets are told, so RequireStable (7) has nothing to wait for. A group or partition without an offset has
+// offset -1 and no error, as in Kafka. Member id and epoch (9) belong to groups of the new protocol and are ignored.
+func init() {
+	register(1, 10, "s:0-7 [:0-7 s *i32 ] [:8+ s ns:9+ i32:9+ [ s:0-9 uuid:10+ *i32 ] ] i8:7+", offsetFetch)
+}
+
+func offsetFetch(c *conn, req *kmsg.OffsetFetchRequest) kmsg.Response {
+	resp := kmsg.NewPtrOffsetFetchResponse()
+	if req.Version <= 7 {
+		one := kmsg.NewOffsetFetchRequestGroup()
+		one.Group = req.Group
+		if req.Topics != nil {
+			one.Topics = make([]kmsg.OffsetFetchRequestGroupTopic, len(req.Topics))
+		}
+		for i, t := range req.Topics {
+			one.Topics[i].Topic, one.Topics[i].Partitions = t.Topic, t.Partitions
+		}
+		req.Groups = append(req.Groups, one)
+	}
+	ended := !c.s.groups.view(c.ctx, func() {
+		for i := range req.Groups {
+			resp.Groups = append(resp.Groups, c.s.fetchOffsets(req.Version, &req.Groups[i]))
+		}
+	})
+	if ended {
+		return nil
+	}
+	if req.Version <= 7 {
+		singleGroup(resp)
+	}
+	return resp
+}
+
+// fetchOffsets runs in the coordinator's goroutine.
+func (s *Server) fetchOffsets(version int16, rg *kmsg.OffsetFetchRequestGroup) kmsg.OffsetFetchResponseGroup {
+	out := kmsg.NewOffsetFetchResponseGroup()
+	out.Group = rg.Group
+	var g *group.Group
+	if e := s.groups.groups[rg.Group]; e != nil {
+		g = e.g
+	}
+	if rg.Topics == nil {
+		out.Topics = s.allOffsets(g)
+		return out
+	}
+	for _, t := range rg.Topics {
+		ot := kmsg.NewOffsetFetchResponseGroupTopic()
+		ot.Topic, ot.TopicID = t.Topic, t.TopicID
+		var unknown int16
+		if version >= 10 {
+			topic, ok := s.topicByID(t.TopicID)
+			if ot.Topic = topic.Name; !ok {
+				unknown = kerr.UnknownTopicID.Code
+			}
+		}
+		stale := s.groups.stale(ot.Topic)
+		for _, p := range t.Partitions {
+			op := noOffset(p)
+			op.ErrorCode = unknown
+			if g != nil && !stale {
+				if o, ok := g.Offset(ot.Topic, p); ok {
+					op = committedOffset(p, o)
+				}
+			}
+			ot.Partitions = append(ot.Partitions, op)
+		}
+		out.Topics = append(out.Topics, ot)
+	}
+	return out
+}
+
+func (s *Server) allOffsets(g *group.Group) []kmsg.OffsetFetchResponseGroupTopic {
+	topics := []kmsg.OffsetFetchResponseGroupTopic{}
+	if g == nil {
+		return topics
+	}
+	at := map[string]int{}
+	g.Offsets(func(topic string, partition int32, o group.Offset) {
+		t, ok := s.topic(topic)
+		if !ok || s.groups.stale(topic) {
+			return
+		}
+		i, ok := at[topic]
+		if !ok {
+			i = len(topics)
+			at[topic] = i
+			ot := kmsg.NewOffsetFetchResponseGroupTopic()
+			ot.Topic, ot.TopicID = topic, t.ID
+			topics = append(topics, ot)
+		}
+		topics[i].Partitions = append(topics[i].Partitions, committedOffset(partition, o))
+	})
+	slices.SortFunc(topics, func(a, b kmsg.OffsetFetchResponseGroupTopic) int { return cmp.Compare(a.Topic, b.Topic) })
+	return topics
+}
+
+func noOffset(partition int32) kmsg.OffsetFetchResponseGroupTopicPartition {
+	p := kmsg.NewOffsetFetchResponseGroupTopicPartition()
+	p.Partition, p.Offset, p.LeaderEpoch, p.Metadata = partition, -1, -1, kmsg.StringPtr("")
+	return p
+}
+
+func committedOffset(partition int32, o group.Offset) kmsg.OffsetFetchResponseGroupTopicPartition {
+	p := noOffset(partition)
+	p.Offset, p.LeaderEpoch, p.Metadata = o.At, o.LeaderEpoch, kmsg.StringPtr(o.Metadata)
+	return p
+}
+
+// singleGroup puts the only group where versions before 8 have it.
+func singleGroup(resp *kmsg.OffsetFetchResponse) {
+	g := resp.Groups[0]
+	resp.ErrorCode, resp.Groups = g.ErrorCode, nil
+	for _, t := range g.Topics {
+		ot := kmsg.NewOffsetFetchResponseTopic()
+		ot.Topic = t.Topic
+		for _, p := range t.Partitions {
+			op := kmsg.NewOffsetFetchResponseTopicPartition()
+			op.Partition, op.Offset, op.LeaderEpoch, op.Metadata, op.ErrorCode = p.Partition, p.Offset, p.LeaderEpoch, p.Metadata, p.ErrorCode
+			ot.Partitions = append(ot.Partitions, op)
+		}
+		resp.Topics = append(resp.Topics, ot)
+	}
+}

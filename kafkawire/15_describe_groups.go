@@ -1,0 +1,46 @@
+package kafkawire
+
+import (
+	"fmt"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/millrace-io/millrace/kafkawire/group"
+)
+
+// DescribeGroups: key 15, versions 0–6. A group that does not exist is Dead, and GROUP_ID_NOT_FOUND from 6.
+func init() {
+	register(0, 6, "*s i8:3+", describeGroups)
+}
+
+func describeGroups(c *conn, req *kmsg.DescribeGroupsRequest) kmsg.Response {
+	resp := kmsg.NewPtrDescribeGroupsResponse()
+	ended := !c.s.groups.view(c.ctx, func() {
+		for _, name := range req.Groups {
+			resp.Groups = append(resp.Groups, c.s.describeGroup(name, req.Version))
+		}
+	})
+	if ended {
+		return nil
+	}
+	if req.IncludeAuthorizedOperations {
+		for i := range resp.Groups {
+			resp.Groups[i].AuthorizedOperations = groupOperations
+		}
+	}
+	return resp
+}
+
+// describeGroup runs in the coordinator's goroutine.
+func (s *Server) describeGroup(name string, version int16) kmsg.DescribeGroupsResponseGroup {
+	if e := s.groups.groups[name]; e != nil {
+		return e.g.Describe()
+	}
+	rg := kmsg.NewDescribeGroupsResponseGroup()
+	rg.Group, rg.State = name, group.Dead.String()
+	if version >= 6 {
+		refuse(kerr.GroupIDNotFound, fmt.Sprintf("no group %q", name)).set(&rg.ErrorCode, &rg.ErrorMessage)
+	}
+	return rg
+}

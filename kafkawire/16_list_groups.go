@@ -1,0 +1,38 @@
+package kafkawire
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// ListGroups: key 16, versions 0–5; filtered by state from 4, by type from 5. All groups are of the classic type.
+func init() {
+	register(0, 5, "*s:4+ *s:5+", listGroups)
+}
+
+const classic = "classic"
+
+func listGroups(c *conn, req *kmsg.ListGroupsRequest) kmsg.Response {
+	resp := kmsg.NewPtrListGroupsResponse()
+	wanted := func(filter []string, value string) bool {
+		return len(filter) == 0 || slices.ContainsFunc(filter, func(f string) bool { return strings.EqualFold(f, value) })
+	}
+	ended := !c.s.groups.view(c.ctx, func() {
+		for name, e := range c.s.groups.groups {
+			if !wanted(req.StatesFilter, e.g.State().String()) || !wanted(req.TypesFilter, classic) {
+				continue
+			}
+			lg := kmsg.NewListGroupsResponseGroup()
+			lg.Group, lg.ProtocolType, lg.GroupState, lg.GroupType = name, e.g.ProtocolType(), e.g.State().String(), classic
+			resp.Groups = append(resp.Groups, lg)
+		}
+	})
+	if ended {
+		return nil
+	}
+	slices.SortFunc(resp.Groups, func(a, b kmsg.ListGroupsResponseGroup) int { return cmp.Compare(a.Group, b.Group) })
+	return resp
+}

@@ -1,0 +1,51 @@
+package kafkawire
+
+import (
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/millrace-io/millrace/eventlog"
+)
+
+// DeleteTopics: key 20, versions 1–6; by id too from 6. The offsets that groups committed in a topic go with it.
+func init() {
+	register(1, 6, "*s:0-5 [:6+ ns uuid ] i32", deleteTopics)
+}
+
+func deleteTopics(c *conn, req *kmsg.DeleteTopicsRequest) kmsg.Response {
+	resp := kmsg.NewPtrDeleteTopicsResponse()
+	for _, name := range req.TopicNames {
+		t := kmsg.NewDeleteTopicsRequestTopic()
+		t.Topic = kmsg.StringPtr(name)
+		req.Topics = append(req.Topics, t)
+	}
+	for _, t := range req.Topics {
+		rt := kmsg.NewDeleteTopicsResponseTopic()
+		rt.Topic, rt.TopicID = t.Topic, t.TopicID
+		topic, refusal := c.s.toDelete(&t)
+		if refusal == nil {
+			rt.Topic, rt.TopicID = kmsg.StringPtr(topic.Name), topic.ID
+			refusal = refused(c.s.Engine.DeleteTopic(c.ctx, topic.Name))
+		}
+		refusal.set(&rt.ErrorCode, &rt.ErrorMessage)
+		resp.Topics = append(resp.Topics, rt)
+	}
+	c.s.groups.forgetDeleted(c.ctx)
+	return resp
+}
+
+func (s *Server) toDelete(t *kmsg.DeleteTopicsRequestTopic) (eventlog.Topic, *refusal) {
+	byID := t.TopicID != [16]byte{}
+	switch {
+	case byID && t.Topic != nil, !byID && t.Topic == nil:
+		return eventlog.Topic{}, refuse(kerr.InvalidRequest, "a topic is named by its name or by its id")
+	case byID:
+		topic, ok := s.topicByID(t.TopicID)
+		if !ok {
+			return topic, refuse(kerr.UnknownTopicID, "no topic with this id")
+		}
+		return topic, s.alterable(topic.Name)
+	}
+	topic, _ := s.Engine.TopicByName(*t.Topic)
+	return topic, s.alterable(*t.Topic)
+}

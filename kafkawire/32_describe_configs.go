@@ -1,0 +1,136 @@
+package kafkawire
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/millrace-io/millrace/eventlog/engine"
+)
+
+// DescribeConfigs: key 32, versions 1–4. Topics, and the few of a broker's configs that tools look for. No documentation texts.
+func init() {
+	register(1, 4, "[ i8 s *s ] i8:1+ i8:3+", describeConfigs)
+}
+
+func describeConfigs(c *conn, req *kmsg.DescribeConfigsRequest) kmsg.Response {
+	resp := kmsg.NewPtrDescribeConfigsResponse()
+	for _, r := range req.Resources {
+		rr := kmsg.NewDescribeConfigsResponseResource()
+		rr.ResourceType, rr.ResourceName = r.ResourceType, r.ResourceName
+		configs, refusal := c.s.configs(r.ResourceType, r.ResourceName)
+		refusal.set(&rr.ErrorCode, &rr.ErrorMessage)
+		for _, cfg := range configs {
+			if r.ConfigNames != nil && !slices.Contains(r.ConfigNames, cfg.Name) {
+				continue
+			}
+			if !req.IncludeSynonyms {
+				cfg.ConfigSynonyms = nil
+			}
+			rr.Configs = append(rr.Configs, cfg)
+		}
+		resp.Resources = append(resp.Resources, rr)
+	}
+	return resp
+}
+
+func (s *Server) configs(kind kmsg.ConfigResourceType, name string) ([]kmsg.DescribeConfigsResponseResourceConfig, *refusal) {
+	switch kind {
+	case kmsg.ConfigResourceTypeTopic:
+		if _, ok := s.topic(name); !ok {
+			return nil, refuse(kerr.UnknownTopicOrPartition, fmt.Sprintf("no topic %q", name))
+		}
+		return s.topicConfigs(name)
+	case kmsg.ConfigResourceTypeBroker:
+		if name != "" && name != strconv.Itoa(int(s.NodeID)) {
+			return nil, refuse(kerr.InvalidRequest, fmt.Sprintf("no broker %q: there is only %d", name, s.NodeID))
+		}
+		return s.brokerConfigs(), nil
+	case kmsg.ConfigResourceTypeBrokerLogger, kmsg.ConfigResourceTypeClientMetrics, kmsg.ConfigResourceTypeGroupConfig:
+		return nil, nil // there are none
+	}
+	return nil, refuse(kerr.InvalidRequest, "configs are of topics or of brokers")
+}
+
+func (s *Server) topicConfigs(name string) ([]kmsg.DescribeConfigsResponseResourceConfig, *refusal) {
+	entries, err := s.Engine.EffectiveConfig(name)
+	if err != nil {
+		return nil, refused(err)
+	}
+	out := make([]kmsg.DescribeConfigsResponseResourceConfig, 0, len(entries))
+	for _, e := range entries {
+		out = append(out, describeConfig(e.Name, e.Value, configSource(e.Source)))
+	}
+	return out, nil
+}
+
+func configSource(s engine.ConfigSource) kmsg.ConfigSource {
+	if s == engine.TopicSet {
+		return kmsg.ConfigSourceDynamicTopicConfig
+	}
+	return kmsg.ConfigSourceDefaultConfig
+}
+
+func describeConfig(name, value string, source kmsg.ConfigSource) kmsg.DescribeConfigsResponseResourceConfig {
+	c := kmsg.NewDescribeConfigsResponseResourceConfig()
+	c.Name, c.Value, c.Source, c.ConfigType = name, kmsg.StringPtr(value), source, configType(name, value)
+	c.IsDefault = source == kmsg.ConfigSourceDefaultConfig
+	syn := kmsg.NewDescribeConfigsResponseResourceConfigConfigSynonym()
+	syn.Name, syn.Value, syn.Source = name, c.Value, source
+	c.ConfigSynonyms = append(c.ConfigSynonyms, syn)
+	return c
+}
+
+// configType tells how a value is to be read, by its looks but for what looks like something else.
+func configType(name, value string) kmsg.ConfigType {
+	switch {
+	case listConfigs[name]:
+		return kmsg.ConfigTypeList
+	case value == "true" || value == "false":
+		return kmsg.ConfigTypeBoolean
+	}
+	if _, err := strconv.ParseInt(value, 10, 64); err == nil {
+		return kmsg.ConfigTypeLong
+	}
+	if _, err := strconv.ParseFloat(value, 64); err == nil {
+		return kmsg.ConfigTypeDouble
+	}
+	return kmsg.ConfigTypeString
+}
+
+// listConfigs are those whose value is a list, to which IncrementalAlterConfigs appends.
+var listConfigs = map[string]bool{
+	"cleanup.policy":                          true,
+	"leader.replication.throttled.replicas":   true,
+	"follower.replication.throttled.replicas": true,
+}
+
+// brokerConfigs are what tools read to know what a broker can do. They are set by the server's own configuration.
+func (s *Server) brokerConfigs() []kmsg.DescribeConfigsResponseResourceConfig {
+	var out []kmsg.DescribeConfigsResponseResourceConfig
+	for _, kv := range [][2]string{
+		{"auto.create.topics.enable", strconv.FormatBool(s.AutoCreate)},
+		{"broker.id", strconv.Itoa(int(s.NodeID))},
+		{"default.replication.factor", "1"},
+		{"delete.topic.enable", "true"},
+		{"group.initial.rebalance.delay.ms", strconv.FormatInt(s.RebalanceDelay.Milliseconds(), 10)},
+		{"group.max.session.timeout.ms", strconv.FormatInt(s.MaxSession.Milliseconds(), 10)},
+		{"group.max.size", strconv.Itoa(s.MaxGroupMembers)},
+		{"group.min.session.timeout.ms", strconv.FormatInt(s.MinSession.Milliseconds(), 10)},
+		{"inter.broker.protocol.version", "4.0"},
+		{"max.connections", strconv.Itoa(s.MaxConnections)},
+		{"min.insync.replicas", "1"},
+		{"node.id", strconv.Itoa(int(s.NodeID))},
+		{"offsets.retention.minutes", strconv.Itoa(int(s.OffsetRetention.Minutes()))},
+		{"offsets.topic.replication.factor", "1"},
+		{"socket.request.max.bytes", strconv.Itoa(s.MaxRequestBytes)},
+	} {
+		c := describeConfig(kv[0], kv[1], kmsg.ConfigSourceStaticBrokerConfig)
+		c.ReadOnly = true
+		out = append(out, c)
+	}
+	return out
+}

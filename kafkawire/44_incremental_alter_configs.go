@@ -1,0 +1,84 @@
+package kafkawire
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/millrace-io/millrace/eventlog/engine"
+)
+
+// IncrementalAlterConfigs: key 44, versions 0–1. Topics only.
+func init() {
+	register(0, 1, "[ i8 s [ s i8 ns ] ] i8", incrementalAlterConfigs)
+}
+
+func incrementalAlterConfigs(c *conn, req *kmsg.IncrementalAlterConfigsRequest) kmsg.Response {
+	resp := kmsg.NewPtrIncrementalAlterConfigsResponse()
+	for _, r := range req.Resources {
+		rr := kmsg.NewIncrementalAlterConfigsResponseResource()
+		rr.ResourceType, rr.ResourceName = r.ResourceType, r.ResourceName
+		set, refusal := c.s.changeConfigs(&r)
+		if refusal == nil {
+			refusal = c.s.configure(r.ResourceName, set, req.ValidateOnly)
+		}
+		refusal.set(&rr.ErrorCode, &rr.ErrorMessage)
+		resp.Resources = append(resp.Resources, rr)
+	}
+	return resp
+}
+
+func (s *Server) changeConfigs(r *kmsg.IncrementalAlterConfigsRequestResource) (map[string]*string, *refusal) {
+	entries, refusal := s.toAlter(r.ResourceType, r.ResourceName)
+	if refusal != nil {
+		return nil, refusal
+	}
+	set := map[string]*string{}
+	for i := range r.Configs {
+		c := &r.Configs[i]
+		if _, twice := set[c.Name]; twice {
+			return nil, refuse(kerr.InvalidRequest, fmt.Sprintf("config %q is in the request more than once", c.Name))
+		}
+		v, refusal := changedConfig(c, entries)
+		if refusal != nil {
+			return nil, refusal
+		}
+		set[c.Name] = v
+	}
+	return set, nil
+}
+
+// changedConfig is a config's new value; nil is the default.
+func changedConfig(c *kmsg.IncrementalAlterConfigsRequestResourceConfig, entries []engine.ConfigEntry) (*string, *refusal) {
+	i := slices.IndexFunc(entries, func(e engine.ConfigEntry) bool { return e.Name == c.Name })
+	switch {
+	case i < 0:
+		return nil, refuse(kerr.InvalidConfig, fmt.Sprintf("unknown topic config %q", c.Name))
+	case c.Op == kmsg.IncrementalAlterConfigOpDelete:
+		return nil, nil
+	case c.Value == nil:
+		return nil, refuse(kerr.InvalidConfig, fmt.Sprintf("config %q has no value", c.Name))
+	case c.Op == kmsg.IncrementalAlterConfigOpSet:
+		return c.Value, nil
+	case c.Op != kmsg.IncrementalAlterConfigOpAppend && c.Op != kmsg.IncrementalAlterConfigOpSubtract:
+		return nil, refuse(kerr.InvalidRequest, fmt.Sprintf("unknown operation %d on config %q", c.Op, c.Name))
+	case !listConfigs[c.Name]:
+		return nil, refuse(kerr.InvalidConfig, fmt.Sprintf("config %q is not a list: nothing to append to or subtract from", c.Name))
+	}
+	list := splitList(entries[i].Value)
+	for _, v := range splitList(*c.Value) {
+		list = slices.DeleteFunc(list, func(have string) bool { return have == v })
+		if c.Op == kmsg.IncrementalAlterConfigOpAppend {
+			list = append(list, v)
+		}
+	}
+	joined := strings.Join(list, ",")
+	return &joined, nil
+}
+
+func splitList(s string) []string {
+	return slices.DeleteFunc(strings.Split(s, ","), func(v string) bool { return v == "" })
+}

@@ -1,0 +1,404 @@
+package kafkawire
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+const (
+	maxInFlight = 128      // requests of one connection that are not answered
+	firstLimit  = 64 << 10 // size of requests before the first one made sense
+	firstWait   = 10 * time.Second
+	freeBuffer  = 1 << 20   // requests up to here do not count against Options.MaxBuffered
+	keepBuffer  = 64 << 10  // the largest buffer a connection keeps for its next request
+	flushAt     = 256 << 10 // responses are gathered up to here
+)
+
+// conn is one client's connection.
+type conn struct {
+	s      *Server
+	nc     net.Conn
+	ctx    context.Context // ends with the connection
+	cancel context.CancelFunc
+	host   string // what to advertise; "": what the client connected to
+	port   int32
+
+	// The reader's.
+	br       *bufio.Reader
+	buf      []byte // for requests that are done with when their handler returns
+	proven   bool   // a request made sense
+	clientID string // of the last request
+
+	replies chan *reply
+	open    sync.WaitGroup // replies not written yet; the reader adds
+}
+
+// request is one request, its header taken off.
+type request struct {
+	api         *api
+	version     int16
+	correlation int32
+	body        []byte
+	release     func() // gives back what the request's bytes hold of Options.MaxBuffered
+}
+
+// reply is a response's place in its connection's order.
+type reply struct {
+	ready  chan struct{}      // nil, or closed when the answer is known
+	finish func(*frame) error // nil, or makes the frame when it is the reply's turn; an error ends the connection
+	slow   bool               // finish may wait
+	frame  frame
+}
+
+// frame is a response on its way out, whole, with its length before it. Empty: nothing is sent.
+type frame struct{ bufs net.Buffers }
+
+func newConn(s *Server, nc net.Conn, host string, port int32) *conn {
+	c := &conn{s: s, nc: nc, host: host, port: port, br: bufio.NewReaderSize(nc, 4<<10), replies: make(chan *reply, maxInFlight)}
+	c.ctx, c.cancel = context.WithCancel(s.ctx)
+	return c
+}
+
+// serve runs the connection to its end.
+func (c *conn) serve() {
+	var writer sync.WaitGroup
+	writer.Add(1)
+	go func() {
+		defer writer.Done()
+		c.guard(c.write)
+		for range c.replies { // whatever became of the loop, the reader must not wait for it
+			c.open.Done()
+		}
+	}()
+	c.guard(c.read)
+	c.cancel()
+	close(c.replies)
+	writer.Wait()
+	c.nc.Close()
+}
+
+// guard runs one of the connection's loops, and ends the connection with it. A panic is a bug of ours; it costs the client
+// that found it its connection, not the others theirs.
+func (c *conn) guard(loop func() error) {
+	defer func() {
+		if p := recover(); p != nil {
+			c.s.stats.panics.Add(1)
+			c.s.Logger.Error("kafka: panic", "remote", c.nc.RemoteAddr().String(), "panic", p, "stack", string(debug.Stack()))
+			c.end()
+		}
+	}()
+	err := loop()
+	if err == nil || errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) || c.ctx.Err() != nil {
+		c.end()
+		return
+	}
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		c.s.stats.stalled.Add(1)
+	case errors.Is(err, errUnsupported):
+		c.s.stats.unsupported.Add(1)
+	case errors.Is(err, errBadRequest):
+		c.s.stats.badRequests.Add(1)
+	}
+	c.s.Logger.Debug("kafka: connection ended", "remote", c.nc.RemoteAddr().String(), "error", err)
+	c.end()
+}
+
+// end makes both loops stop. The reader's is let go by the closed socket, the writer's by it and the context.
+func (c *conn) end() {
+	c.cancel()
+	c.nc.Close()
+}
+
+var (
+	errBadRequest  = errors.New("bad request")
+	errUnsupported = errors.New("unsupported request")
+)
+
+// read takes requests off the socket and starts them, one after another.
+func (c *conn) read() error {
+	for c.ctx.Err() == nil {
+		r, err := c.next()
+		if err != nil {
+			return err
+		}
+		c.s.stats.requests[r.api.key].Add(1)
+		rep, err := r.api.start(c, r)
+		if err != nil {
+			return fmt.Errorf("%w: %s version %d: %w", errBadRequest, r.api.name, r.version, err)
+		}
+		c.proven = true
+		c.open.Add(1)
+		select {
+		case c.replies <- rep:
+		case <-c.ctx.Done():
+			c.open.Done()
+		}
+	}
+	return c.ctx.Err()
+}
+
+// next reads one request and checks its shape.
+func (c *conn) next() (*request, error) {
+	wait := c.s.IdleTimeout
+	if !c.proven {
+		wait = min(wait, firstWait)
+	}
+	c.nc.SetReadDeadline(time.Now().Add(wait))
+	head, err := c.br.Peek(6) // the size, and the API key behind it
+	if err != nil {
+		if errors.Is(err, os.ErrDeadlineExceeded) && c.proven && len(head) == 0 {
+			return nil, io.EOF // merely idle
+		}
+		return nil, err
+	}
+	size, key := int(int32(binary.BigEndian.Uint32(head))), int16(binary.BigEndian.Uint16(head[4:]))
+	limit := c.s.MaxRequestBytes
+	if !c.proven {
+		limit = min(limit, firstLimit)
+	}
+	if size < 8 || size > limit {
+		return nil, fmt.Errorf("%w: %d bytes, want 8 to %d", errBadRequest, size, limit)
+	}
+	c.br.Discard(4)
+	r := &request{release: func() {}}
+	b, err := c.body(r, size, key == int16(kmsg.Produce))
+	if err != nil {
+		return nil, err
+	}
+	c.s.stats.bytesIn.Add(uint64(4 + size))
+	if err := c.parse(r, b); err != nil {
+		r.release()
+		return nil, err
+	}
+	return r, nil
+}
+
+// body reads the bytes of a request. Memory grows with what arrives, not with what was announced. A Produce request gets
+// memory of its own, because the log keeps it; the others share the connection's.
+func (c *conn) body(r *request, size int, own bool) ([]byte, error) {
+	if size > freeBuffer {
+		if err := c.s.buffers.Acquire(c.ctx, int64(size)); err != nil {
+			return nil, err
+		}
+		r.release = sync.OnceFunc(func() { c.s.buffers.Release(int64(size)) })
+	}
+	var b []byte
+	if !own && cap(c.buf) >= min(size, keepBuffer) {
+		b = c.buf[:min(size, cap(c.buf))]
+	} else {
+		b = make([]byte, min(size, keepBuffer))
+	}
+	for at := 0; ; {
+		c.nc.SetReadDeadline(time.Now().Add(c.s.StallTimeout))
+		n, err := io.ReadFull(c.br, b[at:])
+		if at += n; err != nil {
+			r.release()
+			if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+				err = fmt.Errorf("%w: cut off after %d of %d bytes: %w", errBadRequest, at, size, err)
+			}
+			return nil, err
+		}
+		if at == size {
+			break
+		}
+		grown := make([]byte, min(size, 4*len(b)))
+		copy(grown, b)
+		b = grown
+	}
+	if !own && len(b) <= keepBuffer {
+		c.buf = b[:cap(b)]
+	}
+	return b, nil
+}
+
+// parse takes the header off and checks the shape of the rest.
+func (c *conn) parse(r *request, b []byte) error {
+	key, version := int16(binary.BigEndian.Uint16(b)), int16(binary.BigEndian.Uint16(b[2:]))
+	r.correlation = int32(binary.BigEndian.Uint32(b[4:]))
+	if r.api = lookup(key); r.api == nil {
+		return fmt.Errorf("%w: API key %d", errUnsupported, key)
+	}
+	r.version = version
+	if version < r.api.min || version > r.api.max {
+		if key == int16(kmsg.ApiVersions) {
+			r.body = nil
+			return nil // answered, so that the client can do better (KIP-511)
+		}
+		return fmt.Errorf("%w: %s version %d, want %d to %d", errUnsupported, r.api.name, version, r.api.min, r.api.max)
+	}
+	flexible := version >= r.api.flexible
+	w := walker{b: b[8:]}
+	n := w.length(2)
+	if n > maxString {
+		n = maxString + 1
+	}
+	id := w.b[:min(n, len(w.b))]
+	if w.skip(n); flexible {
+		w.flexible = true
+		w.tags(nil)
+	}
+	if w.err != nil || n > maxString {
+		return fmt.Errorf("%w: %s header: %w", errBadRequest, r.api.name, errors.Join(w.err, errTruncated))
+	}
+	if c.clientID != string(id) {
+		c.clientID = string(id)
+	}
+	r.body = w.b
+	if err := r.api.shape.walk(w.b, version, flexible); err != nil {
+		return fmt.Errorf("%w: %s version %d: %w", errBadRequest, r.api.name, version, err)
+	}
+	return nil
+}
+
+// answer is a reply that is known already.
+func (r *request) answer(resp kmsg.Response) *reply {
+	rep := &reply{}
+	rep.frame.set(r, resp)
+	return rep
+}
+
+// set encodes a response.
+func (f *frame) set(r *request, resp kmsg.Response) {
+	if resp == nil {
+		return
+	}
+	resp.SetVersion(r.version)
+	b := r.header(make([]byte, 0, 256))
+	b = resp.AppendTo(b)
+	binary.BigEndian.PutUint32(b, uint32(len(b)-4))
+	f.bufs = append(f.bufs[:0], b)
+}
+
+// header begins a response frame: room for the length, correlation id, and tags in flexible versions. The header of
+// ApiVersions is always the old one: who reads it does not know yet what we speak.
+func (r *request) header(b []byte) []byte {
+	b = append(b, 0, 0, 0, 0)
+	b = binary.BigEndian.AppendUint32(b, uint32(r.correlation))
+	if r.version >= r.api.flexible && r.api.key != int16(kmsg.ApiVersions) {
+		b = append(b, 0)
+	}
+	return b
+}
+
+// write sends the replies in their order, gathering those that are ready into one write.
+func (c *conn) write() error {
+	out := outgoing{c: c}
+	for rep := range c.replies {
+		if err := out.take(rep); err != nil {
+			return err
+		}
+	}
+	return out.flush()
+}
+
+// outgoing gathers responses.
+type outgoing struct {
+	c    *conn
+	bufs net.Buffers
+	size int
+}
+
+// take adds a reply, and sends what was gathered if no other is waiting.
+func (o *outgoing) take(rep *reply) error {
+	defer o.c.open.Done()
+	if err := o.add(rep); err != nil {
+		return err
+	}
+	if len(o.c.replies) == 0 || o.size >= flushAt {
+		return o.flush()
+	}
+	return nil
+}
+
+// add adds a reply when its turn has come; what was gathered before is sent before it waits.
+func (o *outgoing) add(rep *reply) error {
+	if rep.slow || !rep.isReady() {
+		if err := o.flush(); err != nil {
+			return err
+		}
+	}
+	if rep.ready != nil {
+		select {
+		case <-rep.ready:
+		case <-o.c.ctx.Done():
+			return o.c.ctx.Err()
+		}
+	}
+	if rep.finish != nil {
+		if err := rep.finish(&rep.frame); err != nil {
+			return err
+		}
+	}
+	for _, b := range rep.frame.bufs {
+		o.size += len(b)
+	}
+	o.bufs = append(o.bufs, rep.frame.bufs...)
+	return nil
+}
+
+func (r *reply) isReady() bool {
+	if r.ready == nil {
+		return true
+	}
+	select {
+	case <-r.ready:
+		return true
+	default:
+		return false
+	}
+}
+
+// flush writes what was gathered. A client must take something within the stall timeout, not all of it.
+func (o *outgoing) flush() error {
+	if len(o.bufs) == 0 {
+		return nil
+	}
+	bufs := o.bufs
+	for len(bufs) > 0 {
+		o.c.nc.SetWriteDeadline(time.Now().Add(o.c.s.StallTimeout))
+		n, err := bufs.WriteTo(o.c.nc)
+		if o.c.s.stats.bytesOut.Add(uint64(n)); err != nil && !(n > 0 && errors.Is(err, os.ErrDeadlineExceeded)) {
+			return fmt.Errorf("write responses: %w", err)
+		}
+	}
+	clear(o.bufs)
+	o.bufs, o.size = o.bufs[:0], 0
+	return nil
+}
+
+// advertised is the address that clients of this connection should use.
+func (c *conn) advertised() (host string, port int32) {
+	host, port = c.host, c.port
+	if a, ok := c.nc.LocalAddr().(*net.TCPAddr); ok {
+		if host == "" {
+			host = a.IP.String()
+			if a.Zone != "" {
+				host += "%" + a.Zone
+			}
+		}
+		if port == 0 {
+			port = int32(a.Port)
+		}
+	}
+	return host, port
+}
+
+// remoteHost is the client's address, as groups show it.
+func (c *conn) remoteHost() string {
+	if a, ok := c.nc.RemoteAddr().(*net.TCPAddr); ok {
+		return "/" + a.IP.String()
+	}
+	return c.nc.RemoteAddr().String()
+}

@@ -1,0 +1,348 @@
+// Package kafkawire serves the embedded log to any Kafka client: TCP in, Kafka's binary protocol, one broker that leads
+// everything and coordinates every group.
+//
+// What is served is one table (see register): one file per API key, named by it, with the shape of its request, the versions
+// it is served at and its handler. docs/kafka-compatibility.md says the same for people, and a test holds the two together.
+//
+// Each connection has two goroutines. The reader takes requests apart, hands record batches to the log without waiting for
+// the disk, and answers everything else on the spot; the writer sends the responses in the order of the requests, and runs
+// fetches when it is their turn. One more goroutine, the coordinator's, owns all consumer groups. Server.Close ends them all.
+//
+// On disk is nothing but the topic __consumer_offsets, through the log, in Kafka's formats.
+//
+// The package will never re-encode records: what a producer sent is what a consumer gets. It never allocates for what a
+// request only claims to hold, and no bytes from outside can do worse than end their own connection.
+package kafkawire
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/semaphore"
+
+	"github.com/millrace-io/millrace/eventlog"
+	"github.com/millrace-io/millrace/eventlog/engine"
+	"github.com/millrace-io/millrace/kafkawire/group"
+)
+
+// Engine is what the server needs of *engine.Engine.
+type Engine interface {
+	ClusterID() string
+	Health() error
+
+	TopicByName(name string) (eventlog.Topic, bool)
+	TopicByID(id eventlog.TopicID) (eventlog.Topic, bool)
+	ListTopics() []eventlog.Topic
+	CreateTopic(ctx context.Context, spec eventlog.TopicSpec) (eventlog.Topic, error)
+	ConfigureTopic(ctx context.Context, name string, set map[string]*string) error
+	CreatePartitions(name string, count int32) error
+	DeleteTopic(ctx context.Context, name string) error
+	EffectiveConfig(name string) ([]engine.ConfigEntry, error)
+
+	NewProducerID() (int64, error)
+	Produce(p eventlog.Part, raw []byte, acks engine.Acks, done func(engine.Produced))
+	Room(p eventlog.Part) <-chan struct{}
+
+	FetchRaw(p eventlog.Part, offset int64, maxBytes int, minOne bool) (engine.Fetched, error)
+	ReadableBytes(p eventlog.Part, offset int64, limit int) int
+	Watch(parts []eventlog.Part, f func(eventlog.Part)) (stop func())
+	FindTime(p eventlog.Part, t int64) (engine.TimeOffset, error)
+	FindMaxTime(p eventlog.Part) (engine.TimeOffset, error)
+	Starts(ctx context.Context, id eventlog.TopicID) ([]int64, error)
+	Ends(ctx context.Context, id eventlog.TopicID) ([]int64, error)
+
+	Append(b *eventlog.Batch, done func(eventlog.Outcome))
+	Read(ctx context.Context, pos eventlog.Position, maxBytes int) ([]*eventlog.Batch, int64, error)
+}
+
+var _ Engine = (*engine.Engine)(nil)
+
+// Options say how a server is built. Engine is required; any other zero field means its default.
+type Options struct {
+	Engine Engine
+	Logger *slog.Logger     // discards
+	Now    func() time.Time // time.Now
+	// NewID makes a member id that nobody had before, beginning with prefix. Default: 16 random bytes.
+	NewID func(prefix string) string
+
+	NodeID       int32                              // 1
+	AutoCreate   bool                               // Metadata of an unknown topic makes it, when the client asks for that
+	ShowInternal bool                               // let clients list and read the log's own topics
+	Fixed        func(topic string) (reason string) // not "": the topic's partition count must not change, and why
+
+	MaxConnections  int           // 4096
+	MaxRequestBytes int           // 100 MiB
+	MaxFetchBytes   int           // 55 MiB: of records in one response, but for a first batch larger than that
+	MaxBuffered     int64         // 256 MiB: of requests over 1 MiB being read or appended, in all connections
+	MaxPartitions   int           // 20,000: of all topics together
+	IdleTimeout     time.Duration // 10 minutes without a request
+	StallTimeout    time.Duration // 30 s: without progress in a request, or in taking a response
+	MaxFetchWait    time.Duration // 1 minute: bound on what a client may ask for
+
+	RebalanceDelay  time.Duration // 0: how long an empty group's first rebalance waits for more members
+	MinSession      time.Duration // 6 s
+	MaxSession      time.Duration // 30 minutes
+	OffsetRetention time.Duration // 7 days after a group is empty
+	MaxGroupMembers int           // 10,000
+}
+
+func (o *Options) setDefaults() {
+	def(&o.Logger, slog.New(slog.DiscardHandler))
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.NewID == nil {
+		o.NewID = newID
+	}
+	if o.Fixed == nil {
+		o.Fixed = func(string) string { return "" }
+	}
+	def(&o.NodeID, 1)
+	def(&o.MaxConnections, 4096)
+	def(&o.MaxRequestBytes, 100<<20)
+	def(&o.MaxFetchBytes, 55<<20)
+	def(&o.MaxBuffered, 256<<20)
+	o.MaxBuffered = max(o.MaxBuffered, int64(o.MaxRequestBytes))
+	def(&o.MaxPartitions, 20_000)
+	def(&o.IdleTimeout, 10*time.Minute)
+	def(&o.StallTimeout, 30*time.Second)
+	def(&o.MaxFetchWait, time.Minute)
+	def(&o.MinSession, 6*time.Second)
+	def(&o.MaxSession, 30*time.Minute)
+	def(&o.OffsetRetention, 7*24*time.Hour)
+	def(&o.MaxGroupMembers, 10_000)
+}
+
+func def[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}
+
+func newID(prefix string) string {
+	var b [16]byte
+	if _, err := rand.Read(b[:]); err != nil {
+		panic(err) // crypto/rand does not fail
+	}
+	return prefix[:min(len(prefix), 200)] + "-" + hex.EncodeToString(b[:])
+}
+
+// Server is a Kafka broker over an engine. Its methods are safe for concurrent use.
+type Server struct {
+	Options
+	groups  *coordinator
+	buffers *semaphore.Weighted // bytes of requests over freeBuffer
+	ctx     context.Context     // ends with Close
+	cancel  context.CancelFunc
+	stats   counters
+
+	mu        sync.Mutex
+	listeners map[net.Listener]struct{}
+	conns     map[*conn]struct{}
+	closed    bool
+	running   sync.WaitGroup // Serve calls and connections
+
+	creating sync.Mutex // one topic creation at a time, so that MaxPartitions holds
+}
+
+// New restores the consumer groups from the log and returns a server that listens to nobody yet.
+func New(o Options) (*Server, error) {
+	o.setDefaults()
+	s := &Server{
+		Options:   o,
+		buffers:   semaphore.NewWeighted(o.MaxBuffered),
+		listeners: map[net.Listener]struct{}{},
+		conns:     map[*conn]struct{}{},
+	}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	var err error
+	s.groups, err = newCoordinator(s.ctx, &s.Options, &group.Config{
+		MinSession: o.MinSession, MaxSession: o.MaxSession, InitialDelay: o.RebalanceDelay, PendingTimeout: pendingTimeout,
+		Retention: o.OffsetRetention, MaxMembers: o.MaxGroupMembers, MaxBytes: maxGroupBytes, MaxMetadata: maxOffsetMetadata, NewID: o.NewID,
+	})
+	if err != nil {
+		s.cancel()
+		return nil, fmt.Errorf("restore consumer groups: %w", err)
+	}
+	return s, nil
+}
+
+// ErrServerClosed is what Serve returns after Close.
+var ErrServerClosed = errors.New("kafka server closed")
+
+// Serve answers the connections of a listener until it or the server is closed. Clients are told to come back to the address
+// they connected to.
+func (s *Server) Serve(l net.Listener) error { return s.serve(l, "", 0) }
+
+// ServeAs is Serve for clients that must use another address than the one they see here: behind a NAT, a proxy, a container's
+// port mapping. advertise is host:port; an empty host means the one connected to.
+func (s *Server) ServeAs(l net.Listener, advertise string) error {
+	host, portText, err := net.SplitHostPort(advertise)
+	if err != nil {
+		return fmt.Errorf("advertised address %q: %w", advertise, err)
+	}
+	port, err := strconv.ParseUint(portText, 10, 16)
+	if err != nil || port == 0 {
+		return fmt.Errorf("advertised address %q: port is not a number from 1 to 65535", advertise)
+	}
+	return s.serve(l, host, int32(port))
+}
+
+func (s *Server) serve(l net.Listener, host string, port int32) error {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return ErrServerClosed
+	}
+	s.listeners[l] = struct{}{}
+	s.running.Add(1)
+	s.mu.Unlock()
+	defer s.running.Done()
+	defer func() {
+		s.mu.Lock()
+		delete(s.listeners, l)
+		s.mu.Unlock()
+		l.Close()
+	}()
+	for wait := time.Duration(0); ; {
+		nc, err := l.Accept()
+		if err == nil {
+			wait = 0
+			s.accept(nc, host, port)
+			continue
+		}
+		if s.ctx.Err() != nil {
+			return ErrServerClosed
+		}
+		if errors.Is(err, net.ErrClosed) {
+			return fmt.Errorf("accept on %v: %w", l.Addr(), err)
+		}
+		wait = min(max(2*wait, 5*time.Millisecond), time.Second) // out of descriptors, most likely
+		s.Logger.Warn("kafka: accept failed", "listener", l.Addr().String(), "error", err, "retry_in", wait)
+		select {
+		case <-time.After(wait):
+		case <-s.ctx.Done():
+			return ErrServerClosed
+		}
+	}
+}
+
+// accept starts a connection, or refuses it when there are too many.
+func (s *Server) accept(nc net.Conn, host string, port int32) {
+	c := newConn(s, nc, host, port)
+	s.mu.Lock()
+	full := len(s.conns) >= s.MaxConnections
+	if s.closed || full {
+		s.mu.Unlock()
+		if full {
+			s.stats.refused.Add(1)
+			s.Logger.Warn("kafka: connection refused: too many", "remote", nc.RemoteAddr().String(), "limit", s.MaxConnections)
+		}
+		nc.Close()
+		return
+	}
+	s.conns[c] = struct{}{}
+	s.running.Add(1)
+	s.mu.Unlock()
+	s.stats.accepted.Add(1)
+	go func() {
+		defer s.running.Done()
+		defer func() {
+			s.mu.Lock()
+			delete(s.conns, c)
+			s.mu.Unlock()
+		}()
+		c.serve()
+	}()
+}
+
+// Close ends all connections and the groups' coordinator and waits for their goroutines. The engine stays open.
+func (s *Server) Close() error {
+	s.mu.Lock()
+	s.closed = true
+	for l := range s.listeners {
+		l.Close()
+	}
+	for c := range s.conns {
+		c.nc.Close()
+	}
+	s.mu.Unlock()
+	s.cancel()
+	s.running.Wait()
+	s.groups.wait()
+	return nil
+}
+
+// isInternal tells the log's own topics from the user's.
+func isInternal(topic string) bool {
+	return topic == offsetsTopic || strings.HasPrefix(topic, eventlog.InternalPrefix)
+}
+
+// visible says whether clients may know of a topic.
+func (s *Server) visible(topic string) bool { return s.ShowInternal || !isInternal(topic) }
+
+// topic finds a topic that clients may know of.
+func (s *Server) topic(name string) (eventlog.Topic, bool) {
+	if !s.visible(name) {
+		return eventlog.Topic{}, false
+	}
+	return s.Engine.TopicByName(name)
+}
+
+// topicByID is topic by id.
+func (s *Server) topicByID(id [16]byte) (eventlog.Topic, bool) {
+	t, ok := s.Engine.TopicByID(id)
+	return t, ok && s.visible(t.Name)
+}
+
+// counters are the server's, see Stats.
+type counters struct {
+	accepted, refused, panics atomic.Uint64
+	badRequests, unsupported  atomic.Uint64
+	bytesIn, bytesOut         atomic.Uint64
+	produceErrors, stalled    atomic.Uint64
+	requests                  [maxKey + 1]atomic.Uint64
+}
+
+// Stats is a snapshot of the server's counters.
+type Stats struct {
+	Connections       int
+	Accepted, Refused uint64            // connections; refused: over MaxConnections
+	Requests          map[string]uint64 // by API name
+	BadRequests       uint64            // connections ended because of bytes that are no request
+	Unsupported       uint64            // connections ended because of an API or version that is not served
+	Stalled           uint64            // connections ended because nothing moved for too long
+	Panics            uint64            // connections ended by a bug of ours
+	ProduceErrors     uint64            // batches refused
+	BytesIn, BytesOut uint64
+	Groups            int
+}
+
+// Stats returns the counters as they are.
+func (s *Server) Stats() Stats {
+	c := &s.stats
+	out := Stats{
+		Accepted: c.accepted.Load(), Refused: c.refused.Load(), BadRequests: c.badRequests.Load(),
+		Unsupported: c.unsupported.Load(), Stalled: c.stalled.Load(), Panics: c.panics.Load(),
+		ProduceErrors: c.produceErrors.Load(), BytesIn: c.bytesIn.Load(), BytesOut: c.bytesOut.Load(),
+		Requests: map[string]uint64{}, Groups: int(s.groups.count.Load()),
+	}
+	for _, a := range apis() {
+		out.Requests[a.name] = c.requests[a.key].Load()
+	}
+	s.mu.Lock()
+	out.Connections = len(s.conns)
+	s.mu.Unlock()
+	return out
+}
