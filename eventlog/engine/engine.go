@@ -1,14 +1,36 @@
-// Package engine is the embedded log: eventlog's driver on local files, with nothing to install.
+// Package engine is the embedded log: eventlog's driver on local files, with nothing to install, and what kafkawire needs beside it.
+//
+// Appends from everywhere meet in one queue. The committer takes what waits, assigns offsets, checks producer sequences and
+// claims in queue order, writes one frame to the write-ahead log, syncs it once, publishes, and has everybody answered. Behind
+// it the applier writes the batches into per-partition segments, and the checkpointer makes those durable, so that the WAL can
+// be used again. The durable offset is the high watermark: nobody reads what a power cut could take back.
+//
+// An Engine owns five goroutines: committer, answerer, applier, checkpointer, and one for retention and compaction. Close ends
+// them. On disk, below the root of the FS it is given and nowhere else:
+//
+//	lock            held while an Engine is open
+//	checkpoint      the state a restart begins at (docs/formats/checkpoint.md)
+//	wal/NNN.wal     every commit since (docs/formats/wal.md)
+//	topics/ID/N/    the segments of partition N of a topic, in Kafka's format
+//
+// The engine will never acknowledge what is not synced (but where asked to), never retry a sync that failed, never repair or
+// delete acknowledged data that is damaged, and never use a name from outside as a path.
 package engine
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/base64"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/millrace-io/millrace/eventlog"
+	"github.com/millrace-io/millrace/eventlog/engine/segment"
 	"github.com/millrace-io/millrace/internal/vfs"
 )
 
@@ -89,111 +111,402 @@ type ConfigEntry struct {
 	Source      ConfigSource
 }
 
-// Engine is the embedded log.
-type Engine struct{}
+// Engine is the embedded log. It is safe for concurrent use.
+type Engine struct {
+	o        Options
+	defaults topicDefaults
+	clock    clock
+	unlock   func() error
+
+	clusterID [16]byte
+	maxLog    int64
+
+	commitBytes     int   // of one commit, unless one append is larger
+	unappliedMax    int64 // committed bytes that wait for the applier, at most
+	applyFrom       int64 // unapplied bytes that wake the applier
+	queueMax        int64 // bytes that wait for a commit, all together, for Room
+	queueShare      int64 // and of one partition
+	checkpointBytes int64
+	spaceNeeded     int64
+
+	queue     queue
+	queued    atomic.Int64
+	committer *committer
+	answers   chan []*item
+	slices    chan []*item // used ones
+	snapshots chan chan *snapshot
+	wal       *wal
+	walSince  atomic.Int64 // bytes since the last checkpoint began
+	ring      *ring
+	applier   *applier
+	files     *segment.FileCache
+
+	mu     sync.RWMutex // what everybody sees
+	topics map[eventlog.TopicID]*topic
+	names  map[string]*topic
+
+	ids struct {
+		mu          sync.Mutex
+		next, limit int64
+	}
+	checkpoints checkpointer
+	deleted     deletedTopics
+	maintainMu  sync.Mutex
+	counters    counters
+	noSpace     atomic.Bool
+
+	failOnce sync.Once
+	failed   chan struct{} // closed when the log has failed for good; then err says why
+	err      error
+
+	closing atomic.Bool
+	quit    chan struct{} // closed when Close begins
+	stop    chan struct{} // closed when the goroutines shall end
+	drained chan struct{} // closed when the committer has answered everything after Close
+	closed  chan struct{} // closed when Close is done
+	// Each is closed when its goroutine has ended.
+	gone, answered, applied, checkpointed, maintained chan struct{}
+}
 
 var (
 	_ eventlog.Driver         = (*Engine)(nil)
 	_ eventlog.AtomicAppender = (*Engine)(nil)
 )
 
-func Open(o Options) (*Engine, error) { return nil, eventlog.ErrNotSupported }
+const minWALFileBytes = 64 << 10
 
-func (e *Engine) ClusterID() string                              { return "" }
-func (e *Engine) TopicByName(name string) (eventlog.Topic, bool) { return eventlog.Topic{}, false }
-func (e *Engine) TopicByID(id eventlog.TopicID) (eventlog.Topic, bool) {
-	return eventlog.Topic{}, false
-}
-func (e *Engine) ListTopics() []eventlog.Topic                    { return nil }
-func (e *Engine) CreatePartitions(name string, count int32) error { return eventlog.ErrNotSupported }
-func (e *Engine) EffectiveConfig(name string) ([]ConfigEntry, error) {
-	return nil, eventlog.ErrNotSupported
-}
-func (e *Engine) PartSizes(id eventlog.TopicID) ([]int64, error) {
-	return nil, eventlog.ErrNotSupported
-}
-func (e *Engine) NewProducerID() (int64, error)                                    { return 0, eventlog.ErrNotSupported }
-func (e *Engine) Now() int64                                                       { return 0 }
-func (e *Engine) Health() error                                                    { return eventlog.ErrNotSupported }
-func (e *Engine) Maintain(ctx context.Context) error                               { return eventlog.ErrNotSupported }
-func (e *Engine) Watch(parts []eventlog.Part, f func(eventlog.Part)) (stop func()) { return func() {} }
-
-func (e *Engine) Produce(p eventlog.Part, raw []byte, acks Acks, done func(Produced)) {}
-func (e *Engine) FetchRaw(p eventlog.Part, offset int64, maxBytes int, minOne bool) (Fetched, error) {
-	return Fetched{}, eventlog.ErrNotSupported
-}
-func (e *Engine) ReadableBytes(p eventlog.Part, offset int64, limit int) int { return 0 }
-func (e *Engine) FindTime(p eventlog.Part, t int64) (TimeOffset, error) {
-	return TimeOffset{}, eventlog.ErrNotSupported
-}
-func (e *Engine) FindMaxTime(p eventlog.Part) (TimeOffset, error) {
-	return TimeOffset{}, eventlog.ErrNotSupported
-}
-
-func (e *Engine) CreateTopic(ctx context.Context, spec eventlog.TopicSpec) (eventlog.Topic, error) {
-	return eventlog.Topic{}, eventlog.ErrNotSupported
-}
-func (e *Engine) Topics(ctx context.Context) ([]eventlog.Topic, error) {
-	return nil, eventlog.ErrNotSupported
-}
-func (e *Engine) ConfigureTopic(ctx context.Context, name string, set map[string]*string) error {
-	return eventlog.ErrNotSupported
-}
-func (e *Engine) DeleteTopic(ctx context.Context, name string) error                    { return eventlog.ErrNotSupported }
-func (e *Engine) Append(b *eventlog.Batch, done func(eventlog.Outcome))                 {}
-func (e *Engine) AppendAtomic(batches []*eventlog.Batch, done func([]eventlog.Outcome)) {}
-func (e *Engine) Room(p eventlog.Part) <-chan struct{}                                  { return nil }
-func (e *Engine) Tail(from eventlog.Vector) (eventlog.Tail, error) {
-	return nil, eventlog.ErrNotSupported
-}
-func (e *Engine) Read(ctx context.Context, pos eventlog.Position, maxBytes int) ([]*eventlog.Batch, int64, error) {
-	return nil, 0, eventlog.ErrNotSupported
-}
-func (e *Engine) Ends(ctx context.Context, id eventlog.TopicID) ([]int64, error) {
-	return nil, eventlog.ErrNotSupported
-}
-func (e *Engine) Starts(ctx context.Context, id eventlog.TopicID) ([]int64, error) {
-	return nil, eventlog.ErrNotSupported
-}
-func (e *Engine) OffsetByTime(ctx context.Context, p eventlog.Part, t int64) (int64, error) {
-	return 0, eventlog.ErrNotSupported
-}
-func (e *Engine) Trim(ctx context.Context, pos eventlog.Position) error {
-	return eventlog.ErrNotSupported
-}
-func (e *Engine) Claim(ctx context.Context, p eventlog.Part) (eventlog.Writer, error) {
-	return nil, eventlog.ErrNotSupported
-}
-func (e *Engine) Close() error { return nil }
-
-// Stats is a snapshot of the engine's counters.
-type Stats struct {
-	Commits, CommitBytes  uint64 // frames made durable, and their bytes
-	Batches, Records      uint64 // in them
-	Sync                  SyncHistogram
-	QueuedBytes           int64 // waiting for a commit
-	UnappliedBytes        int64 // committed, not yet in segments
-	RingBytes             int64 // held in memory for tails, the unapplied ones among them
-	WALBytes              int64 // size of the WAL's files
-	WALSinceCheckpoint    int64
-	Checkpoints           uint64
-	LastCheckpoint        time.Duration // how long it took
-	LogBytes, MaxLogBytes int64
-	RecoveredCommits      uint64 // replayed at Open
-	RecoveredBatches      uint64
-	RecoveryTime          time.Duration
-	TornBytes             int64             // cut off the WAL's end at Open
-	Refused               map[string]uint64 // appends refused, by reason
-	RetainedBytes         uint64            // deleted by retention
-	Topics, Partitions    int
-	Producers             int // (partition, producer) pairs remembered
+// withDefaults fills in what is not set and refuses what cannot work.
+func (o Options) withDefaults() (Options, error) {
+	if o.FS == nil {
+		return o, fmt.Errorf("%w: no file system", eventlog.ErrInvalid)
+	}
+	def := func(v *int64, d int64) {
+		if *v == 0 {
+			*v = d
+		}
+	}
+	def(&o.WALFileBytes, 32<<20)
+	def(&o.MemoryBytes, 32<<20)
+	def(&o.SegmentBytes, 1<<30)
+	def(&o.ReserveBytes, 256<<20)
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Rand == nil {
+		o.Rand = rand.Reader
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.WALFiles == 0 {
+		o.WALFiles = 4
+	}
+	o.WALFileBytes = alignUp(o.WALFileBytes)
+	def(&o.CheckpointBytes, o.WALFileBytes*int64(o.WALFiles)/2)
+	if o.DefaultPartitions == 0 {
+		o.DefaultPartitions = 8
+	}
+	if o.DefaultRetention == 0 {
+		o.DefaultRetention = 7 * 24 * time.Hour
+	}
+	if o.OpenFiles == 0 {
+		o.OpenFiles = 512
+	}
+	if o.MaintainEvery == 0 {
+		o.MaintainEvery = time.Minute
+	}
+	if o.ProducerExpiry == 0 {
+		o.ProducerExpiry = 24 * time.Hour
+	}
+	switch {
+	case o.WALFileBytes < minWALFileBytes:
+		return o, fmt.Errorf("%w: WAL files of %d bytes, at least %d", eventlog.ErrInvalid, o.WALFileBytes, minWALFileBytes)
+	case o.WALFiles < 2:
+		return o, fmt.Errorf("%w: %d WAL files, at least 2", eventlog.ErrInvalid, o.WALFiles)
+	case o.DefaultPartitions < 1 || o.DefaultPartitions > maxPartitions:
+		return o, fmt.Errorf("%w: %d partitions by default, want 1 to %d", eventlog.ErrInvalid, o.DefaultPartitions, maxPartitions)
+	}
+	return o, nil
 }
 
-// SyncHistogram counts fdatasync calls by how long they took: Counts[i] took less than 1<<i × 64 µs, the last one any longer.
-type SyncHistogram struct {
-	Counts [16]uint64
-	Sum    time.Duration
-	Max    time.Duration
+// maxAppend is the largest append that a WAL of such files takes: a quarter of one, so that a commit always fits.
+func maxAppend(walFileBytes int64) int64 { return walFileBytes/4 - block }
+
+func newEngine(o Options) *Engine {
+	e := &Engine{
+		o:        o,
+		defaults: newTopicDefaults(&o),
+		clock:    clock{now: o.Now},
+
+		commitBytes:     int(min(o.WALFileBytes/4-block, 4<<20)),
+		unappliedMax:    o.MemoryBytes / 2,
+		applyFrom:       o.MemoryBytes / 8,
+		queueMax:        o.MemoryBytes / 4,
+		queueShare:      o.MemoryBytes / 16,
+		checkpointBytes: o.CheckpointBytes,
+		spaceNeeded:     o.WALFileBytes*int64(o.WALFiles) + o.ReserveBytes,
+
+		answers:   make(chan []*item, 4),
+		slices:    make(chan []*item, 8),
+		snapshots: make(chan chan *snapshot),
+		ring:      newRing(o.MemoryBytes * 3 / 4),
+		files:     segment.NewFileCache(o.OpenFiles),
+		topics:    map[eventlog.TopicID]*topic{},
+		names:     map[string]*topic{},
+
+		failed: make(chan struct{}), quit: make(chan struct{}), stop: make(chan struct{}),
+		drained: make(chan struct{}), closed: make(chan struct{}),
+		gone: make(chan struct{}), answered: make(chan struct{}), applied: make(chan struct{}),
+		checkpointed: make(chan struct{}), maintained: make(chan struct{}),
+	}
+	e.queue.wake = make(chan struct{}, 1)
+	e.checkpoints.wake = make(chan struct{}, 1)
+	e.checkpoints.dirty = map[*partition]struct{}{}
+	e.committer = &committer{Engine: e, state: newState(&e.defaults)}
+	e.applier = &applier{Engine: e, wake: make(chan struct{}, 1), requests: make(chan applyRequest)}
+	return e
 }
 
-func (e *Engine) Stats() Stats { return Stats{} }
+// Open opens the log in the root of a file system, or makes one if it is empty. It returns once everything that was committed
+// is recovered and durable in the segments.
+func Open(o Options) (*Engine, error) {
+	o, err := o.withDefaults()
+	if err != nil {
+		return nil, fmt.Errorf("open log: %w", err)
+	}
+	e := newEngine(o)
+	if e.unlock, err = o.FS.Lock(lockName); err != nil {
+		return nil, fmt.Errorf("open log: %w", err)
+	}
+	if err := e.recover(); err != nil {
+		e.closeFiles()
+		return nil, fmt.Errorf("open log: %w", err)
+	}
+	go e.committer.run()
+	go e.answer()
+	go e.applier.run()
+	go e.checkpointLoop()
+	go e.maintainLoop()
+	return e, nil
+}
+
+const lockName = "lock"
+
+// Close implements eventlog.Driver. It ends with a checkpoint, so that the next start has nothing to replay.
+func (e *Engine) Close() error {
+	if !e.queue.close() {
+		<-e.closed
+		return nil
+	}
+	defer close(e.closed)
+	e.closing.Store(true)
+	close(e.quit)
+	e.roomAgain()
+	<-e.drained
+	var err error
+	if e.failure() == nil {
+		if err = e.checkpoint(); err != nil {
+			e.fail(err)
+		}
+	}
+	close(e.stop)
+	for _, ended := range []chan struct{}{e.gone, e.applied, e.checkpointed, e.maintained} {
+		<-ended
+	}
+	close(e.answers)
+	<-e.answered
+	e.ring.close()
+	if cerr := e.closeFiles(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return fmt.Errorf("close log: %w", err)
+	}
+	return nil
+}
+
+// closeFiles gives back files and lock.
+func (e *Engine) closeFiles() error {
+	var errs []error
+	e.mu.RLock()
+	for _, t := range e.topics {
+		for _, p := range *t.parts.Load() {
+			errs = append(errs, p.segments.close())
+		}
+	}
+	e.mu.RUnlock()
+	if e.wal != nil {
+		errs = append(errs, e.wal.close())
+	}
+	errs = append(errs, e.unlock())
+	return errors.Join(errs...)
+}
+
+// fail closes the log for good: no more appends. Reads of what is durable go on.
+func (e *Engine) fail(err error) {
+	e.failOnce.Do(func() {
+		e.err = err
+		close(e.failed)
+		if !e.closing.Load() {
+			e.o.Logger.Error("the log has failed and takes no more appends; restart to recover", "error", err)
+		}
+	})
+}
+
+// failure is why the log has failed, or nil.
+func (e *Engine) failure() error {
+	select {
+	case <-e.failed:
+		return e.err
+	default:
+		return nil
+	}
+}
+
+// open says that the log is closed, if it is.
+func (e *Engine) open() error {
+	if e.closing.Load() {
+		return eventlog.ErrClosed
+	}
+	return nil
+}
+
+func (e *Engine) usable(ctx context.Context) error {
+	if err := e.open(); err != nil {
+		return err
+	}
+	return ctx.Err()
+}
+
+// Health is nil while the log takes appends. eventlog.ErrNoSpace passes by itself; any other error is for good, and a restart
+// the way to recover.
+func (e *Engine) Health() error {
+	if err := e.failure(); err != nil {
+		return closedBy(err)
+	}
+	if err := e.open(); err != nil {
+		return err
+	}
+	if !e.checkSpace() {
+		return fmt.Errorf("less than %d bytes are free: %w", e.spaceNeeded, eventlog.ErrNoSpace)
+	}
+	return nil
+}
+
+// checkSpace tells whether there is room for what the WAL holds, and the reserve.
+func (e *Engine) checkSpace() bool {
+	free, _, err := e.o.FS.Free()
+	ok := err != nil || free >= e.spaceNeeded // an error will show in the write
+	if e.noSpace.Swap(!ok) == ok {
+		if ok {
+			e.o.Logger.Info("there is free disk space again; appends are taken")
+		} else {
+			e.o.Logger.Error("appends are refused: not enough free disk space", "free", free, "needed", e.spaceNeeded)
+		}
+	}
+	return ok
+}
+
+// ClusterID names this log, since its first start, as Kafka's tools print it.
+func (e *Engine) ClusterID() string { return base64.RawURLEncoding.EncodeToString(e.clusterID[:]) }
+
+// clock is the node's time, which never goes back.
+type clock struct {
+	now  func() time.Time
+	last atomic.Int64
+}
+
+func (c *clock) read() int64 {
+	t := c.now().UnixMilli()
+	for {
+		last := c.last.Load()
+		if t <= last {
+			return last
+		}
+		if c.last.CompareAndSwap(last, t) {
+			return t
+		}
+	}
+}
+
+// Now is the node's time in milliseconds since 1970, for the timestamps of records. It never goes back: after a restart it is
+// at least what any durable record was stamped with, whatever the system's clock says.
+func (e *Engine) Now() int64 { return e.clock.read() }
+
+// segmentsOf opens a partition's segments when they are first needed.
+func (e *Engine) segmentsOf(p *partition) (*segment.Log, error) {
+	s := &p.segments
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.log != nil:
+		return s.log, nil
+	case s.closed && p.topic.gone.Load():
+		return nil, fmt.Errorf("segments of %v: %w", p.part, eventlog.ErrUnknownTopic)
+	case s.closed:
+		return nil, fmt.Errorf("segments of %v: %w", p.part, eventlog.ErrClosed)
+	}
+	at := s.at
+	at.Start = max(at.Start, min(p.start.Load(), at.End)) // it may have moved since, and files been deleted
+	log, err := segment.Open(e.o.FS, p.dir(), e.segmentOptions(p.topic.cfg.Load()), e.files, at)
+	if err != nil {
+		return nil, fmt.Errorf("open the segments of %v: %w", p.part, err)
+	}
+	s.log = log
+	return log, nil
+}
+
+// synced is what a checkpoint records.
+func (s *segmentLog) synced() segment.State {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.at
+}
+
+func (s *segmentLog) setSynced(at segment.State) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.at = at
+}
+
+// end is the offset after the last record in segments.
+func (s *segmentLog) end() int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.log != nil {
+		return s.log.End()
+	}
+	return s.at.End
+}
+
+func (s *segmentLog) bytes() int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.log != nil {
+		return s.log.Size()
+	}
+	return s.at.Bytes
+}
+
+func (s *segmentLog) close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	if s.log == nil {
+		return nil
+	}
+	log := s.log
+	s.log = nil
+	return log.Close()
+}
+
+// size is the bytes of a partition: in segments, and in memory only.
+func (p *partition) size() int64 {
+	n := p.segments.bytes()
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	for _, b := range p.mem {
+		n += int64(b.Size())
+	}
+	return n
+}

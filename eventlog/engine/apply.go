@@ -1,0 +1,181 @@
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"syscall"
+	"time"
+
+	"github.com/millrace-io/millrace/eventlog"
+	"github.com/millrace-io/millrace/eventlog/engine/segment"
+)
+
+// applier is the one goroutine that writes committed batches into segments, behind the committer and never in its way. It waits
+// until there is enough for large writes, or until somebody needs it done: readers do not, memory serves them.
+type applier struct {
+	*Engine
+	wake     chan struct{}     // one token: apply all there is
+	requests chan applyRequest // apply through a commit, then answer
+	entries  []ringEntry
+	parts    []*partition
+	buf      []byte
+}
+
+type applyRequest struct {
+	commit uint64
+	done   chan struct{}
+}
+
+const (
+	applyAtOnce   = 8 << 20 // bytes of one round
+	applyWrite    = 1 << 20 // bytes of one write
+	applyRetry    = 100 * time.Millisecond
+	maxApplyBuild = 4 << 20 // a larger write buffer is not kept
+)
+
+func (a *applier) hurry() { signal(a.wake) }
+
+func (a *applier) run() {
+	defer close(a.applied)
+	for {
+		select {
+		case <-a.wake:
+			for a.round() {
+			}
+		case r := <-a.requests:
+			for !a.ring.appliedThrough(r.commit) && a.round() {
+			}
+			close(r.done)
+		case <-a.stop:
+			return
+		}
+	}
+}
+
+// appliedThrough tells whether everything up to a commit is in segments.
+func (r *ring) appliedThrough(commit uint64) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	i := r.head + int(r.applied-r.first)
+	return i >= len(r.entries) || r.entries[i].commit > commit
+}
+
+// applyThrough waits until everything up to a commit is in segments.
+func (e *Engine) applyThrough(commit uint64) error {
+	r := applyRequest{commit, make(chan struct{})}
+	select {
+	case e.applier.requests <- r:
+	case <-e.failed:
+		return e.failure()
+	}
+	select {
+	case <-r.done:
+		return e.failure()
+	case <-e.failed:
+		return e.failure()
+	}
+}
+
+// round applies what is there, partition by partition; false if there was nothing, or the log has failed.
+func (a *applier) round() bool {
+	if a.failure() != nil {
+		return false
+	}
+	a.entries = a.ring.toApply(a.entries[:0], applyAtOnce)
+	if len(a.entries) == 0 {
+		return false
+	}
+	for i := range a.entries {
+		p := a.entries[i].p
+		if len(p.applying) == 0 {
+			a.parts = append(a.parts, p)
+		}
+		p.applying = append(p.applying, a.entries[i].batch)
+	}
+	for _, p := range a.parts {
+		if err := a.applyTo(p); err != nil {
+			a.fail(fmt.Errorf("write the segments of %v: %w", p.part, err))
+			return false
+		}
+		clear(p.applying)
+		p.applying = p.applying[:0]
+	}
+	n := len(a.entries)
+	clear(a.entries)
+	clear(a.parts)
+	a.parts = a.parts[:0]
+	a.ring.advance(n)
+	return true
+}
+
+// applyTo writes a partition's batches and lets go of them in memory. While the disk is full it tries again: what is not
+// written is in the WAL, and appends are being refused.
+func (a *applier) applyTo(p *partition) error {
+	if !p.topic.gone.Load() {
+		for {
+			err := a.write(p)
+			if err == nil || p.topic.gone.Load() {
+				break
+			}
+			if !errors.Is(err, syscall.ENOSPC) {
+				return err
+			}
+			select {
+			case <-time.After(applyRetry):
+			case <-a.failed:
+				return a.failure()
+			case <-a.quit:
+				return err
+			}
+		}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n := len(p.applying)
+	p.applied = p.applying[n-1].Next()
+	k := copy(p.mem, p.mem[n:])
+	clear(p.mem[k:])
+	p.mem = p.mem[:k]
+	return nil
+}
+
+// write appends what the segments do not have yet of a partition's batches: after a failed write, a part may be there.
+func (a *applier) write(p *partition) error {
+	log, err := a.segmentsOf(p)
+	if err != nil {
+		return err
+	}
+	a.markDirty(p)
+	batches := p.applying
+	for end := log.End(); len(batches) > 0 && batches[0].Base() < end; {
+		batches = batches[1:]
+	}
+	return a.writeAll(log, batches)
+}
+
+// writeAll appends batches in large writes.
+func (a *applier) writeAll(log *segment.Log, batches []*eventlog.Batch) error {
+	for len(batches) > 0 {
+		n, size := 0, 0
+		for n < len(batches) && (n == 0 || size+batches[n].Size() <= applyWrite) {
+			size += batches[n].Size()
+			n++
+		}
+		raw := []byte(batches[0].Raw())
+		if n > 1 {
+			a.buf = a.buf[:0]
+			for _, b := range batches[:n] {
+				a.buf = append(a.buf, b.Raw()...)
+			}
+			raw = a.buf
+		}
+		if err := log.Append(raw); err != nil {
+			return err
+		}
+		batches = batches[n:]
+	}
+	if cap(a.buf) > maxApplyBuild {
+		a.buf = nil
+	}
+	return nil
+}

@@ -1,0 +1,408 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sort"
+
+	"github.com/millrace-io/millrace/eventlog"
+)
+
+// fromMemory returns committed batches that are not in segments yet, from the one that holds offset on: about maxBytes of
+// them, at least one. below is where memory begins: an offset under it is in the segments.
+func (p *partition) fromMemory(offset int64, maxBytes int) (batches []*eventlog.Batch, below int64) {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	if offset < p.applied {
+		return nil, p.applied
+	}
+	first := sort.Search(len(p.mem), func(i int) bool { return p.mem[i].Next() > offset })
+	last := first
+	for size := 0; last < len(p.mem); last++ {
+		if size += p.mem[last].Size(); size > maxBytes && last > first {
+			break
+		}
+	}
+	return slices.Clone(p.mem[first:last]), p.applied
+}
+
+// bounds checks an offset against [start, stable].
+func (p *partition) bounds(offset int64) (start, stable int64, err error) {
+	start, stable = p.start.Load(), p.stable.Load()
+	if offset < start || offset > stable {
+		err = &eventlog.OutOfRangeError{Position: eventlog.Position{Part: p.part, Offset: offset}, Start: start, End: stable}
+	}
+	return start, stable, err
+}
+
+// Read implements eventlog.Driver.
+func (e *Engine) Read(ctx context.Context, pos eventlog.Position, maxBytes int) ([]*eventlog.Batch, int64, error) {
+	if err := e.usable(ctx); err != nil {
+		return nil, 0, fmt.Errorf("read %v: %w", pos, err)
+	}
+	p, err := e.partition(pos.Part)
+	if err != nil {
+		return nil, 0, fmt.Errorf("read: %w", err)
+	}
+	return e.read(p, pos.Offset, maxBytes)
+}
+
+// read returns batches from an offset on. Below the stable offset it returns something, or moves on.
+func (e *Engine) read(p *partition, offset int64, maxBytes int) ([]*eventlog.Batch, int64, error) {
+	for {
+		_, stable, err := p.bounds(offset)
+		if err != nil || offset == stable {
+			return nil, offset, err
+		}
+		batches, below := p.fromMemory(offset, maxBytes)
+		if len(batches) > 0 {
+			return batches, batches[len(batches)-1].Next(), nil
+		}
+		batches, next, err := e.fromSegments(p, offset, below, maxBytes)
+		if err != nil || len(batches) > 0 {
+			return batches, next, err
+		}
+		offset = next
+	}
+}
+
+// fromSegments reads batches below an offset that is in the segments. Batches that compaction emptied are passed over.
+func (e *Engine) fromSegments(p *partition, offset, below int64, maxBytes int) (batches []*eventlog.Batch, next int64, err error) {
+	raw, err := e.readSegments(p, offset, maxBytes, true)
+	if err != nil {
+		return nil, offset, err
+	}
+	next = offset
+	for len(raw) > 0 {
+		n, err := eventlog.BatchSize(raw) // the segment has checked the whole batch
+		if err != nil || n == 0 || n > len(raw) {
+			return nil, offset, fmt.Errorf("read %v at %d: %w", p.part, next, eventlog.ErrCorrupt)
+		}
+		b := eventlog.RawBatch(raw[:n:n])
+		raw = raw[n:]
+		next = max(next, b.Next())
+		if b.Count() > 0 {
+			batch := eventlog.NewRawBatch(p.part, b)
+			batch.Own = b.ProducerID() >= FirstOwnProducerID
+			batches = append(batches, batch)
+		}
+	}
+	if next == offset { // nothing is left between here and what memory holds
+		next = below
+	}
+	return batches, next, nil
+}
+
+// readSegments reads whole batches from the segments. What retention took under the reader's feet is out of range.
+func (e *Engine) readSegments(p *partition, offset int64, maxBytes int, minOne bool) ([]byte, error) {
+	log, err := e.segmentsOf(p)
+	if err != nil {
+		return nil, err
+	}
+	raw, err := log.Read(offset, maxBytes, minOne)
+	if err == nil {
+		return raw, nil
+	}
+	if p.topic.gone.Load() {
+		return nil, fmt.Errorf("read %v: %w", p.part, eventlog.ErrUnknownTopic)
+	}
+	if cerr := e.open(); cerr != nil {
+		return nil, fmt.Errorf("read %v: %w", p.part, cerr)
+	}
+	if _, _, berr := p.bounds(offset); berr != nil {
+		return nil, berr
+	}
+	return nil, fmt.Errorf("read %v at %d: %w", p.part, offset, err)
+}
+
+// FetchRaw returns stored batches as they are, about maxBytes of them, at least one whole batch if minOne.
+// *eventlog.OutOfRangeError as Read.
+func (e *Engine) FetchRaw(at eventlog.Part, offset int64, maxBytes int, minOne bool) (Fetched, error) {
+	if err := e.open(); err != nil {
+		return Fetched{}, fmt.Errorf("fetch: %w", err)
+	}
+	p, err := e.partition(at)
+	if err != nil {
+		return Fetched{}, fmt.Errorf("fetch: %w", err)
+	}
+	for {
+		start, stable, err := p.bounds(offset)
+		f := Fetched{Start: start, Stable: stable, High: stable}
+		if err != nil || offset == stable {
+			return f, err
+		}
+		batches, below := p.fromMemory(offset, maxBytes)
+		if len(batches) > 0 {
+			f.Raw = concat(batches, maxBytes, minOne)
+			return f, nil
+		}
+		if f.Raw, err = e.readSegments(p, offset, maxBytes, minOne); err != nil || len(f.Raw) > 0 || !minOne {
+			return f, err
+		}
+		offset = below
+	}
+}
+
+// concat is batches as they are stored. The first one is the only one that may be larger than maxBytes, if minOne.
+func concat(batches []*eventlog.Batch, maxBytes int, minOne bool) []byte {
+	n := 0
+	for i, b := range batches {
+		if n+b.Size() > maxBytes && (i > 0 || !minOne) {
+			batches = batches[:i]
+			break
+		}
+		n += b.Size()
+	}
+	out := make([]byte, 0, n)
+	for _, b := range batches {
+		out = append(out, b.Raw()...)
+	}
+	return out
+}
+
+// ReadableBytes says roughly how many bytes [offset, stable) holds, without reading them, at most limit.
+func (e *Engine) ReadableBytes(at eventlog.Part, offset int64, limit int) int {
+	p, err := e.partition(at)
+	if err != nil {
+		return 0
+	}
+	if _, stable, err := p.bounds(offset); err != nil || offset == stable {
+		return 0
+	}
+	n := int64(0)
+	batches, below := p.fromMemory(max(offset, p.appliedOffset()), limit)
+	for _, b := range batches {
+		n += int64(b.Size())
+	}
+	if offset < below && n < int64(limit) {
+		n += e.segmentBytes(p, offset)
+	}
+	return int(min(n, int64(limit)))
+}
+
+func (p *partition) appliedOffset() int64 {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	return p.applied
+}
+
+// segmentBytes estimates the bytes of the segments from an offset on: of the one that holds it, the part in proportion.
+func (e *Engine) segmentBytes(p *partition, offset int64) int64 {
+	log, err := e.segmentsOf(p)
+	if err != nil {
+		return 0
+	}
+	segs, err := log.Segments()
+	if err != nil {
+		return 0
+	}
+	n := int64(0)
+	for _, s := range segs {
+		switch {
+		case s.Limit <= offset:
+		case s.Base >= offset:
+			n += s.Size
+		default:
+			n += max(1, int64(float64(s.Size)*float64(s.Limit-offset)/float64(s.Limit-s.Base)))
+		}
+	}
+	return n
+}
+
+// Ends implements eventlog.Driver.
+func (e *Engine) Ends(ctx context.Context, id eventlog.TopicID) ([]int64, error) {
+	return e.offsets(ctx, "ends", id, func(p *partition) int64 { return p.stable.Load() })
+}
+
+// Starts implements eventlog.Driver.
+func (e *Engine) Starts(ctx context.Context, id eventlog.TopicID) ([]int64, error) {
+	return e.offsets(ctx, "starts", id, func(p *partition) int64 { return p.start.Load() })
+}
+
+func (e *Engine) offsets(ctx context.Context, what string, id eventlog.TopicID, of func(*partition) int64) ([]int64, error) {
+	if err := e.usable(ctx); err != nil {
+		return nil, fmt.Errorf("%s of %v: %w", what, id, err)
+	}
+	parts, err := e.partitions(id)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", what, err)
+	}
+	out := make([]int64, len(parts))
+	for i, p := range parts {
+		out[i] = of(p)
+	}
+	return out, nil
+}
+
+// PartSizes returns the bytes of each partition of a topic, by index.
+func (e *Engine) PartSizes(id eventlog.TopicID) ([]int64, error) {
+	if err := e.open(); err != nil {
+		return nil, fmt.Errorf("sizes of %v: %w", id, err)
+	}
+	parts, err := e.partitions(id)
+	if err != nil {
+		return nil, fmt.Errorf("sizes: %w", err)
+	}
+	out := make([]int64, len(parts))
+	for i, p := range parts {
+		out[i] = p.size()
+	}
+	return out, nil
+}
+
+// OffsetByTime implements eventlog.Driver.
+func (e *Engine) OffsetByTime(ctx context.Context, at eventlog.Part, t int64) (int64, error) {
+	if err := e.usable(ctx); err != nil {
+		return -1, fmt.Errorf("offset by time of %v: %w", at, err)
+	}
+	found, err := e.FindTime(at, t)
+	return found.Offset, err
+}
+
+var (
+	noTime  = TimeOffset{-1, -1}
+	errStop = errors.New("found")
+)
+
+// FindTime finds the first record with a timestamp of t or later.
+func (e *Engine) FindTime(at eventlog.Part, t int64) (TimeOffset, error) {
+	p, err := e.findable(at)
+	if err != nil {
+		return noTime, err
+	}
+	start, applied := p.start.Load(), p.appliedOffset()
+	if start < applied {
+		log, err := e.segmentsOf(p)
+		if err != nil {
+			return noTime, err
+		}
+		offset, ts, err := log.FindTime(t)
+		switch {
+		case err != nil:
+			return noTime, fmt.Errorf("find time in %v: %w", at, err)
+		case offset >= start:
+			return TimeOffset{offset, ts}, nil
+		case offset >= 0: // it was trimmed: look at what follows, record by record
+			return e.scan(p, start, func(r *eventlog.Record) bool { return r.Timestamp >= t })
+		}
+	}
+	return e.scanMemory(p, max(start, applied), t)
+}
+
+func (e *Engine) findable(at eventlog.Part) (*partition, error) {
+	if err := e.open(); err != nil {
+		return nil, fmt.Errorf("find time in %v: %w", at, err)
+	}
+	p, err := e.partition(at)
+	if err != nil {
+		return nil, fmt.Errorf("find time: %w", err)
+	}
+	return p, nil
+}
+
+// scanMemory finds the first record of t or later at or after an offset in memory. Batches whose header says that all is
+// earlier are not taken apart.
+func (e *Engine) scanMemory(p *partition, from, t int64) (TimeOffset, error) {
+	p.mu.RLock()
+	batches := slices.Clone(p.mem)
+	moved := p.applied > from
+	p.mu.RUnlock()
+	if moved { // into the segments, between two looks
+		return e.scan(p, from, func(r *eventlog.Record) bool { return r.Timestamp >= t })
+	}
+	for _, b := range batches {
+		if b.Next() <= from || b.Raw().MaxTime() < t {
+			continue
+		}
+		if found, err := firstIn(b, from, func(r *eventlog.Record) bool { return r.Timestamp >= t }); err != nil || found != noTime {
+			return found, err
+		}
+	}
+	return noTime, nil
+}
+
+// scan reads on from an offset until a record is one that is looked for.
+func (e *Engine) scan(p *partition, from int64, match func(*eventlog.Record) bool) (TimeOffset, error) {
+	for offset := from; ; {
+		batches, next, err := e.read(p, offset, 1<<20)
+		if err != nil || next == offset {
+			return noTime, err
+		}
+		for _, b := range batches {
+			if found, err := firstIn(b, from, match); err != nil || found != noTime {
+				return found, err
+			}
+		}
+		offset = next
+	}
+}
+
+func firstIn(b *eventlog.Batch, from int64, match func(*eventlog.Record) bool) (found TimeOffset, err error) {
+	found = noTime
+	err = b.Each(func(r *eventlog.Record) error {
+		if r.Offset >= from && match(r) {
+			found = TimeOffset{r.Offset, r.Timestamp}
+			return errStop
+		}
+		return nil
+	})
+	if err != nil && !errors.Is(err, errStop) {
+		return noTime, fmt.Errorf("find time in %v at %d: %w", b.Part, b.Base(), err)
+	}
+	return found, nil
+}
+
+// FindMaxTime finds the record with the latest timestamp, the first one if several have it.
+func (e *Engine) FindMaxTime(at eventlog.Part) (TimeOffset, error) {
+	p, err := e.findable(at)
+	if err != nil {
+		return noTime, err
+	}
+	start, applied := p.start.Load(), p.appliedOffset()
+	best := noTime
+	if start < applied {
+		log, err := e.segmentsOf(p)
+		if err != nil {
+			return noTime, err
+		}
+		offset, ts, err := log.FindMaxTime()
+		if err != nil {
+			return noTime, fmt.Errorf("find the latest time in %v: %w", at, err)
+		}
+		if offset >= 0 && offset < start {
+			return e.scanMax(p, start)
+		}
+		best = TimeOffset{offset, ts}
+	}
+	p.mu.RLock()
+	batches := slices.Clone(p.mem)
+	p.mu.RUnlock()
+	for _, b := range batches {
+		top := b.Raw().MaxTime()
+		if b.Next() <= start || top <= best.Timestamp {
+			continue
+		}
+		found, err := firstIn(b, start, func(r *eventlog.Record) bool { return r.Timestamp == top })
+		if err != nil {
+			return noTime, err
+		}
+		if found != noTime {
+			best = found
+		}
+	}
+	return best, nil
+}
+
+// scanMax looks at every record: what the index knows as the latest was trimmed.
+func (e *Engine) scanMax(p *partition, from int64) (TimeOffset, error) {
+	best := noTime
+	_, err := e.scan(p, from, func(r *eventlog.Record) bool {
+		if best == noTime || r.Timestamp > best.Timestamp {
+			best = TimeOffset{r.Offset, r.Timestamp}
+		}
+		return false
+	})
+	return best, err
+}

@@ -1,0 +1,348 @@
+package engine
+
+import (
+	"cmp"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/millrace-io/millrace/eventlog"
+)
+
+// recover brings the log to the last whole commit: it loads the checkpoint, replays the WAL from there into the segments,
+// makes them durable, writes a checkpoint, and starts a fresh WAL. Nothing is published before, and nothing the old checkpoint
+// or the WAL says is touched until the new checkpoint has taken its place, so a crash on the way changes nothing.
+func (e *Engine) recover() error {
+	began := time.Now()
+	s, err := e.loadCheckpoint()
+	if err != nil {
+		return err
+	}
+	e.clusterID, e.maxLog = s.clusterID, s.maxLog
+	if e.o.MaxLogBytes > 0 {
+		e.maxLog = e.o.MaxLogBytes
+	}
+	st := e.committer.state
+	if err := st.load(s); err != nil {
+		return fmt.Errorf("%s: %w", checkpointName, err)
+	}
+	for _, t := range st.topics {
+		e.showTopic(t)
+	}
+	frames, err := walSince(e.o, s)
+	if err != nil {
+		return err
+	}
+	if err := e.replay(frames, s.salt); err != nil {
+		return err
+	}
+	if err := e.settle(s); err != nil {
+		return err
+	}
+	e.clock.last.Store(max(e.clock.last.Load(), st.time))
+	e.counters.commit.RecoveredCommits = uint64(len(frames))
+	e.counters.commit.RecoveryTime = time.Since(began)
+	if len(frames) > 0 {
+		e.o.Logger.Info("log recovered", "commits", len(frames), "batches", e.counters.commit.RecoveredBatches,
+			"torn_bytes", e.counters.commit.TornBytes, "took", time.Since(began))
+	}
+	return nil
+}
+
+// loadCheckpoint reads the checkpoint, or makes the first one in an empty directory.
+func (e *Engine) loadCheckpoint() (*snapshot, error) {
+	s, err := readCheckpoint(e.o.FS)
+	if s != nil || err != nil {
+		return s, err
+	}
+	names, err := e.o.FS.List(".")
+	if err != nil {
+		return nil, fmt.Errorf("list the data directory: %w", err)
+	}
+	names = slices.DeleteFunc(names, func(n string) bool {
+		return n == lockName || n == checkpointTemp || n == "lost+found"
+	})
+	if len(names) > 0 {
+		return nil, fmt.Errorf("the data directory has no %s but has %s: it belongs to something else, or the checkpoint was lost; "+
+			"use an empty directory, or restore it: %w", checkpointName, strings.Join(names[:min(3, len(names))], ", "), eventlog.ErrInvalid)
+	}
+	if s, err = e.firstSnapshot(); err != nil {
+		return nil, err
+	}
+	return s, writeCheckpoint(e.o.FS, s)
+}
+
+// budgetShare is how much of what is free at first start the log may take, in percent.
+const budgetShare = 80
+
+func (e *Engine) firstSnapshot() (*snapshot, error) {
+	s := &snapshot{time: e.Now(), maxLog: e.o.MaxLogBytes}
+	if _, err := io.ReadFull(e.o.Rand, s.clusterID[:]); err != nil {
+		return nil, fmt.Errorf("draw a cluster id: %w", err)
+	}
+	if s.maxLog == 0 {
+		free, _, err := e.o.FS.Free()
+		if err != nil {
+			return nil, fmt.Errorf("ask for the free disk space: %w", err)
+		}
+		s.maxLog = free / 100 * budgetShare
+	}
+	return s, nil
+}
+
+// load takes over what a checkpoint says.
+func (s *state) load(snap *snapshot) error {
+	s.commit, s.time, s.nextID = snap.commit, snap.time, snap.nextID
+	for i := range snap.topics {
+		ts := &snap.topics[i]
+		create := entry{kind: entryCreate, part: eventlog.Part{Topic: ts.id}, name: ts.name, count: int32(len(ts.parts)), configs: ts.configs}
+		if err := s.create(&create); err != nil {
+			return fmt.Errorf("%w: %w", err, ErrDamaged)
+		}
+		for j, p := range s.topics[ts.id].head.parts {
+			if err := p.load(&ts.parts[j]); err != nil {
+				return fmt.Errorf("partition %v: %w: %w", p.part, err, ErrDamaged)
+			}
+		}
+	}
+	return nil
+}
+
+func (p *partition) load(ps *partSnapshot) error {
+	if ps.start < 0 || ps.end < ps.start || ps.claim < 0 {
+		return fmt.Errorf("start %d, end %d, claim %d", ps.start, ps.end, ps.claim)
+	}
+	p.head.start, p.head.end, p.head.claim = ps.start, ps.end, ps.claim
+	p.start.Store(ps.start)
+	p.stable.Store(ps.end)
+	p.segments.at = ps.state
+	p.safe.Store(ps.state.End)
+	p.applied = ps.end
+	r := &reader{b: ps.producers}
+	for len(r.b) > 0 {
+		id, pr := readProducer(r)
+		if p.head.producers == nil {
+			p.head.producers = map[int64]*producer{}
+		}
+		p.head.producers[id] = pr
+	}
+	return r.end()
+}
+
+// walSince returns the WAL's frames after the checkpoint, in order. The end of the chain is where the power went; an intact
+// frame beyond a missing one means that the missing one was durable once.
+func walSince(o Options, s *snapshot) ([]walFrame, error) {
+	frames, err := scanWAL(o.FS, s.salt, s.commit)
+	if err != nil {
+		return nil, err
+	}
+	slices.SortFunc(frames, func(a, b walFrame) int { return cmp.Compare(a.commit, b.commit) })
+	for i, f := range frames {
+		want := s.commit + uint64(i) + 1
+		if f.commit == want {
+			continue
+		}
+		where := "the WAL"
+		if i > 0 {
+			where = fmt.Sprintf("WAL file %s at %d", frames[i-1].file, frames[i-1].next)
+		}
+		return nil, fmt.Errorf("%s: commit %d is %w or missing, though commit %d after it is whole, in %s at %d. Acknowledged records "+
+			"would be lost: nothing was changed. Restore the file, or the data directory from a backup", where, want, ErrDamaged,
+			f.commit, f.file, f.off)
+	}
+	return frames, nil
+}
+
+// replay takes the frames' entries, in order, and has their batches written into segments. It looks ahead for what decides
+// about files that may be gone already: topics deleted and starts moved.
+func (e *Engine) replay(frames []walFrame, salt uint64) error {
+	doomed := map[eventlog.TopicID]bool{}
+	err := e.eachFrame(frames, salt, func(_ *walFrame, en *entry) error {
+		switch en.kind {
+		case entryDelete:
+			doomed[en.part.Topic] = true
+		case entryStart:
+			if p, err := e.partition(en.part); err == nil {
+				p.start.Store(max(p.start.Load(), en.value))
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return e.eachFrame(frames, salt, func(f *walFrame, en *entry) error { return e.replayEntry(f, en, doomed) })
+}
+
+// eachFrame calls f for every entry of every frame. The batches in entries stay valid.
+func (e *Engine) eachFrame(frames []walFrame, salt uint64, f func(*walFrame, *entry) error) error {
+	var content []byte
+	for i := range frames {
+		fr := &frames[i]
+		if i == 0 || fr.file != frames[i-1].file {
+			var err error
+			if content, err = readAll(e.o.FS, fr.file); err != nil {
+				return fmt.Errorf("read WAL file %s: %w", fr.file, err)
+			}
+		}
+		info, ok := checkFrame(content[min(fr.off, int64(len(content))):], salt)
+		if !ok {
+			return fmt.Errorf("WAL file %s at %d: commit %d changed while it was read: %w", fr.file, fr.off, fr.commit, ErrDamaged)
+		}
+		if err := eachEntry(info.payload, func(en *entry) error { return f(fr, en) }); err != nil {
+			return fmt.Errorf("replay commit %d, WAL file %s at %d: %w", fr.commit, fr.file, fr.off, err)
+		}
+		if i == len(frames)-1 {
+			e.noteTorn(content, fr, salt)
+		}
+	}
+	return nil
+}
+
+func eachEntry(payload []byte, f func(*entry) error) error {
+	for len(payload) > 0 {
+		en, rest, err := nextEntry(payload)
+		if err != nil {
+			return fmt.Errorf("%w: %w", err, ErrDamaged)
+		}
+		if err := f(&en); err != nil {
+			return err
+		}
+		payload = rest
+	}
+	return nil
+}
+
+// noteTorn counts the bytes of a frame that the power cut tore, if there are traces of one behind the last.
+func (e *Engine) noteTorn(content []byte, last *walFrame, salt uint64) {
+	if last.next+frameHeader > int64(len(content)) {
+		return
+	}
+	h := content[last.next:]
+	if [4]byte(h) == frameMagic && binary.BigEndian.Uint64(h[8:]) == salt && binary.BigEndian.Uint64(h[24:]) > last.commit {
+		e.counters.commit.TornBytes = alignUp(frameHeader + int64(binary.BigEndian.Uint32(h[40:])))
+	}
+}
+
+// replayEntry is what the committer and publish did. A topic that is deleted later on gets no batches: its files may be gone.
+func (e *Engine) replayEntry(f *walFrame, en *entry, doomed map[eventlog.TopicID]bool) error {
+	st := e.committer.state
+	st.commit, st.time = f.commit, max(st.time, f.time)
+	if en.kind != entryBatch {
+		t := st.topics[en.part.Topic]
+		if err := st.step(en); err != nil {
+			return fmt.Errorf("%w: %w", err, ErrDamaged)
+		}
+		e.showReplayed(en, t)
+		return nil
+	}
+	p, err := st.partition(en.part)
+	if err != nil {
+		return fmt.Errorf("%w: %w", err, ErrDamaged)
+	}
+	if en.raw.Base() != p.head.end {
+		return fmt.Errorf("batch at offset %d of %v, which ends at %d: %w", en.raw.Base(), en.part, p.head.end, ErrDamaged)
+	}
+	st.batch(p, en.raw, f.time)
+	e.counters.commit.RecoveredBatches++
+	if doomed[en.part.Topic] {
+		return nil
+	}
+	b := eventlog.NewRawBatch(en.part, en.raw)
+	p.publish(b)
+	e.ring.add([]published{{p, b}}, f.commit)
+	if e.ring.unappliedBytes() >= applyAtOnce {
+		return e.applyReplayed()
+	}
+	return nil
+}
+
+// showReplayed publishes what an entry changed; t is the topic as it was found before.
+func (e *Engine) showReplayed(en *entry, t *topic) {
+	switch en.kind {
+	case entryCreate:
+		e.showTopic(e.committer.state.topics[en.part.Topic])
+	case entryDelete:
+		e.hideTopic(t)
+	case entryConfigure, entryPartitions:
+		t.publish()
+	case entryStart:
+		p := t.head.parts[en.part.Index]
+		p.start.Store(max(p.start.Load(), p.head.start))
+	}
+}
+
+func (e *Engine) applyReplayed() error {
+	for e.applier.round() {
+	}
+	return e.failure()
+}
+
+// settle makes what was replayed durable where it belongs, and starts over: a checkpoint with a new salt, so that nothing in
+// the old WAL counts any more, then a fresh WAL.
+func (e *Engine) settle(old *snapshot) error {
+	if err := e.applyReplayed(); err != nil {
+		return err
+	}
+	for _, t := range e.committer.state.topics {
+		for _, p := range t.head.parts {
+			if end := p.segments.end(); end != p.head.end {
+				return fmt.Errorf("the segments of %v (topic %q) end at %d, the log at %d: %w", p.part, t.name, end, p.head.end, ErrDamaged)
+			}
+		}
+	}
+	if err := e.o.FS.MkdirAll(topicsDir); err != nil {
+		return fmt.Errorf("make %s: %w", topicsDir, err)
+	}
+	if err := e.o.FS.SyncDir("."); err != nil {
+		return fmt.Errorf("sync the data directory: %w", err)
+	}
+	if err := e.syncDirty(); err != nil {
+		return err
+	}
+	salt, err := e.newSalt()
+	if err != nil {
+		return err
+	}
+	s := e.committer.state.snapshot()
+	s.clusterID, s.maxLog, s.salt, s.generation = e.clusterID, e.maxLog, salt, old.generation
+	if err := e.writeSnapshot(s); err != nil {
+		return err
+	}
+	if e.wal, err = openWAL(e.o.FS, e.o.WALFiles, e.o.WALFileBytes, salt, old.generation); err != nil {
+		return err
+	}
+	return e.removeDebris(s)
+}
+
+func (e *Engine) newSalt() (uint64, error) {
+	var b [8]byte
+	if _, err := io.ReadFull(e.o.Rand, b[:]); err != nil {
+		return 0, fmt.Errorf("draw a salt: %w", err)
+	}
+	return binary.BigEndian.Uint64(b[:]), nil
+}
+
+// removeDebris removes the directories of topics that the checkpoint does not know: deleted ones, and those of a commit that
+// never became durable.
+func (e *Engine) removeDebris(s *snapshot) error {
+	known := map[string]bool{}
+	for i := range s.topics {
+		known[topicDir(s.topics[i].id)] = true
+	}
+	names, err := e.o.FS.List(topicsDir)
+	if err != nil {
+		return fmt.Errorf("list %s: %w", topicsDir, err)
+	}
+	var errs []error
+	for _, n := range names {
+		if dir := topicsDir + "/" + n; len(dir) == len(topicDir(eventlog.TopicID{})) && !known[dir] {
+			errs = append(errs, e.o.FS.RemoveAll(dir))
+		}
+	}
+	return errors.Join(errs...)
+}
