@@ -44,22 +44,24 @@ func (s *Store) openOrigins(ctx context.Context) error {
 	return s.saveOrigins(ctx, fresh)
 }
 
-func (s *Store) saveOrigins(ctx context.Context, origins map[eventlog.Part]int64) error {
-	if len(origins) == 0 {
-		return nil
+func (s *Store) saveOrigins(ctx context.Context, origins map[eventlog.Part]int64) (err error) {
+	for range 5 { // writing an origin twice is harmless, so an answer that says nothing is no reason to give up
+		var b eventlog.Builder
+		for part, at := range origins {
+			b.Add(s.now(), []byte(part.String()), strconv.AppendInt(nil, at, 10), nil)
+		}
+		if b.Len() == 0 {
+			return nil
+		}
+		var batch *eventlog.Batch
+		if batch, _, err = b.Batch(eventlog.Part{Topic: s.routes.ID}, eventlog.None); err != nil {
+			return err
+		}
+		if _, err = s.log.AppendWait(ctx, batch); err == nil {
+			return nil
+		}
 	}
-	var b eventlog.Builder
-	for part, at := range origins {
-		b.Add(s.now(), []byte(part.String()), strconv.AppendInt(nil, at, 10), nil)
-	}
-	batch, _, err := b.Batch(eventlog.Part{Topic: s.routes.ID}, eventlog.None)
-	if err != nil {
-		return err
-	}
-	if _, err = s.log.AppendWait(ctx, batch); err != nil {
-		return fmt.Errorf("topic %q: %w", routesTopic, err)
-	}
-	return nil
+	return fmt.Errorf("topic %q: %w", routesTopic, err)
 }
 
 // visit calls f for each record that is in a partition now, in order.
