@@ -1,0 +1,157 @@
+package segment
+
+import (
+	"container/list"
+	"errors"
+	"sync"
+
+	"github.com/millrace-io/millrace/internal/vfs"
+)
+
+// errRetired says that a file was deleted or replaced while nobody held it open: look again at the list of segments.
+var errRetired = errors.New("segment file retired")
+
+// FileCache bounds the files that all partitions together hold open. A file in use stays open whatever the bound; the
+// others are closed, least recently used first. It is safe for concurrent use and starts no goroutine.
+type FileCache struct {
+	max int
+
+	mu   sync.Mutex
+	open int       // or being opened
+	idle list.List // of *file, open and unused, most recently used first
+}
+
+// NewFileCache returns a cache that keeps at most max files open, not counting those in use beyond it.
+func NewFileCache(max int) *FileCache { return &FileCache{max: max} }
+
+// Open returns how many files are open.
+func (c *FileCache) Open() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.open
+}
+
+// file is one file of a segment, opened when it is needed. Its handle dies with the last user once it is retired.
+type file struct {
+	fs    vfs.FS
+	name  string
+	cache *FileCache
+
+	// Guarded by cache.mu.
+	h       vfs.File
+	refs    int
+	idle    *list.Element
+	retired bool
+}
+
+func (c *FileCache) file(fs vfs.FS, name string) *file { return &file{fs: fs, name: name, cache: c} }
+
+// acquire opens the file unless it is open. The caller releases it.
+func (f *file) acquire() (vfs.File, error) { return f.get(f.fs.Open) }
+
+// create is acquire of a new, empty file.
+func (f *file) create() (vfs.File, error) { return f.get(f.fs.Create) }
+
+func (f *file) get(open func(string) (vfs.File, error)) (vfs.File, error) {
+	c := f.cache
+	c.mu.Lock()
+	if f.h != nil {
+		defer c.mu.Unlock()
+		return f.use(), nil
+	}
+	if f.retired {
+		c.mu.Unlock()
+		return nil, errRetired
+	}
+	c.open++
+	victims := c.evict()
+	c.mu.Unlock()
+	closeAll(victims)
+
+	h, err := open(f.name)
+
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err == nil && !f.retired && f.h == nil {
+		f.h = h
+		return f.use(), nil
+	}
+	c.open--
+	if h != nil {
+		h.Close()
+	}
+	switch {
+	case f.retired: // by now the name may stand for another file
+		return nil, errRetired
+	case err != nil:
+		return nil, err
+	}
+	return f.use(), nil // another user was faster
+}
+
+// use counts one more user. Called with the cache's lock, the file open.
+func (f *file) use() vfs.File {
+	f.refs++
+	if f.idle != nil {
+		f.cache.idle.Remove(f.idle)
+		f.idle = nil
+	}
+	return f.h
+}
+
+// release ends one use.
+func (f *file) release() {
+	c := f.cache
+	c.mu.Lock()
+	f.refs--
+	var victims []vfs.File
+	switch {
+	case f.refs == 0 && f.retired:
+		victims = append(victims, f.take())
+	case f.refs == 0:
+		f.idle = c.idle.PushFront(f)
+		victims = c.evict()
+	}
+	c.mu.Unlock()
+	closeAll(victims)
+}
+
+// retire makes the file impossible to open again; its handle is closed when its last user is done.
+func (f *file) retire() {
+	c := f.cache
+	c.mu.Lock()
+	f.retired = true
+	var victims []vfs.File
+	if f.idle != nil {
+		c.idle.Remove(f.idle)
+		f.idle = nil
+		victims = append(victims, f.take())
+	}
+	c.mu.Unlock()
+	closeAll(victims)
+}
+
+// evict takes the handles of unused files until the bound is kept.
+func (c *FileCache) evict() (victims []vfs.File) {
+	for c.open > c.max && c.idle.Len() > 0 {
+		f := c.idle.Remove(c.idle.Back()).(*file)
+		f.idle = nil
+		victims = append(victims, f.take())
+	}
+	return victims
+}
+
+// take gives up the handle.
+func (f *file) take() vfs.File {
+	h := f.h
+	f.h = nil
+	f.cache.open--
+	return h
+}
+
+// closeAll closes files whose content others have synced, or never will; there is nothing to do about an error.
+func closeAll(files []vfs.File) {
+	for _, h := range files {
+		h.Close()
+	}
+}

@@ -1,0 +1,379 @@
+package segment
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math"
+	"path"
+	"sort"
+	"sync"
+
+	"github.com/millrace-io/millrace/eventlog"
+)
+
+// entry is one entry of a segment's two indexes, which have it in the same place:
+//
+//	.index      relative offset 4, position 4
+//	.timeindex  max timestamp   8, relative offset 4
+//
+// At position begins the batch whose base offset is the segment's plus the relative one, and no record before it is younger
+// than the max timestamp. A rolled segment's last entry is its end: its position is the log's size.
+type entry struct {
+	rel, pos uint32
+	maxTime  int64
+}
+
+const (
+	offsetWidth = 8
+	timeWidth   = 12
+
+	maxPending = 128 // entries kept in memory before they are written
+)
+
+func encodeEntries(entries []entry) (offs, times []byte) {
+	for _, e := range entries {
+		offs = binary.BigEndian.AppendUint32(offs, e.rel)
+		offs = binary.BigEndian.AppendUint32(offs, e.pos)
+		times = binary.BigEndian.AppendUint64(times, uint64(e.maxTime))
+		times = binary.BigEndian.AppendUint32(times, e.rel)
+	}
+	return offs, times
+}
+
+// index finds offsets and times in one segment. It is a cache of what the log says: looked at when it is first needed, and
+// rebuilt when it does not fit the log. While its segment is active the last entries are in memory only.
+type index struct {
+	seg *segment
+
+	mu          sync.Mutex
+	offs, times *file
+	ready       bool  // the files have been looked at, or are ours
+	rebuilt     bool  // in this process: they are as good as the log
+	sealed      bool  // the last entry is the end
+	stored      int64 // entries in the files
+	pending     []entry
+	lastPos     int64 // of the last entry
+	maxTime     int64 // of the records so far, -1 if there are none
+}
+
+// note counts in a batch at pos. Called with mu held.
+func (x *index) note(b eventlog.RawBatch, pos int64) {
+	if pos-x.lastPos >= x.seg.interval {
+		x.push(b.Base(), pos)
+	}
+	x.maxTime = max(x.maxTime, b.MaxTime())
+}
+
+func (x *index) push(offset, pos int64) {
+	rel := min(offset-x.seg.base, math.MaxUint32) // the end of a segment may be followed by a long gap
+	x.pending = append(x.pending, entry{uint32(rel), uint32(pos), x.maxTime})
+	x.lastPos = pos
+}
+
+// seal ends the index of a segment that is rolled at an offset. Called with mu held.
+func (x *index) seal(next int64) {
+	if !x.sealed {
+		x.push(next, x.seg.size.Load())
+		x.sealed = true
+	}
+}
+
+// flush writes the entries that are in memory only. made says that it made the files. Called with mu held.
+func (x *index) flush() (made bool, err error) {
+	if len(x.pending) == 0 {
+		return false, nil
+	}
+	offs, times := encodeEntries(x.pending)
+	if made, err = x.offs.put(offs, x.stored*offsetWidth); err != nil {
+		return made, err
+	}
+	if _, err = x.times.put(times, x.stored*timeWidth); err != nil {
+		return made, err
+	}
+	x.stored += int64(len(x.pending))
+	x.pending = nil
+	return made, nil
+}
+
+// byOffset returns the place to start from to find an offset: a position, and the base offset of the batch there.
+func (x *index) byOffset(offset int64) (pos, base int64, err error) {
+	return x.search(&x.offs, offsetWidth, func(e entry) bool { return int64(e.rel) <= offset-x.seg.base })
+}
+
+// byTime returns the place to start from to find the first record with a timestamp of t or more.
+func (x *index) byTime(t int64) (pos, base int64, err error) {
+	return x.search(&x.times, timeWidth, func(e entry) bool { return e.maxTime < t })
+}
+
+// search returns the last entry for which a condition holds that holds for none after the first for which it does not. It
+// sees of each entry what the file *f has of it.
+func (x *index) search(f **file, width int64, holds func(entry) bool) (pos, base int64, err error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if err := x.check(); err != nil {
+		return 0, 0, err
+	}
+	var e entry
+	if n := sort.Search(len(x.pending), func(i int) bool { return !holds(x.pending[i]) }); n > 0 {
+		e = x.pending[n-1]
+	} else if k, err := (*f).search(width, x.stored, holds); err != nil {
+		return 0, 0, err
+	} else if k >= 0 {
+		if e, err = x.read(k); err != nil {
+			return 0, 0, err
+		}
+	}
+	return int64(e.pos), x.seg.base + int64(e.rel), nil
+}
+
+func decodeEntry(p []byte) (e entry) {
+	if len(p) == offsetWidth {
+		e.rel, e.pos = binary.BigEndian.Uint32(p), binary.BigEndian.Uint32(p[4:])
+	} else {
+		e.maxTime, e.rel = int64(binary.BigEndian.Uint64(p)), binary.BigEndian.Uint32(p[8:])
+	}
+	return e
+}
+
+// search returns the last of n entries for which a condition holds, or -1.
+func (f *file) search(width, n int64, holds func(entry) bool) (int64, error) {
+	if n == 0 {
+		return -1, nil // the files need not be there
+	}
+	const block = 256 // entries read at once
+	lo, hi := int64(0), n
+	for p := make([]byte, width); hi-lo > block; {
+		mid := (lo + hi) / 2
+		if err := f.readAt(p, mid*width); err != nil {
+			return 0, err
+		}
+		if holds(decodeEntry(p)) {
+			lo = mid + 1
+		} else {
+			hi = mid
+		}
+	}
+	p := make([]byte, (hi-lo)*width)
+	if err := f.readAt(p, lo*width); err != nil {
+		return 0, err
+	}
+	k := sort.Search(int(hi-lo), func(i int) bool { return !holds(decodeEntry(p[int64(i)*width:][:width])) })
+	return lo + int64(k) - 1, nil
+}
+
+// read reads an entry from both files.
+func (x *index) read(k int64) (entry, error) {
+	p, q := make([]byte, offsetWidth), make([]byte, timeWidth)
+	if err := x.offs.readAt(p, k*offsetWidth); err != nil {
+		return entry{}, err
+	}
+	if err := x.times.readAt(q, k*timeWidth); err != nil {
+		return entry{}, err
+	}
+	e, t := decodeEntry(p), decodeEntry(q)
+	if e.rel != t.rel {
+		return entry{}, errIndex
+	}
+	e.maxTime = t.maxTime
+	return e, nil
+}
+
+// errIndex says that an index does not fit its log.
+var errIndex = errors.New("index does not fit its log")
+
+// check looks at the files when they are first needed, and rebuilds them if they do not fit. Called with mu held.
+func (x *index) check() error {
+	if x.ready {
+		return nil
+	}
+	err := x.verify()
+	if errors.Is(err, errIndex) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, io.ErrUnexpectedEOF) {
+		err = x.rebuild()
+	}
+	x.ready = err == nil
+	return err
+}
+
+// distrust rebuilds an index that led to the wrong place.
+func (x *index) distrust() error {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.rebuilt {
+		return nil
+	}
+	return x.rebuild()
+}
+
+// verify looks at the last entry: a rolled segment's must be the log's end, another's must point to its batch. An active
+// segment's index has x.stored entries, as the checkpoint says; what is beyond is cut.
+func (x *index) verify() error {
+	n, err := x.offs.size()
+	if err != nil {
+		return err
+	}
+	m, err := x.times.size()
+	if err != nil {
+		return err
+	}
+	if x.sealed {
+		x.stored = n / offsetWidth
+		if n == 0 || n != x.stored*offsetWidth || m != x.stored*timeWidth {
+			return errIndex
+		}
+	} else if err := x.cut(n, m); err != nil {
+		return err
+	}
+	if x.stored == 0 {
+		return nil
+	}
+	e, err := x.read(x.stored - 1)
+	if err != nil {
+		return err
+	}
+	x.lastPos = int64(e.pos)
+	if size := x.seg.size.Load(); x.sealed && x.lastPos != size || !x.sealed && x.lastPos >= size {
+		return errIndex
+	}
+	if !x.sealed {
+		return x.seg.checkPlace(x.lastPos, x.seg.base+int64(e.rel))
+	}
+	x.maxTime = e.maxTime
+	return nil
+}
+
+func (x *index) cut(n, m int64) error {
+	if n < x.stored*offsetWidth || m < x.stored*timeWidth {
+		return errIndex
+	}
+	if n > x.stored*offsetWidth {
+		if err := x.offs.truncate(x.stored * offsetWidth); err != nil {
+			return err
+		}
+	}
+	if m > x.stored*timeWidth {
+		return x.times.truncate(x.stored * timeWidth)
+	}
+	return nil
+}
+
+// rebuild reads the log's headers and replaces both files. Where the log is damaged the index ends. Called with mu held.
+func (x *index) rebuild() error {
+	fresh, err := x.seg.scan(x.sealed)
+	if err != nil {
+		return err
+	}
+	offs, times := encodeEntries(fresh.pending)
+	if err := x.offs.replace(offs); err != nil {
+		return err
+	}
+	if err := x.times.replace(times); err != nil {
+		return err
+	}
+	x.offs, x.times = x.offs.again(), x.times.again()
+	x.stored, x.pending = int64(len(fresh.pending)), nil
+	x.lastPos, x.maxTime, x.rebuilt = fresh.lastPos, fresh.maxTime, true
+	return x.offs.fs.SyncDir(path.Dir(x.offs.name))
+}
+
+// scan makes the index of what the log has, all of it pending.
+func (s *segment) scan(sealed bool) (*index, error) {
+	h, err := s.log.acquire()
+	if err != nil {
+		return nil, err
+	}
+	defer s.log.release()
+	x := &index{seg: s, maxTime: -1}
+	w := s.walk(h, 0, 64<<10)
+	for {
+		b, n, err := w.header()
+		if err == io.EOF || errors.Is(err, eventlog.ErrCorrupt) {
+			break
+		}
+		if err != nil {
+			return nil, err
+		}
+		x.note(b, w.pos)
+		w.step(b, n)
+	}
+	if sealed {
+		x.push(w.next, w.pos)
+	}
+	return x, nil
+}
+
+// put writes p at off; at 0 it makes a file that is not there.
+func (f *file) put(p []byte, off int64) (made bool, err error) {
+	h, err := f.acquire()
+	if made = errors.Is(err, fs.ErrNotExist) && off == 0; made {
+		h, err = f.create()
+	}
+	if err != nil {
+		return made, err
+	}
+	defer f.release()
+	_, err = h.WriteAt(p, off)
+	return made, err
+}
+
+// replace retires the file and puts one with content p in its place, durably but for its name.
+func (f *file) replace(p []byte) error {
+	temp := f.name + tempSuffix
+	if err := writeFile(f.fs, temp, p); err != nil {
+		return fmt.Errorf("rebuild %s: %w", f.name, err)
+	}
+	f.retire()
+	return f.fs.Rename(temp, f.name)
+}
+
+// again is another file of the same name, for what was put in this one's place.
+func (f *file) again() *file { return f.cache.file(f.fs, f.name) }
+
+func (f *file) readAt(p []byte, off int64) error {
+	h, err := f.acquire()
+	if err != nil {
+		return err
+	}
+	defer f.release()
+	if err := readFull(h, p, off); err != nil {
+		return fmt.Errorf("read %s: %w", f.name, err)
+	}
+	return nil
+}
+
+// size is 0 for a file that is not there.
+func (f *file) size() (int64, error) {
+	h, err := f.acquire()
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	defer f.release()
+	return h.Size()
+}
+
+func (f *file) truncate(size int64) error {
+	h, err := f.acquire()
+	if err != nil {
+		return err
+	}
+	defer f.release()
+	return h.Truncate(size)
+}
+
+// sync makes the content durable; a retired file has none to keep.
+func (f *file) sync() error {
+	h, err := f.acquire()
+	if errors.Is(err, errRetired) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer f.release()
+	return h.Datasync()
+}

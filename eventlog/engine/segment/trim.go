@@ -1,0 +1,134 @@
+package segment
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"time"
+)
+
+// TrimTo moves the start of the log up to an offset, never down and never past the end, and deletes the segments that lie
+// wholly before it. The owner makes the new start durable first: after a crash, Open with it removes what is left. Without
+// that, too, no crash leaves a hole: segments go oldest first, each durably before the next.
+func (l *Log) TrimTo(offset int64) error {
+	l.files.Lock()
+	defer l.files.Unlock()
+	_, _, err := l.dropTo(func(*view) (int64, error) { return offset, nil })
+	return err
+}
+
+// Retain deletes the oldest segments while all records of one are older than maxAge, or the log without it still has
+// maxBytes; a limit that is not positive is none. Only rolled segments that end at or before below go; what below covers must
+// be in a durable checkpoint. An active segment that is expired as a whole is rolled, so that it can go too. The start moves to
+// the first record left.
+func (l *Log) Retain(now time.Time, maxAge time.Duration, maxBytes int64, below int64) (deleted int, bytes int64, err error) {
+	if l.Size() == 0 || maxAge <= 0 && (maxBytes <= 0 || l.Size() < maxBytes) && l.Start() < l.End() {
+		return 0, 0, nil
+	}
+	l.files.Lock()
+	defer l.files.Unlock()
+	return l.dropTo(func(v *view) (int64, error) {
+		r := retention{now: now.UnixMilli(), maxAge: maxAge.Milliseconds(), maxBytes: maxBytes, below: below}
+		return r.start(l, v)
+	})
+}
+
+// retention is one look at which segments may go.
+type retention struct{ now, maxAge, maxBytes, below int64 }
+
+// start returns the start the log gets: the end of the last segment that goes. Called with the log's mu held.
+func (r retention) start(l *Log, v *view) (int64, error) {
+	start, left := v.start, l.bytes.Load()
+	for _, s := range v.segs {
+		limit := s.limit.Load()
+		if !s.rolled() {
+			limit = l.end.Load()
+		}
+		if limit > r.below || s.size.Load() == 0 && !s.rolled() {
+			break
+		}
+		old, known, err := r.old(s)
+		if err != nil {
+			return 0, err
+		}
+		left -= s.size.Load()
+		switch goes := old || limit <= v.start || r.maxBytes > 0 && left >= r.maxBytes && s.rolled(); {
+		case goes:
+			if !s.rolled() {
+				l.seal(s, limit)
+			}
+			start = limit
+		case known:
+			return start, nil
+		} // else it is as old as the next one
+	}
+	return start, nil
+}
+
+// old tells whether all records of a segment are too old. Without timestamps that is not known.
+func (r retention) old(s *segment) (old, known bool, err error) {
+	if r.maxAge <= 0 {
+		return false, true, nil
+	}
+	t, err := s.maxTime()
+	return t >= 0 && r.now-t > r.maxAge, t >= 0, err
+}
+
+// maxTime is the greatest timestamp in the segment, by its headers; -1 if there is none.
+func (s *segment) maxTime() (int64, error) {
+	s.index.mu.Lock()
+	defer s.index.mu.Unlock()
+	err := s.index.check()
+	return s.index.maxTime, err
+}
+
+// dropTo moves the start to what to says, and deletes the segments before it. Called with files held.
+func (l *Log) dropTo(to func(*view) (int64, error)) (deleted int, bytes int64, err error) {
+	gone, err := l.hide(to)
+	for _, s := range gone {
+		s.retire()
+	}
+	for _, s := range gone {
+		if err := l.deleteFiles(s); err != nil {
+			return deleted, bytes, fmt.Errorf("delete segment %s: %w", s.log.name, err)
+		}
+		deleted++
+		bytes += s.size.Load()
+	}
+	return deleted, bytes, err
+}
+
+// hide moves the start and takes the segments before it out of the list.
+func (l *Log) hide(to func(*view) (int64, error)) (gone []*segment, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	v, err := l.loaded()
+	if err != nil {
+		return nil, err
+	}
+	start, err := to(v)
+	if err != nil {
+		return nil, fmt.Errorf("trim log %s: %w", l.dir, err)
+	}
+	next := &view{start: max(v.start, min(start, l.end.Load()))}
+	for _, s := range v.segs {
+		if s.limit.Load() <= next.start && s.rolled() {
+			gone = append(gone, s)
+			l.bytes.Add(-s.size.Load())
+		} else {
+			next.segs = append(next.segs, s)
+		}
+	}
+	l.view.Store(next)
+	return gone, nil
+}
+
+// deleteFiles removes a segment's files durably.
+func (l *Log) deleteFiles(s *segment) error {
+	for _, f := range s.files() {
+		if err := f.fs.Remove(f.name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return l.fs.SyncDir(l.dir)
+}
