@@ -19,6 +19,7 @@ import (
 //   - 12 would promise transactions, 13 topic ids
 //   - acks=-1 is answered when the batch is durable, acks=1 when it survives the process; consumers see neither before it is
 //     durable. acks=0 is not answered, but an error ends the connection
+//   - zstd from 7 on, as everywhere
 //   - one RecordBatch v2 per partition, as Kafka wants it; older formats are INVALID_RECORD
 func init() {
 	registerStart(int16(kmsg.Produce), 3, 11, "ns i16 i32 [ s [ i32 nb ] ]", startProduce)
@@ -80,7 +81,13 @@ func (p *production) check(req *kmsg.ProduceRequest, name string, topic eventlog
 	case !ok || part.Partition < 0 || part.Partition >= topic.Partitions:
 		return refuse(kerr.UnknownTopicOrPartition, "no such topic or partition")
 	}
-	return checkOneBatch(part.Records)
+	if refusal := checkOneBatch(part.Records); refusal != nil {
+		return refusal
+	}
+	if req.Version < 7 && eventlog.RawBatch(part.Records).Codec() == eventlog.Zstd {
+		return refuse(kerr.UnsupportedCompressionType, "zstd needs version 7 of Produce")
+	}
+	return nil
 }
 
 const (

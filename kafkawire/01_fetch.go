@@ -19,6 +19,7 @@ import (
 //   - no fetch sessions: every response has session id 0, which tells the client to go on with full requests (KIP-227). A
 //     session id that a client makes up is FETCH_SESSION_ID_NOT_FOUND
 //   - nobody reads what is not durable, so both isolation levels see the same records, up to the high watermark
+//   - zstd from 10 on: older versions get what is before it, then UNSUPPORTED_COMPRESSION_TYPE
 //   - 18 adds a field only brokers use
 func init() {
 	registerStart(int16(kmsg.Fetch), 4, 17, `i32:0-14 i32 i32 i32 i8 i32:7+ i32:7+
@@ -191,10 +192,32 @@ func (f *fetch) collect() {
 			continue
 		}
 		p.raw, p.high, p.stable, p.low = got.Raw, got.High, got.Stable, got.Start
+		if f.req.Version < 10 {
+			p.withoutZstd()
+		}
 		if len(got.Raw) > 0 {
 			empty = false
 		}
 		left = max(left-len(got.Raw), 0)
+	}
+}
+
+// withoutZstd keeps the batches before the first that is compressed with zstd, which versions before 10 do not know; with none
+// before it that is an error.
+func (p *fetchPart) withoutZstd() {
+	for at := 0; at < len(p.raw); {
+		b := eventlog.RawBatch(p.raw[at:])
+		if b.Codec() == eventlog.Zstd {
+			if p.raw = p.raw[:at]; at == 0 {
+				p.code = kerr.UnsupportedCompressionType.Code
+			}
+			return
+		}
+		n, err := eventlog.BatchSize(b)
+		if err != nil || n == 0 {
+			return
+		}
+		at += n
 	}
 }
 

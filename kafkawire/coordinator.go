@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -25,8 +26,8 @@ const (
 	pendingTimeout    = 3 * time.Second
 	maxOffsetMetadata = 4096
 	offsetsBatch      = 256 << 10 // a batch of the coordinator's records is closed at this size
-	maxGroupBytes     = 4 << 20   // what the members of a group may say of themselves; their assignments are as large
-	offsetsMaxBytes   = 8 << 20   // and may reach this one with one large record: a group with its assignments
+	maxGroupBytes     = 1 << 20   // what the members of a group may say of themselves; their assignments are as large
+	offsetsMaxBytes   = 2 << 20   // and may reach this one with one large record: a group with its assignments
 	forgetEvery       = time.Minute
 )
 
@@ -83,15 +84,9 @@ func newCoordinator(ctx context.Context, o *Options, cfg *group.Config) (*coordi
 		wake: make(chan struct{}, 1), ended: make(chan struct{}),
 		groups: map[string]*entry{}, answers: map[uint64]chan<- kmsg.Response{}, topics: map[string]eventlog.TopicID{},
 	}
-	topic, ok := o.Engine.TopicByName(offsetsTopic)
-	if !ok {
-		var err error
-		topic, err = o.Engine.CreateTopic(ctx, eventlog.TopicSpec{Name: offsetsTopic, Partitions: 1, Config: map[string]string{
-			"cleanup.policy": "compact", "max.message.bytes": fmt.Sprint(offsetsMaxBytes),
-		}})
-		if err != nil {
-			return nil, fmt.Errorf("create topic %s: %w", offsetsTopic, err)
-		}
+	topic, err := offsetsTopicOf(ctx, o.Engine)
+	if err != nil {
+		return nil, err
 	}
 	co.part = eventlog.Part{Topic: topic.ID}
 	if err := co.restore(ctx); err != nil {
@@ -99,6 +94,24 @@ func newCoordinator(ctx context.Context, o *Options, cfg *group.Config) (*coordi
 	}
 	go co.run(ctx)
 	return co, nil
+}
+
+// offsetsTopicOf finds or makes the topic. A log with a small WAL may not take records as large as we would like.
+func offsetsTopicOf(ctx context.Context, e Engine) (eventlog.Topic, error) {
+	topic, ok := e.TopicByName(offsetsTopic)
+	if ok {
+		return topic, nil
+	}
+	config := map[string]string{"cleanup.policy": "compact", "max.message.bytes": strconv.Itoa(offsetsMaxBytes)}
+	topic, err := e.CreateTopic(ctx, eventlog.TopicSpec{Name: offsetsTopic, Partitions: 1, Config: config})
+	if errors.Is(err, eventlog.ErrInvalid) {
+		delete(config, "max.message.bytes")
+		topic, err = e.CreateTopic(ctx, eventlog.TopicSpec{Name: offsetsTopic, Partitions: 1, Config: config})
+	}
+	if err != nil {
+		return topic, fmt.Errorf("create topic %s: %w", offsetsTopic, err)
+	}
+	return topic, nil
 }
 
 // restore replays the records of the topic. One that does not parse is skipped: a group that forgets an offset is better than
