@@ -150,6 +150,9 @@ func (a *applier) write(p *partition) error {
 	for end := log.End(); len(batches) > 0 && batches[0].Base() < end; {
 		batches = batches[1:]
 	}
+	if end := log.End(); len(batches) > 0 && batches[0].Base() != end {
+		return fmt.Errorf("the segments end at %d, the next batch is at %d: %w", end, batches[0].Base(), ErrDamaged)
+	}
 	return a.writeAll(log, batches)
 }
 

@@ -58,8 +58,12 @@ type partSnapshot struct {
 }
 
 // snapshot copies the committer's state. It runs between two commits, so it must be quick: what partitions remember of
-// producers is encoded only if it changed since the last time.
+// producers is encoded only if it changed since the last time. After a failed commit there is none to be had: the state is
+// ahead of what is durable.
 func (c *committer) snapshot() *snapshot {
+	if c.failure() != nil {
+		return nil
+	}
 	s := c.state.snapshot()
 	s.clusterID, s.maxLog, s.salt, s.generation = c.clusterID, c.maxLog, c.wal.salt, c.wal.lastGeneration()
 	return s
@@ -299,7 +303,10 @@ func (e *Engine) takeSnapshot() (*snapshot, error) {
 	reply := make(chan *snapshot, 1)
 	select {
 	case e.snapshots <- reply:
-		return <-reply, nil
+		if s := <-reply; s != nil {
+			return s, nil
+		}
+		return nil, e.failure()
 	case <-e.gone:
 		return nil, fmt.Errorf("checkpoint: %w", eventlog.ErrClosed)
 	case <-e.failed:
