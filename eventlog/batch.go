@@ -85,6 +85,15 @@ func (b RawBatch) SetProducer(id int64, epoch int16, seq int32) {
 	binary.BigEndian.PutUint32(b[offSeq:], uint32(seq))
 }
 
+// SetTransactional marks the batch as part of a transaction, or not. The caller must Reseal.
+func (b RawBatch) SetTransactional(on bool) {
+	a := b.Attributes() &^ AttrTransactional
+	if on {
+		a |= AttrTransactional
+	}
+	binary.BigEndian.PutUint16(b[offAttrs:], uint16(a))
+}
+
 // SetLogAppendTime marks the batch as stamped by the log at t (milliseconds). The caller must Reseal.
 func (b RawBatch) SetLogAppendTime(t int64) {
 	binary.BigEndian.PutUint16(b[offAttrs:], uint16(b.Attributes()|AttrLogAppendTime))

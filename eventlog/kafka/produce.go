@@ -1,0 +1,440 @@
+package kafka
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/millrace-io/millrace/eventlog"
+)
+
+// producer is the idempotent producer behind Driver.Append. A lane per partition keeps the order; each lane has one shot in
+// flight and each broker one request, which carries the shots of all lanes it leads. The scheduler (run) makes shots and
+// starts requests; the request's goroutine takes the answer, calls done, and frees lane and broker.
+type producer struct {
+	d *Driver
+
+	mu       sync.Mutex
+	freed    *sync.Cond // a lane is not held any more
+	lanes    map[eventlog.Part]*lane
+	order    []*lane // lanes with work, in the order they got it
+	busy     map[int32]bool
+	identity *identity // for shots to come; nil: to be asked for
+	asking   bool      // somebody asks for an identity
+	looking  bool      // somebody refreshes the metadata
+	closing  bool
+
+	wake chan struct{} // one token: the scheduler looks again
+	end  chan struct{} // the scheduler has ended
+}
+
+// identity is a producer id and epoch, announced as ours.
+type identity struct {
+	id    int64
+	epoch int16
+}
+
+type lane struct {
+	part     eventlog.Part
+	queue    []*job
+	shot     *shot
+	listed   bool // it is in order
+	held     bool // somebody answers jobs, or a request is on its way
+	lost     bool // the leader is to be looked for
+	missing  time.Time
+	identity *identity // of seq
+	seq      int32
+	single   int // the next so many shots carry one job each: something in a merged one was refused
+	tries    int
+	not      time.Time // not before
+}
+
+func (l *lane) idle() bool { return len(l.queue) == 0 && l.shot == nil && !l.held }
+
+func newProducer(d *Driver) *producer {
+	p := &producer{d: d, lanes: map[eventlog.Part]*lane{}, busy: map[int32]bool{},
+		wake: make(chan struct{}, 1), end: make(chan struct{})}
+	p.freed = sync.NewCond(&p.mu)
+	go p.run()
+	return p
+}
+
+func (p *producer) append(b *eventlog.Batch, done func(eventlog.Outcome)) {
+	if err := whole(b); err != nil {
+		go done(eventlog.Outcome{Err: err})
+		return
+	}
+	j := &job{b: b, size: b.Size(), done: done}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closing {
+		go done(eventlog.Outcome{Err: eventlog.ErrClosed})
+		return
+	}
+	p.d.rooms.take(b.Part, j.size)
+	l := p.lanes[b.Part]
+	if l == nil {
+		l = &lane{part: b.Part}
+		p.lanes[b.Part] = l
+	}
+	if !l.listed {
+		l.listed = true
+		p.order = append(p.order, l)
+	}
+	l.queue = append(l.queue, j)
+	p.look()
+}
+
+// free lets go of a held lane.
+func (p *producer) free(l *lane) {
+	l.held = false
+	p.freed.Broadcast()
+}
+
+// look makes the scheduler look again.
+func (p *producer) look() {
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (p *producer) run() {
+	defer close(p.end)
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		select {
+		case <-p.wake:
+		case <-timer.C:
+		case <-p.d.ctx.Done():
+			return
+		}
+		wait, over := p.schedule()
+		if over {
+			return
+		}
+		timer.Reset(wait)
+	}
+}
+
+// schedule starts what can be started and says how long nothing will change by itself. over: it is closing and all is answered.
+func (p *producer) schedule() (wait time.Duration, over bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	wait = time.Hour
+	now := time.Now()
+	loads := map[int32][]*lane{}
+	size := map[int32]int{}
+	var lost []*lane
+	kept := p.order[:0]
+	for _, l := range p.order {
+		if l.idle() {
+			l.listed = false
+			if l.identity == nil { // its topic is gone, or it never had anything appended
+				delete(p.lanes, l.part)
+			}
+			continue
+		}
+		kept = append(kept, l)
+		if l.held {
+			continue
+		}
+		if d := l.not.Sub(now); d > 0 {
+			wait = min(wait, d)
+			continue
+		}
+		t := p.d.topics.cached(l.part.Topic)
+		leader := t.leader(l.part.Index)
+		if l.lost || leader < 0 {
+			lost = append(lost, l)
+			continue
+		}
+		if p.busy[leader] || size[leader] > 8<<20 || !p.ready(l) {
+			continue
+		}
+		loads[leader] = append(loads[leader], l)
+		size[leader] += len(l.shot.raw)
+	}
+	clear(p.order[len(kept):])
+	p.order = kept
+	for leader, lanes := range loads {
+		p.busy[leader] = true
+		for _, l := range lanes {
+			l.held = true
+		}
+		go p.send(leader, lanes)
+	}
+	if len(lost) > 0 && !p.looking {
+		p.looking = true
+		for _, l := range lost {
+			l.held = true
+		}
+		go p.find(lost)
+	}
+	return wait, p.closing && len(p.order) == 0
+}
+
+// ready makes sure that a lane has a shot, or starts what it needs for one.
+func (p *producer) ready(l *lane) bool {
+	if l.shot != nil {
+		return true
+	}
+	if l.identity == nil {
+		if p.identity == nil {
+			if !p.asking {
+				p.asking = true
+				go p.identify()
+			}
+			return false
+		}
+		l.identity, l.seq = p.identity, 0
+	}
+	limit := p.d.o.BatchBytes
+	if l.single > 0 {
+		limit = 0
+		l.single--
+	}
+	s, err := load(l.part, l.queue, limit)
+	if err != nil { // only a batch that no Builder made: it is alone to blame
+		bad := l.queue[:1:1]
+		l.queue = l.queue[1:]
+		l.held = true
+		go p.refuse(l, bad, fmt.Errorf("append to %v: %w: %w", l.part, eventlog.ErrInvalid, err))
+		return false
+	}
+	l.queue = l.queue[len(s.jobs):]
+	s.aim(l.identity.id, l.identity.epoch, l.seq, false)
+	l.shot = s
+	return true
+}
+
+// refuse answers jobs that were taken out of a held lane, and frees it.
+func (p *producer) refuse(l *lane, jobs []*job, err error) {
+	miss(p.d.rooms, jobs, err)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.free(l)
+	p.look()
+}
+
+// send carries the shots of some lanes to their leader and deals with the answers.
+func (p *producer) send(leader int32, lanes []*lane) {
+	req := newProduce(nil)
+	of := make([]*topic, len(lanes))
+	for i, l := range lanes {
+		if of[i] = p.d.topics.cached(l.part.Topic); of[i] != nil {
+			addProduce(req, of[i], l.part.Index, l.shot.raw)
+		}
+	}
+	resp, err := req.RequestWith(p.d.ctx, p.d.cl.Broker(int(leader)))
+	for i, l := range lanes {
+		p.settle(l, of[i], resp, err)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.busy, leader)
+	p.look()
+}
+
+// settle deals with the answer to a lane's shot.
+func (p *producer) settle(l *lane, t *topic, resp *kmsg.ProduceResponse, err error) {
+	s := l.shot
+	v := elsewhere
+	if t == nil {
+		v = gone
+	} else if err == nil {
+		a, ok := answerOf(resp, t, l.part.Index)
+		if !ok {
+			err = errNoAnswer
+		} else if v, err = judge(a.ErrorCode); v == accepted {
+			s.base = a.BaseOffset
+		} else if a.ErrorMessage != nil {
+			err = fmt.Errorf("%w: %s", err, *a.ErrorMessage)
+		}
+	}
+	// A refusal is about the bytes of this attempt. If an earlier one may be in the log, only its repetition tells.
+	if v == rejected && s.maybe {
+		v = again
+	}
+	switch v {
+	case accepted:
+		s.hit(p.d.rooms)
+	case rejected:
+		if len(s.jobs) == 1 {
+			miss(p.d.rooms, s.jobs, fmt.Errorf("append to %v: %w", l.part, translate(err)))
+		}
+	case stateless:
+		p.d.o.Logger.Warn("the cluster does not know our producer's state", "partition", l.part, "error", err, "unknown", s.maybe)
+		if s.maybe {
+			miss(p.d.rooms, s.jobs, unknown(fmt.Errorf("append to %v: %w", l.part, err)))
+		}
+	default:
+		p.d.o.Logger.Debug("append is repeated", "partition", l.part, "error", err)
+	}
+
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.free(l)
+	switch v {
+	case accepted:
+		l.seq = after(l.seq, s.count)
+		l.shot, l.tries, l.missing = nil, 0, time.Time{}
+	case rejected:
+		l.shot = nil
+		if len(s.jobs) > 1 { // one by one, to find whose fault it is
+			l.single += len(s.jobs)
+			l.queue = append(s.jobs, l.queue...)
+		}
+	case stateless:
+		// A new identity for what comes. What is surely not in the log comes again under it.
+		if !s.maybe {
+			l.queue = append(s.jobs, l.queue...)
+		}
+		if p.identity == l.identity {
+			p.identity = nil
+		}
+		l.shot, l.identity = nil, nil
+		p.later(l)
+	case gone:
+		l.lost = true
+		p.later(l)
+	case elsewhere:
+		s.maybe, l.lost = true, true
+		p.later(l)
+	case again:
+		s.maybe = true
+		p.later(l)
+	}
+}
+
+func (p *producer) later(l *lane) {
+	l.not = time.Now().Add(backoff(p.d.o.Backoff, l.tries))
+	l.tries++
+}
+
+// find looks for the leaders of held lanes, and refuses the jobs of topics that are no more.
+func (p *producer) find(lanes []*lane) {
+	err := p.d.topics.refresh(p.d.ctx)
+	if err != nil && !isDone(err) {
+		p.d.o.Logger.Warn("no metadata from the cluster", "error", err)
+	}
+	now := time.Now()
+	for _, l := range lanes {
+		t := p.d.topics.cached(l.part.Topic)
+		p.mu.Lock()
+		switch {
+		case err != nil:
+			p.later(l)
+		case t.has(l.part.Index):
+			l.lost, l.missing = false, time.Time{}
+			if t.leader(l.part.Index) < 0 {
+				p.later(l)
+			}
+		case l.missing.IsZero():
+			l.missing = now
+			p.later(l)
+		case now.Sub(l.missing) < p.d.o.Grace:
+			p.later(l)
+		default:
+			p.bury(l)
+			continue
+		}
+		p.free(l)
+		p.mu.Unlock()
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.looking = false
+	p.look()
+}
+
+// bury answers everything in a held lane whose topic is gone. It is called with the lock and returns without.
+func (p *producer) bury(l *lane) {
+	s, queue := l.shot, l.queue
+	l.shot, l.queue, l.identity, l.lost, l.missing, l.tries = nil, nil, nil, false, time.Time{}, 0
+	p.mu.Unlock()
+	err := fmt.Errorf("append to %v: %w", l.part, eventlog.ErrUnknownTopic)
+	if s != nil {
+		if s.maybe {
+			miss(p.d.rooms, s.jobs, unknown(err))
+		} else {
+			miss(p.d.rooms, s.jobs, err)
+		}
+	}
+	miss(p.d.rooms, queue, err)
+	p.mu.Lock()
+	p.free(l)
+	p.mu.Unlock()
+}
+
+// identify asks the cluster for a producer id and announces it.
+func (p *producer) identify() {
+	defer p.look()
+	for n := 0; ; n++ {
+		id, err := p.d.newIdentity(p.d.ctx)
+		if err == nil {
+			p.mu.Lock()
+			p.identity, p.asking = id, false
+			p.mu.Unlock()
+			return
+		}
+		if !isDone(err) {
+			p.d.o.Logger.Warn("no producer id", "error", err)
+		}
+		if p.d.pause(p.d.ctx, n) != nil {
+			p.mu.Lock()
+			p.asking = false
+			p.mu.Unlock()
+			return
+		}
+	}
+}
+
+func (d *Driver) newIdentity(ctx context.Context) (*identity, error) {
+	req := kmsg.NewPtrInitProducerIDRequest()
+	req.ProducerID, req.ProducerEpoch = -1, -1
+	resp, err := req.RequestWith(ctx, d.cl)
+	if err == nil {
+		err = kerr.ErrorForCode(resp.ErrorCode)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("init producer id: %w", err)
+	}
+	if err := d.reg.announce(ctx, resp.ProducerID, resp.ProducerEpoch); err != nil {
+		return nil, err
+	}
+	return &identity{resp.ProducerID, resp.ProducerEpoch}, nil
+}
+
+// close waits until everything is answered, or until the driver's context ends; then it answers what is left.
+func (p *producer) close() {
+	p.mu.Lock()
+	p.closing = true
+	p.look()
+	p.mu.Unlock()
+	<-p.end
+	// The context has ended if anything is left: requests and searches end soon.
+	p.mu.Lock()
+	for slices.ContainsFunc(p.order, func(l *lane) bool { return l.held }) {
+		p.freed.Wait()
+	}
+	left := p.order
+	p.order = nil
+	p.mu.Unlock()
+	for _, l := range left {
+		if l.shot != nil {
+			if l.shot.maybe {
+				miss(p.d.rooms, l.shot.jobs, unknown(eventlog.ErrClosed))
+			} else {
+				miss(p.d.rooms, l.shot.jobs, eventlog.ErrClosed)
+			}
+		}
+		miss(p.d.rooms, l.queue, eventlog.ErrClosed)
+	}
+}

@@ -1,0 +1,106 @@
+package kafka
+
+import (
+	"fmt"
+
+	"github.com/millrace-io/millrace/eventlog"
+)
+
+// job is one batch that was handed to Append, until it is answered.
+type job struct {
+	b    *eventlog.Batch
+	size int // as it counts in rooms
+	done func(eventlog.Outcome)
+}
+
+// shot is one batch on its way to a broker: some jobs of one partition, under one producer id, epoch and sequence. It is sent
+// again as it is until the answer is definite.
+type shot struct {
+	part  eventlog.Part
+	jobs  []*job
+	raw   eventlog.RawBatch
+	count int32
+	maybe bool  // an attempt may have been appended though it was not answered so
+	base  int64 // once accepted
+}
+
+// load makes a shot of the first jobs of a queue: at least one, and as many as merge into limit bytes.
+func load(p eventlog.Part, queue []*job, limit int) (*shot, error) {
+	n, size := 1, queue[0].b.Size()
+	for n < len(queue) && size+queue[n].b.Size() <= limit && queue[n].b.Raw().Codec() == queue[0].b.Raw().Codec() {
+		size += queue[n].b.Size()
+		n++
+	}
+	s := &shot{part: p, jobs: queue[:n:n]}
+	if n == 1 {
+		s.raw = queue[0].b.Raw()
+		s.count = s.raw.Count()
+		return s, nil
+	}
+	var bl eventlog.Builder
+	for i, j := range s.jobs {
+		err := j.b.Each(func(r *eventlog.Record) error {
+			bl.Add(r.Timestamp, r.Key, r.Value, r.Headers)
+			return nil
+		})
+		if err != nil {
+			return nil, fmt.Errorf("merge batch %d of %d: %w", i, n, err)
+		}
+		if bl.Size() > limit && i+1 < n { // compressed batches grow when they are opened
+			s.jobs = s.jobs[: i+1 : i+1]
+			break
+		}
+	}
+	b, _, err := bl.Batch(p, queue[0].b.Raw().Codec())
+	if err != nil {
+		return nil, err
+	}
+	s.raw = b.Raw()
+	s.count = s.raw.Count()
+	return s, nil
+}
+
+// aim gives a shot its producer, epoch and sequence.
+func (s *shot) aim(id int64, epoch int16, seq int32, transactional bool) {
+	s.raw.SetProducer(id, epoch, seq)
+	s.raw.SetTransactional(transactional)
+	s.raw.Reseal()
+}
+
+// after is the sequence that follows a batch of n records; sequences wrap to 0.
+func after(seq, n int32) int32 { return int32((int64(seq) + int64(n)) & (1<<31 - 1)) }
+
+// hit answers the jobs of an accepted shot: its records lie one after the other.
+func (s *shot) hit(rooms *rooms) {
+	at := s.base
+	for _, j := range s.jobs {
+		n := int64(j.b.Len())
+		j.answer(rooms, eventlog.Outcome{Base: at})
+		at += n
+	}
+}
+
+// miss answers jobs alike.
+func miss(rooms *rooms, jobs []*job, err error) {
+	for _, j := range jobs {
+		j.answer(rooms, eventlog.Outcome{Err: err})
+	}
+}
+
+func (j *job) answer(rooms *rooms, o eventlog.Outcome) {
+	rooms.give(j.b.Part, j.size)
+	j.done(o)
+}
+
+// unknown is the error of what may be in the log.
+func unknown(why error) error {
+	return fmt.Errorf("%w: %w", eventlog.ErrUnknownOutcome, why)
+}
+
+// whole checks a batch before it is queued: it must be a RecordBatch that a Builder could have made.
+func whole(b *eventlog.Batch) error {
+	if b.Raw() == nil || b.Len() == 0 {
+		return fmt.Errorf("append to %v: %w: not a batch of a Builder", b.Part, eventlog.ErrInvalid)
+	}
+	return nil
+}

@@ -1,0 +1,381 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/millrace-io/millrace/eventlog"
+)
+
+// tail follows partitions with a client of its own, so that its long polls hold up nobody else's requests. There is one
+// goroutine per broker that leads any of them, and one more while leaders are looked for. What they fetch waits in a bounded
+// buffer: while it is full nothing is fetched.
+type tail struct {
+	d      *Driver
+	cl     *kgo.Client
+	ctx    context.Context
+	cancel context.CancelFunc
+	wake   chan struct{}
+	busy   sync.WaitGroup // the goroutines
+
+	mu      sync.Mutex
+	room    *sync.Cond // the buffer has room, or the tail is closed
+	parts   map[eventlog.Part]*followed
+	loops   map[int32]bool // brokers with a goroutine
+	finding bool
+	events  []eventlog.Event
+	bytes   int
+	err     error // why the tail ended
+}
+
+// followed is one partition of a tail.
+type followed struct {
+	part    eventlog.Part
+	topic   *topic // of the name that its events speak of
+	next    int64  // to fetch
+	leader  int32  // -1: looked for
+	missing time.Time
+	tries   int
+	not     time.Time // not before
+}
+
+const (
+	pollMillis = 250     // of a long poll; what is added meanwhile waits as long
+	fetchBytes = 4 << 20 // of one fetch
+)
+
+// Tail implements eventlog.Driver.
+func (d *Driver) Tail(from eventlog.Vector) (eventlog.Tail, error) {
+	if err := d.begin(d.ctx); err != nil {
+		return nil, eventlog.ErrClosed
+	}
+	cl, err := d.o.client()
+	if err != nil {
+		return nil, err
+	}
+	t := &tail{d: d, cl: cl, wake: make(chan struct{}, 1), parts: map[eventlog.Part]*followed{}, loops: map[int32]bool{}}
+	t.room = sync.NewCond(&t.mu)
+	t.ctx, t.cancel = context.WithCancel(d.ctx)
+	if err := t.refresh(); err != nil {
+		t.Close()
+		return nil, d.fail(err, "tail")
+	}
+	for p, at := range from {
+		if err := t.Add(p, at); err != nil {
+			t.Close()
+			return nil, err
+		}
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		go t.Close()
+		return nil, eventlog.ErrClosed
+	}
+	d.tails[t] = struct{}{}
+	return t, nil
+}
+
+// refresh makes both the driver and the tail's client know the brokers.
+func (t *tail) refresh() error {
+	own := topics{cl: t.cl}
+	return errors.Join(own.refresh(t.ctx), t.d.topics.refresh(t.ctx))
+}
+
+// Add implements eventlog.Tail.
+func (t *tail) Add(p eventlog.Part, from int64) error {
+	of, err := t.d.topics.partition(t.ctx, p)
+	if err != nil && t.ctx.Err() == nil {
+		return t.d.fail(err, "tail %v", p)
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.err != nil {
+		return t.err
+	}
+	if t.parts[p] != nil {
+		return fmt.Errorf("%w: the tail follows %v already", eventlog.ErrInvalid, p)
+	}
+	f := &followed{part: p, topic: of, next: from, leader: of.leader(p.Index)}
+	t.parts[p] = f
+	t.follow(f)
+	return nil
+}
+
+// follow makes sure that somebody fetches a partition, or looks for its leader.
+func (t *tail) follow(f *followed) {
+	switch {
+	case t.err != nil:
+	case f.leader < 0:
+		if !t.finding {
+			t.finding = true
+			t.busy.Go(t.find)
+		}
+	case !t.loops[f.leader]:
+		t.loops[f.leader] = true
+		leader := f.leader
+		t.busy.Go(func() { t.loop(leader) })
+	}
+}
+
+// Wake implements eventlog.Tail.
+func (t *tail) Wake() <-chan struct{} { return t.wake }
+
+func (t *tail) notify() {
+	select {
+	case t.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Poll implements eventlog.Tail.
+func (t *tail) Poll(into []eventlog.Event, maxBytes int) ([]eventlog.Event, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n := 0
+	for n < len(t.events) && maxBytes > 0 {
+		e := t.events[n]
+		if e.Batch != nil {
+			maxBytes -= e.Batch.Size()
+			t.bytes -= e.Batch.Size()
+		}
+		into = append(into, e)
+		n++
+	}
+	clear(t.events[:n])
+	t.events = t.events[n:]
+	if len(t.events) > 0 {
+		t.notify()
+	}
+	if n > 0 {
+		t.room.Broadcast()
+		return into, nil
+	}
+	return into, t.err
+}
+
+// Close implements eventlog.Tail.
+func (t *tail) Close() {
+	t.end(eventlog.ErrClosed)
+	t.mu.Lock()
+	t.events, t.bytes = nil, 0
+	t.mu.Unlock()
+	t.busy.Wait()
+	t.cl.Close()
+	t.d.mu.Lock()
+	defer t.d.mu.Unlock()
+	delete(t.d.tails, t)
+}
+
+// end stops the tail: what is buffered can still be polled.
+func (t *tail) end(err error) {
+	t.cancel()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.err == nil || errors.Is(err, eventlog.ErrClosed) {
+		t.err = err
+	}
+	t.room.Broadcast()
+	t.notify()
+}
+
+// loop fetches what one broker leads, until it leads nothing any more.
+func (t *tail) loop(leader int32) {
+	for {
+		wants, pause, on := t.wanted(leader)
+		if !on {
+			return
+		}
+		if len(wants) == 0 {
+			select {
+			case <-time.After(pause):
+			case <-t.ctx.Done():
+			}
+			continue
+		}
+		got, err := t.d.fetch(t.ctx, t.cl, leader, wants, fetchBytes, pollMillis)
+		if t.ctx.Err() != nil {
+			continue
+		}
+		t.mu.Lock()
+		if err != nil {
+			t.d.o.Logger.Warn("fetch failed", "broker", leader, "error", err)
+			for _, w := range wants {
+				t.lose(t.parts[w.part])
+			}
+		}
+		for i := range got {
+			t.took(t.parts[wants[i].part], got[i])
+		}
+		t.mu.Unlock()
+	}
+}
+
+// wanted waits for room and lists what to fetch from a broker; if everything is to be left alone for a while, how long. on is
+// false when the goroutine has nothing to do any more.
+func (t *tail) wanted(leader int32) (wants []want, pause time.Duration, on bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for t.err == nil && t.bytes >= t.d.o.TailBytes {
+		t.room.Wait()
+	}
+	now := time.Now()
+	pause = time.Second
+	led := false
+	for _, f := range t.parts {
+		if f.leader != leader || t.err != nil {
+			continue
+		}
+		led = true
+		if d := f.not.Sub(now); d > 0 {
+			pause = min(pause, d)
+			continue
+		}
+		wants = append(wants, want{f.part, f.topic, f.next})
+	}
+	if !led {
+		delete(t.loops, leader)
+	}
+	return wants, pause, led
+}
+
+// took deals with what a fetch says about one partition.
+func (t *tail) took(f *followed, got found) {
+	if f == nil || t.err != nil {
+		return
+	}
+	for _, b := range got.batches {
+		t.push(f, eventlog.Event{Kind: eventlog.Records, Part: f.part, Next: b.Next(), Batch: b})
+	}
+	if got.next > f.next { // what came after was not for anybody's eyes
+		t.push(f, eventlog.Event{Kind: eventlog.Records, Part: f.part, Next: got.next,
+			Batch: eventlog.NewRecordBatch(f.part, nil, got.next)})
+	}
+	switch {
+	case got.err == nil:
+		f.tries, f.missing = 0, time.Time{}
+	case isDone(got.err):
+	case errors.Is(got.err, eventlog.ErrCorrupt):
+		t.fail(fmt.Errorf("tail %v: %w", f.part, got.err))
+	default:
+		t.d.o.Logger.Debug("fetch failed", "partition", f.part, "error", got.err)
+		t.lose(f)
+	}
+}
+
+func (t *tail) fail(err error) { go t.end(err) }
+
+func (t *tail) push(f *followed, e eventlog.Event) {
+	f.next = e.Next
+	t.events = append(t.events, e)
+	if e.Batch != nil {
+		t.bytes += e.Batch.Size()
+	}
+	t.notify()
+}
+
+// lose has the partition looked after: its leader, its topic, its start.
+func (t *tail) lose(f *followed) {
+	if f == nil {
+		return
+	}
+	f.leader = -1
+	f.not = time.Now().Add(backoff(t.d.o.Backoff, f.tries))
+	f.tries++
+	t.follow(f)
+}
+
+// find looks after partitions that could not be fetched, until there are none.
+func (t *tail) find() {
+	for t.ctx.Err() == nil {
+		t.mu.Lock()
+		var lost []*followed
+		pause := time.Duration(0)
+		now := time.Now()
+		for _, f := range t.parts {
+			if f.leader < 0 {
+				lost = append(lost, f)
+				pause = max(pause, f.not.Sub(now))
+			}
+		}
+		if len(lost) == 0 {
+			t.finding = false
+			t.mu.Unlock()
+			return
+		}
+		t.mu.Unlock()
+		select {
+		case <-time.After(pause):
+		case <-t.ctx.Done():
+			return
+		}
+		if err := t.refresh(); err != nil {
+			t.d.o.Logger.Warn("no metadata from the cluster", "error", err)
+		}
+		for _, f := range lost {
+			t.look(f)
+		}
+	}
+}
+
+// look decides about one lost partition, whose fields nobody else touches meanwhile.
+func (t *tail) look(f *followed) {
+	of := t.d.topics.cached(f.part.Topic)
+	if !of.has(f.part.Index) {
+		t.maybeGone(f)
+		return
+	}
+	f.missing = time.Time{}
+	f.topic = of
+	gapTo := int64(-1)
+	err := t.d.outOfRange(t.ctx, eventlog.Position{Part: f.part, Offset: f.next})
+	var out *eventlog.OutOfRangeError
+	if errors.As(err, &out) {
+		if f.next < out.Start {
+			gapTo = out.Start
+		} else if high, err := t.d.highWatermark(t.ctx, f.part); err == nil && f.next > high && f.tries > 8 {
+			t.end(fmt.Errorf("tail %v: the log lost what was read of it: %w", f.part, out))
+			return
+		}
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if gapTo >= 0 {
+		t.push(f, eventlog.Event{Kind: eventlog.Gap, Part: f.part, Next: gapTo})
+		f.not = time.Time{}
+	}
+	if leader := of.leader(f.part.Index); leader >= 0 {
+		f.leader = leader
+		t.follow(f)
+		return
+	}
+	f.not = time.Now().Add(backoff(t.d.o.Backoff, f.tries))
+	f.tries++
+}
+
+// maybeGone ends a partition whose topic was missing for long enough.
+func (t *tail) maybeGone(f *followed) {
+	now := time.Now()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if f.missing.IsZero() {
+		f.missing = now
+	}
+	if now.Sub(f.missing) < t.d.o.Grace {
+		f.not = now.Add(backoff(t.d.o.Backoff, f.tries))
+		f.tries++
+		return
+	}
+	kind := eventlog.Deleted
+	if f.topic != nil && t.d.topics.named(f.topic.name) != nil {
+		kind = eventlog.Recreated
+	}
+	t.events = append(t.events, eventlog.Event{Kind: kind, Part: f.part, Next: f.next})
+	delete(t.parts, f.part)
+	t.notify()
+}
