@@ -52,6 +52,17 @@ func (f *file) acquire() (vfs.File, error) { return f.get(f.fs.Open) }
 // create is acquire of a new, empty file.
 func (f *file) create() (vfs.File, error) { return f.get(f.fs.Create) }
 
+// adopt takes a handle that was opened under another name, as acquire would have opened it.
+func (f *file) adopt(h vfs.File) {
+	c := f.cache
+	c.mu.Lock()
+	f.h, f.refs = h, 1
+	c.open++
+	victims := c.evict()
+	c.mu.Unlock()
+	closeAll(victims)
+}
+
 func (f *file) get(open func(string) (vfs.File, error)) (vfs.File, error) {
 	c := f.cache
 	c.mu.Lock()

@@ -66,8 +66,9 @@ type Log struct {
 	mu         sync.Mutex // the appender's; taken last
 
 	// Guarded by mu.
-	at       State // what Open was given, until the files are looked at
-	clean    int64
+	at       State      // what Open was given, until the files are looked at
+	clean    int64      // below it compaction has left one record per key
+	horizon  int64      // when the first tombstone that compaction kept may go, if that is known
 	dirty    []*segment // appended to since the last Sync
 	dirtyDir bool       // names changed since the last Sync
 	made     bool       // the directory is there
@@ -442,7 +443,7 @@ func (l *Log) Sync() (State, error) {
 
 // beginSync takes the state and what must be synced for it.
 func (l *Log) beginSync() (st State, dirty []*segment, names bool, err error) {
-	if l.view.Load() == nil {
+	if l.view.Load() == nil && l.broken == nil && !l.closed.Load() {
 		return l.at, nil, false, nil
 	}
 	v, err := l.loaded()

@@ -16,7 +16,7 @@ import (
 	"github.com/millrace-io/millrace/internal/vfs"
 )
 
-func check(t *testing.T, err error) {
+func check(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)

@@ -1,0 +1,364 @@
+package segment
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"slices"
+	"time"
+
+	"github.com/millrace-io/millrace/eventlog"
+)
+
+// CompactOptions say when and how a log is compacted.
+type CompactOptions struct {
+	// DeleteRetention is how long a tombstone is kept after the compaction that removed what it deletes, so that a reader who
+	// has seen the record learns that it is gone.
+	DeleteRetention time.Duration
+	// MinDirty is the share of bytes not compacted yet from which on it is worth it: 0.5 if it is not positive.
+	MinDirty float64
+	// MemoryBytes bounds the map of keys: 32 MiB if it is not positive. Keys that do not fit take another pass.
+	MemoryBytes int64
+}
+
+// CompactStats is what a compaction did.
+type CompactStats struct {
+	Passes                  int
+	Removed                 int64 // records
+	BytesBefore, BytesAfter int64 // of the segments that were replaced
+	SegmentsIn, SegmentsOut int
+}
+
+// Compact leaves, of the records before below that have the same key, the last one: it rewrites the rolled segments that end
+// before below, merging small neighbours. What below covers must be in a durable checkpoint. Offsets never move; a batch that
+// loses records keeps its first and last offset, its producer and its codec, and one that loses all is dropped. Control
+// batches and records without a key stay. Every other record must be a committed one.
+//
+// A tombstone is kept until DeleteRetention after its batch was first compacted, which is noted in the batch as Kafka does
+// (delete horizon, KIP-534).
+//
+// Readers see each group of segments before or after it was replaced, and so does a crash.
+func (l *Log) Compact(now time.Time, below int64, o CompactOptions) (CompactStats, error) {
+	l.compacting.Lock()
+	defer l.compacting.Unlock()
+	if o.MinDirty <= 0 {
+		o.MinDirty = 0.5
+	}
+	if o.MemoryBytes <= 0 {
+		o.MemoryBytes = 32 << 20
+	}
+	var stats CompactStats
+	for more := true; more; {
+		c, err := l.plan(now.UnixMilli(), below, o)
+		if err != nil || c == nil {
+			return stats, err
+		}
+		c.stats = &stats
+		o.MinDirty = math.SmallestNonzeroFloat64 // once begun, all of it
+		more, err = c.pass()
+		if errors.Is(err, errRetired) { // retention took what was to be compacted
+			return stats, nil
+		}
+		if err != nil {
+			return stats, fmt.Errorf("compact log %s: %w", l.dir, err)
+		}
+	}
+	return stats, nil
+}
+
+// compaction is one pass over the log: one fill of the map.
+type compaction struct {
+	l       *Log
+	opts    CompactOptions
+	now     int64
+	segs    []*segment // those to rewrite, from the first of the log on
+	clean   int64      // below it keys are unique
+	keys    *offsetMap // of the records in [clean, upto)
+	upto    int64
+	horizon int64 // the earliest at which a tombstone that was kept may go
+	stats   *CompactStats
+	out     *rewrite
+}
+
+// plan decides whether there is enough to do for a pass; nil if not.
+func (l *Log) plan(now, below int64, o CompactOptions) (*compaction, error) {
+	v, err := l.load()
+	if err != nil {
+		return nil, err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	c := &compaction{l: l, opts: o, now: now, clean: max(l.clean, v.start), horizon: math.MaxInt64}
+	var dirty, all int64
+	for _, s := range v.segs {
+		// One that ends at below may be the one that the checkpoint has as active: its size must stay what it is.
+		if !s.rolled() || s.limit.Load() >= below {
+			break
+		}
+		c.segs = append(c.segs, s)
+		all += s.size.Load()
+		if s.limit.Load() > c.clean {
+			dirty += s.size.Load()
+		}
+	}
+	due := l.horizon > 0 && l.horizon <= now
+	if len(c.segs) == 0 || !due && (dirty == 0 || float64(dirty) < o.MinDirty*float64(all)) {
+		return nil, nil
+	}
+	return c, nil
+}
+
+// pass fills the map and rewrites the segments. more is true if the map was too small for all.
+func (c *compaction) pass() (more bool, err error) {
+	if err := c.learn(); err != nil {
+		return false, err
+	}
+	c.stats.Passes++
+	defer func() {
+		if c.out != nil {
+			c.out.discard()
+		}
+	}()
+	for _, s := range c.segs {
+		if s.base >= c.upto {
+			break
+		}
+		if err := c.rewrite(s); err != nil {
+			return false, err
+		}
+	}
+	if err := c.finish(); err != nil {
+		return false, err
+	}
+	c.l.mu.Lock()
+	defer c.l.mu.Unlock()
+	c.l.clean = c.upto
+	c.l.horizon = 0
+	if c.horizon != math.MaxInt64 {
+		c.l.horizon = c.horizon
+	}
+	return c.upto < c.segs[len(c.segs)-1].limit.Load(), nil
+}
+
+// learn fills the map with the keys of [clean, upto): as far as it has room for.
+func (c *compaction) learn() error {
+	c.keys = newOffsetMap(c.opts.MemoryBytes)
+	c.upto = c.segs[len(c.segs)-1].limit.Load()
+	for _, s := range c.segs {
+		if s.limit.Load() <= c.clean {
+			continue
+		}
+		full := false
+		err := c.eachBatch(s, c.clean, func(b eventlog.RawBatch) error {
+			if b.Attributes()&eventlog.AttrControl != 0 {
+				return nil
+			}
+			return eventlog.NewRawBatch(eventlog.Part{}, b).Each(func(r *eventlog.Record) error {
+				if r.Key == nil || r.Offset < c.clean || c.keys.put(hashKey(r.Key), r.Offset) {
+					return nil
+				}
+				full, c.upto = true, r.Offset
+				return errStop
+			})
+		})
+		if full {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// eachBatch calls f with the batches of a segment that reach to an offset or beyond.
+func (c *compaction) eachBatch(s *segment, from int64, f func(eventlog.RawBatch) error) error {
+	h, err := s.log.acquire()
+	if err != nil {
+		return err
+	}
+	defer s.log.release()
+	w, _, err := s.seek(h, from, 1<<20)
+	for err == nil && !c.l.closed.Load() {
+		var b eventlog.RawBatch
+		at := w.pos
+		if b, err = w.batch(); err != nil {
+			break
+		}
+		if err = f(b); errors.Is(err, eventlog.ErrCorrupt) {
+			return &Damage{File: w.name, Pos: at, Offset: b.Base(), Next: b.Next(), Err: err}
+		}
+	}
+	switch {
+	case err == io.EOF:
+		return nil
+	case err == nil:
+		return eventlog.ErrClosed
+	}
+	return err
+}
+
+// rewrite copies what stays of a segment to the rewrite at work, or to a new one if that might grow too large.
+func (c *compaction) rewrite(s *segment) error {
+	if c.out != nil && !c.out.fits(s, c.limit()) {
+		if err := c.finish(); err != nil {
+			return err
+		}
+	}
+	if c.out == nil {
+		out, err := c.l.beginRewrite(s.base)
+		if err != nil {
+			return err
+		}
+		c.out = out
+	}
+	c.out.old = append(c.out.old, s)
+	return c.eachBatch(s, s.base, func(b eventlog.RawBatch) error {
+		kept, err := c.keep(b)
+		if err != nil {
+			return err
+		}
+		return c.out.add(kept)
+	})
+}
+
+func (c *compaction) limit() int64 {
+	c.l.mu.Lock()
+	defer c.l.mu.Unlock()
+	return c.l.limits.bytes
+}
+
+// finish puts the rewrite at work in the place of its segments.
+func (c *compaction) finish() error {
+	out := c.out
+	if out == nil {
+		return nil
+	}
+	c.out = nil
+	if len(out.old) == 1 && !out.changed {
+		out.discard()
+		return nil
+	}
+	if err := out.seal(); err != nil {
+		out.discard()
+		return err
+	}
+	for _, s := range out.old {
+		c.stats.BytesBefore += s.size.Load()
+	}
+	c.stats.BytesAfter += out.seg.size.Load()
+	c.stats.SegmentsIn += len(out.old)
+	c.stats.SegmentsOut++
+	return c.l.swap(out)
+}
+
+// keep returns a batch without the records that may go: b itself if none may, nil if all may.
+func (c *compaction) keep(b eventlog.RawBatch) (eventlog.RawBatch, error) {
+	if b.Attributes()&eventlog.AttrControl != 0 {
+		return b, nil
+	}
+	plain, err := decompressed(b)
+	if err != nil {
+		return nil, err
+	}
+	known := b.Next() <= c.upto // of every record, whether it is the last
+	stamped := b.Attributes()&eventlog.AttrDeleteHorizon != 0
+	expired := known && stamped && b.BaseTime() <= c.now
+	var keep []bool
+	left, tombstones := 0, false
+	err = eventlog.NewRawBatch(eventlog.Part{}, plain).Each(func(r *eventlog.Record) error {
+		tombstone := r.Key != nil && r.Value == nil
+		stays := r.Key == nil || r.Offset >= c.upto || !(tombstone && expired) && c.keys.last(hashKey(r.Key)) <= r.Offset
+		keep = append(keep, stays)
+		if stays {
+			left++
+			tombstones = tombstones || tombstone
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	stamp := tombstones && known && !stamped
+	c.stats.Removed += int64(len(keep) - left)
+	switch {
+	case left == 0:
+		c.out.changed = true
+		return nil, nil
+	case tombstones && stamped:
+		c.horizon = min(c.horizon, b.BaseTime())
+	case stamp:
+		c.horizon = min(c.horizon, c.now+c.opts.DeleteRetention.Milliseconds())
+	}
+	if left == len(keep) && !stamp {
+		return b, nil
+	}
+	c.out.changed = true
+	baseTime := b.BaseTime()
+	if stamp {
+		baseTime = c.now + c.opts.DeleteRetention.Milliseconds()
+	}
+	return reencode(plain, b.Codec(), keep, left, baseTime, stamp || stamped)
+}
+
+// swap puts a rewrite, durable but for its name, in the place of the segments it was made from. A crash before the rename to the
+// swap name is durable leaves the old ones, later the new one.
+func (l *Log) swap(out *rewrite) error {
+	l.files.Lock()
+	defer l.files.Unlock()
+	defer out.seg.log.release()
+	v, err := l.load()
+	if err != nil {
+		return err
+	}
+	if !slices.Contains(v.segs, out.old[0]) { // retention begins with the oldest
+		out.remove()
+		return errRetired
+	}
+	if err := l.fs.Rename(out.tempLog(), l.path(swapName(out.seg.base, out.seg.limit.Load()))); err != nil {
+		out.remove()
+		return err
+	}
+	if err := l.replace(out); err != nil {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.broken = fmt.Errorf("log %s: replace segments %s: %w", l.dir, out.seg.log.name, err)
+		l.view.Store(nil)
+		return err
+	}
+	return nil
+}
+
+// replace does what must not stop half-way.
+func (l *Log) replace(out *rewrite) error {
+	if err := l.fs.SyncDir(l.dir); err != nil {
+		return err
+	}
+	l.show(out)
+	for _, s := range out.old {
+		s.retire()
+	}
+	names, err := l.fs.List(l.dir)
+	if err != nil {
+		return err
+	}
+	if err := l.finishSwap(out.seg.base, out.seg.limit.Load(), names); err != nil {
+		return err
+	}
+	return out.placeIndex()
+}
+
+// show takes the new segment into the list for the old ones. Its index is in memory as yet.
+func (l *Log) show(out *rewrite) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	v := *l.view.Load()
+	i := slices.Index(v.segs, out.old[0])
+	v.segs = slices.Replace(slices.Clone(v.segs), i, i+len(out.old), out.seg)
+	l.view.Store(&v)
+	l.bytes.Add(out.seg.size.Load())
+	for _, s := range out.old {
+		l.bytes.Add(-s.size.Load())
+	}
+}

@@ -1,0 +1,207 @@
+package segment
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math"
+	"path"
+
+	"github.com/millrace-io/millrace/eventlog"
+	"github.com/millrace-io/millrace/internal/vfs"
+)
+
+// rewrite is a segment being written that will replace others.
+type rewrite struct {
+	l       *Log
+	seg     *segment // under its final name, which is not its own yet
+	old     []*segment
+	changed bool // it is not a copy of old
+	h       vfs.File
+	buf     []byte
+}
+
+const rewriteBuffer = 1 << 20
+
+func (l *Log) path(name string) string { return path.Join(l.dir, name) }
+
+func (l *Log) beginRewrite(base int64) (*rewrite, error) {
+	r := &rewrite{l: l, seg: newSegment(l.fs, l.dir, l.cache, base, l.opts.IndexBytes)}
+	var err error
+	if r.h, err = l.fs.Create(r.tempLog()); err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+func (r *rewrite) tempLog() string { return r.seg.log.name + tempSuffix }
+
+// fits tells whether all of another segment has room, and its offsets fit the index.
+func (r *rewrite) fits(s *segment, limit int64) bool {
+	return r.seg.size.Load()+s.size.Load() <= limit && s.limit.Load()-r.seg.base <= math.MaxInt32
+}
+
+// add appends a batch; nil is none.
+func (r *rewrite) add(b eventlog.RawBatch) error {
+	if b == nil {
+		return nil
+	}
+	pos := r.seg.size.Load()
+	if pos+int64(len(b)) > math.MaxUint32 {
+		return fmt.Errorf("%w: segment %s grows beyond 4 GiB", eventlog.ErrInvalid, r.seg.log.name)
+	}
+	r.seg.index.note(b, pos)
+	r.seg.size.Store(pos + int64(len(b)))
+	r.buf = append(r.buf, b...)
+	if len(r.buf) < rewriteBuffer {
+		return nil
+	}
+	return r.flush()
+}
+
+func (r *rewrite) flush() error {
+	off := r.seg.size.Load() - int64(len(r.buf))
+	if _, err := r.h.WriteAt(r.buf, off); err != nil {
+		return err
+	}
+	r.h.StartWriteback(off, int64(len(r.buf)))
+	r.buf = r.buf[:0]
+	return nil
+}
+
+// seal ends the segment, makes its content durable, and gives its open file to the cache, held once.
+func (r *rewrite) seal() error {
+	if err := r.flush(); err != nil {
+		return err
+	}
+	limit := r.old[len(r.old)-1].limit.Load()
+	r.seg.limit.Store(limit)
+	r.seg.index.seal(limit)
+	r.seg.index.ready = true
+	offs, times := encodeEntries(r.seg.index.pending)
+	if err := r.h.Sync(); err != nil {
+		return err
+	}
+	if err := writeFile(r.l.fs, r.seg.index.offs.name+tempSuffix, offs); err != nil {
+		return err
+	}
+	if err := writeFile(r.l.fs, r.seg.index.times.name+tempSuffix, times); err != nil {
+		return err
+	}
+	r.seg.log.adopt(r.h)
+	r.h = nil
+	return nil
+}
+
+// placeIndex puts the index's files in place and lets go of what is in memory.
+func (r *rewrite) placeIndex() error {
+	x := &r.seg.index
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for _, f := range []*file{x.offs, x.times} {
+		if err := f.fs.Rename(f.name+tempSuffix, f.name); err != nil {
+			return err
+		}
+	}
+	x.stored, x.pending = int64(len(x.pending)), nil
+	return nil
+}
+
+// discard gives up a rewrite that was not sealed.
+func (r *rewrite) discard() {
+	if r.h != nil {
+		r.h.Close()
+	}
+	r.remove()
+}
+
+// remove removes what was written. What cannot be removed is debris for the next Open.
+func (r *rewrite) remove() {
+	r.seg.retire()
+	r.l.fs.Remove(r.tempLog())
+	r.l.fs.Remove(r.seg.index.offs.name + tempSuffix)
+	r.l.fs.Remove(r.seg.index.times.name + tempSuffix)
+}
+
+// Offsets in the header of a batch (see eventlog).
+const (
+	atLength   = 8
+	afterLen   = 12
+	atAttrs    = 21
+	atBaseTime = 27
+	atMaxTime  = 35
+	atCount    = 57
+)
+
+// decompressed returns the batch without compression: b itself if it has none. Its checksum is not its own.
+func decompressed(b eventlog.RawBatch) (eventlog.RawBatch, error) {
+	if b.Codec() == eventlog.None {
+		return b, nil
+	}
+	body, err := eventlog.Decompress(b.Codec(), b[eventlog.HeaderSize:], eventlog.MaxDecompressed)
+	if err != nil {
+		return nil, err
+	}
+	plain := append(b[:eventlog.HeaderSize:eventlog.HeaderSize], body...)
+	binary.BigEndian.PutUint16(plain[atAttrs:], uint16(b.Attributes()&^eventlog.AttrCodecMask))
+	return plain, nil
+}
+
+// reencode builds a batch from those of another's records, uncompressed, that are kept. Times are relative to baseTime, which
+// is the delete horizon if horizon is set; all else in the header stays as it is.
+func reencode(plain eventlog.RawBatch, codec eventlog.Codec, keep []bool, left int, baseTime int64, horizon bool) (eventlog.RawBatch, error) {
+	stamped := plain.Attributes()&eventlog.AttrLogAppendTime != 0
+	body := make([]byte, 0, len(plain))
+	maxTime, i := int64(math.MinInt64), 0
+	err := eventlog.NewRawBatch(eventlog.Part{}, plain).Each(func(r *eventlog.Record) error {
+		if keep[i] {
+			body = appendRecord(body, r, plain.Base(), baseTime)
+			maxTime = max(maxTime, r.Timestamp)
+		}
+		i++
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	b := append(make(eventlog.RawBatch, 0, eventlog.HeaderSize+len(body)), plain[:eventlog.HeaderSize]...)
+	if b, err = eventlog.Compress(codec, b, body); err != nil {
+		return nil, err
+	}
+	attrs := plain.Attributes() | int16(codec)
+	if horizon {
+		attrs |= eventlog.AttrDeleteHorizon
+	}
+	if stamped {
+		maxTime = plain.MaxTime()
+	}
+	binary.BigEndian.PutUint32(b[atLength:], uint32(len(b)-afterLen))
+	binary.BigEndian.PutUint16(b[atAttrs:], uint16(attrs))
+	binary.BigEndian.PutUint64(b[atBaseTime:], uint64(baseTime))
+	binary.BigEndian.PutUint64(b[atMaxTime:], uint64(maxTime))
+	binary.BigEndian.PutUint32(b[atCount:], uint32(left))
+	b.Reseal()
+	return b, nil
+}
+
+// appendRecord encodes a record relative to its batch's base offset and time.
+func appendRecord(dst []byte, r *eventlog.Record, base, baseTime int64) []byte {
+	body := []byte{0} // attributes
+	body = binary.AppendVarint(body, r.Timestamp-baseTime)
+	body = binary.AppendVarint(body, r.Offset-base)
+	body = appendBytes(body, r.Key)
+	body = appendBytes(body, r.Value)
+	body = binary.AppendVarint(body, int64(len(r.Headers)))
+	for _, h := range r.Headers {
+		body = binary.AppendVarint(body, int64(len(h.Key)))
+		body = append(body, h.Key...)
+		body = appendBytes(body, h.Value)
+	}
+	return append(binary.AppendVarint(dst, int64(len(body))), body...)
+}
+
+func appendBytes(dst, p []byte) []byte {
+	if p == nil {
+		return binary.AppendVarint(dst, -1)
+	}
+	return append(binary.AppendVarint(dst, int64(len(p))), p...)
+}
