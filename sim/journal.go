@@ -1,0 +1,307 @@
+package sim
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+
+	"github.com/millrace-io/millrace/internal/vfs"
+)
+
+// journal is the ledger's file: a header, then frames of
+//
+//	uint32 length of the body, uint32 CRC-32C of the body, body
+//
+// little-endian. A body is a run of records, each a letter and its fields (numbers as uvarints, texts with their length before
+// them). Streams, messages and readers are numbered in the order of their records.
+//
+//	S device topic                     a stream
+//	M stream sequence qos hash(8)      a message is sent
+//	A message, F message               taken, refused
+//	R name filter qos                  a reader, owed what comes after
+//	B reader                           it is owed only what comes after this
+//	G reader message, X reader message got, got altered
+//	P reader text                      got a phantom
+//
+// It is written without sync: what it must survive is the end of other processes. A last frame that is cut is dropped.
+type journal struct {
+	file vfs.File
+	off  int64
+	buf  []byte // the next frame, from its header on; empty or longer than that
+	err  error  // of an earlier write; flush reports it
+}
+
+const (
+	journalHeader = "millrace ledger 1\n"
+	frameHeader   = 8
+	frameSize     = 64 << 10
+
+	recordStream  = 'S'
+	recordMessage = 'M'
+	recordAcked   = 'A'
+	recordRefused = 'F'
+	recordReader  = 'R'
+	recordBegin   = 'B'
+	recordGot     = 'G'
+	recordAltered = 'X'
+	recordPhantom = 'P'
+)
+
+var errJournal = errors.New("not a ledger, or damaged")
+
+// begin starts a record behind those before.
+func (j *journal) begin(kind byte) []byte {
+	if len(j.buf) == 0 {
+		j.buf = append(j.buf, make([]byte, frameHeader)...)
+	}
+	return append(j.buf, kind)
+}
+
+func (j *journal) end(buf []byte) {
+	j.buf = buf
+	if len(buf) >= frameSize {
+		j.err = errors.Join(j.err, j.write())
+	}
+}
+
+func (j *journal) stream(s stream) {
+	if j != nil {
+		j.end(appendText(appendText(j.begin(recordStream), s.device), s.topic))
+	}
+}
+
+func (j *journal) message(m message) {
+	if j == nil {
+		return
+	}
+	b := binary.AppendUvarint(j.begin(recordMessage), uint64(m.stream))
+	b = append(binary.AppendUvarint(b, uint64(m.sequence)), m.qos)
+	j.end(binary.LittleEndian.AppendUint64(b, m.hash))
+}
+
+func (j *journal) state(ref int, state byte) {
+	if j == nil {
+		return
+	}
+	kind := byte(recordAcked)
+	if state == refused {
+		kind = recordRefused
+	}
+	j.end(binary.AppendUvarint(j.begin(kind), uint64(ref)))
+}
+
+func (j *journal) reader(r *Reader) {
+	if j != nil {
+		j.end(append(appendText(appendText(j.begin(recordReader), r.name), r.filter), r.qos))
+	}
+}
+
+func (j *journal) begins(r *Reader) {
+	if j != nil {
+		j.end(binary.AppendUvarint(j.begin(recordBegin), uint64(r.id)))
+	}
+}
+
+func (j *journal) got(kind byte, r *Reader, ref int) {
+	if j != nil {
+		j.end(binary.AppendUvarint(binary.AppendUvarint(j.begin(kind), uint64(r.id)), uint64(ref)))
+	}
+}
+
+func (j *journal) phantom(r *Reader, what string) {
+	if j != nil {
+		j.end(appendText(binary.AppendUvarint(j.begin(recordPhantom), uint64(r.id)), what))
+	}
+}
+
+func appendText(b []byte, s string) []byte {
+	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
+}
+
+func (j *journal) flush() error {
+	err := errors.Join(j.err, j.write())
+	j.err = nil
+	if err != nil {
+		return fmt.Errorf("sim: write ledger: %w", err)
+	}
+	return nil
+}
+
+// write puts the frame into the file. If that fails, the frame stays and is written again, longer, at the same place.
+func (j *journal) write() error {
+	if len(j.buf) == 0 {
+		return nil
+	}
+	body := j.buf[frameHeader:]
+	binary.LittleEndian.PutUint32(j.buf, uint32(len(body)))
+	binary.LittleEndian.PutUint32(j.buf[4:], crc32.Checksum(body, castagnoli))
+	if _, err := j.file.WriteAt(j.buf, j.off); err != nil {
+		return err
+	}
+	j.off += int64(len(j.buf))
+	j.buf = j.buf[:0]
+	return nil
+}
+
+// load reads the file into an empty ledger and makes it ready for appending.
+func (j *journal) load(l *Ledger) error {
+	size, err := j.file.Size()
+	if err != nil {
+		return err
+	}
+	if size == 0 {
+		_, err := j.file.WriteAt([]byte(journalHeader), 0)
+		j.off = int64(len(journalHeader))
+		return err
+	}
+	header := make([]byte, min(size, int64(len(journalHeader))))
+	if _, err := j.file.ReadAt(header, 0); err != nil {
+		return err
+	}
+	if !bytes.Equal(header, []byte(journalHeader)) {
+		return errJournal
+	}
+	j.off = int64(len(journalHeader))
+	for {
+		body, err := j.frame(size)
+		if err != nil {
+			return err
+		}
+		if body == nil {
+			return j.file.Truncate(j.off)
+		}
+		r := records{b: body}
+		for len(r.b) > 0 {
+			r.apply(l)
+		}
+		if r.bad {
+			return errJournal
+		}
+		j.off += frameHeader + int64(len(body))
+	}
+}
+
+// frame reads the frame at j.off, nil if the file ends there or in it.
+func (j *journal) frame(size int64) ([]byte, error) {
+	var header [frameHeader]byte
+	if size-j.off < frameHeader {
+		return nil, nil
+	}
+	if _, err := j.file.ReadAt(header[:], j.off); err != nil {
+		return nil, err
+	}
+	n := int64(binary.LittleEndian.Uint32(header[:]))
+	if n == 0 || n > size-j.off-frameHeader {
+		return nil, nil
+	}
+	body := make([]byte, n)
+	if _, err := j.file.ReadAt(body, j.off+frameHeader); err != nil {
+		return nil, err
+	}
+	if crc32.Checksum(body, castagnoli) != binary.LittleEndian.Uint32(header[4:]) {
+		return nil, nil
+	}
+	return body, nil
+}
+
+// records takes a body apart. A record that makes no sense ends it with bad set.
+type records struct {
+	b   []byte
+	bad bool
+}
+
+func (r *records) apply(l *Ledger) {
+	switch r.byte() {
+	case recordStream:
+		if s := (stream{r.text(), r.text()}); !r.bad {
+			l.addStream(s)
+		}
+	case recordMessage:
+		m := message{stream: int32(r.below(len(l.streams))), sequence: uint32(r.number()), qos: r.byte(), hash: r.uint64()}
+		// Devices count from 1 in single steps, so no sequence is beyond the number of messages.
+		if r.bad = r.bad || m.sequence == 0 || int(m.sequence) > len(l.messages)+1; !r.bad {
+			l.addMessage(m)
+		}
+	case recordAcked:
+		if ref := r.below(len(l.messages)); !r.bad {
+			l.messages[ref].state = acked
+		}
+	case recordRefused:
+		if ref := r.below(len(l.messages)); !r.bad {
+			l.messages[ref].state = refused
+		}
+	case recordReader:
+		if name, filter, qos := r.text(), r.text(), r.byte(); !r.bad {
+			l.addReader(name, filter, qos)
+		}
+	case recordBegin:
+		if reader := r.below(len(l.readers)); !r.bad {
+			l.readers[reader].begin()
+		}
+	case recordGot:
+		if reader, ref := r.below(len(l.readers)), r.below(len(l.messages)); !r.bad {
+			l.readers[reader].got(ref)
+		}
+	case recordAltered:
+		if reader, ref := r.below(len(l.readers)), r.below(len(l.messages)); !r.bad {
+			l.readers[reader].alter(ref)
+		}
+	case recordPhantom:
+		if reader, what := r.below(len(l.readers)), r.text(); !r.bad {
+			l.readers[reader].phantom(what)
+		}
+	default:
+		r.bad = true
+	}
+	if r.bad {
+		r.b = nil
+	}
+}
+
+func (r *records) take(n uint64) []byte {
+	if n > uint64(len(r.b)) {
+		r.bad = true
+		return nil
+	}
+	b := r.b[:n]
+	r.b = r.b[n:]
+	return b
+}
+
+func (r *records) byte() byte {
+	if b := r.take(1); b != nil {
+		return b[0]
+	}
+	return 0
+}
+
+func (r *records) uint64() uint64 {
+	if b := r.take(8); b != nil {
+		return binary.LittleEndian.Uint64(b)
+	}
+	return 0
+}
+
+func (r *records) number() uint64 {
+	v, n := binary.Uvarint(r.b)
+	if n <= 0 {
+		r.bad = true
+		return 0
+	}
+	r.b = r.b[n:]
+	return v
+}
+
+// below reads a number that must be below a limit.
+func (r *records) below(limit int) int {
+	v := r.number()
+	if v >= uint64(limit) {
+		r.bad = true
+		return 0
+	}
+	return int(v)
+}
+
+func (r *records) text() string { return string(r.take(r.number())) }

@@ -1,0 +1,403 @@
+package sim
+
+import (
+	"fmt"
+	"hash/crc32"
+	"sync"
+
+	"github.com/millrace-io/millrace/internal/vfs"
+	"github.com/millrace-io/millrace/mqtt/packet"
+	"github.com/millrace-io/millrace/mqtt/topic"
+)
+
+// Ledger remembers every message that was sent, which of them the server took, and what each reader got, and tells what does
+// not add up. It is safe for concurrent use and holds about 40 bytes per message and 1 more per reader.
+//
+// A message is known by its stamp (ReadStamp). One without a stamp is known by its topic and payload: among equal ones the
+// first that the reader has not got, so that a duplicate of a message that was sent more than once passes for the next one.
+type Ledger struct {
+	mu       sync.Mutex
+	streams  []stream
+	streamOf map[stream]int32
+	devices  map[string][]int32 // by sequence minus 1: index in messages plus 1
+	messages []message
+	readers  []*Reader
+	contents map[uint64]int32 // first message of a content plus 1; nil until a reader needs it
+	next     []int32          // by message: the next one of the same content plus 1
+	tail     map[uint64]int32 // last message of a content plus 1
+	journal  *journal         // nil: in memory only
+}
+
+// stream is what keeps its order: the messages of one device on one topic.
+type stream struct{ device, topic string }
+
+type message struct {
+	hash     uint64
+	sequence uint32
+	stream   int32
+	qos      byte
+	state    byte // sent, acked or refused
+}
+
+const (
+	sent = iota
+	acked
+	refused
+)
+
+// Reader is one subscriber's side of the ledger.
+type Reader struct {
+	l          *Ledger
+	id         int
+	name       string
+	filter     string
+	qos        byte
+	from       int              // messages sent before the reader began are not owed to it
+	seen       []uint8          // by message: how often, up to 255
+	highest    []uint32         // by stream: highest sequence seen
+	cursor     map[uint64]int32 // by content: the next message of it not seen, plus 1
+	duplicates int              // came again
+	twice      int              // of these, at QoS 2
+	reordered  int
+	phantoms   int
+	altered    int
+	examples   []string
+}
+
+const maxExamples = 10
+
+// NewLedger makes a ledger in memory.
+func NewLedger() *Ledger {
+	return &Ledger{streamOf: map[stream]int32{}, devices: map[string][]int32{}}
+}
+
+// OpenLedger makes a ledger that is kept in a file, and takes up what the file has. An unfinished write at the end of the file
+// is cut off.
+func OpenLedger(f vfs.File) (*Ledger, error) {
+	l := NewLedger()
+	j := &journal{file: f}
+	if err := j.load(l); err != nil {
+		return nil, fmt.Errorf("sim: load ledger: %w", err)
+	}
+	l.journal = j
+	return l, nil
+}
+
+// Flush writes what the file does not have yet. A ledger in memory has nothing to flush.
+func (l *Ledger) Flush() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.journal == nil {
+		return nil
+	}
+	return l.journal.flush()
+}
+
+// Last is the highest sequence of a device so far, 0 before its first message.
+func (l *Ledger) Last(device string) uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return uint64(len(l.devices[device]))
+}
+
+// Sent enters a message, before it is sent. Sequences of a device begin at 1 and follow each other. ref is the message's name
+// for Acked.
+func (l *Ledger) Sent(device string, sequence uint64, p *packet.Publish) (ref int) {
+	hash := contentHash(p)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if last := len(l.devices[device]); sequence != uint64(last)+1 {
+		panic(fmt.Sprintf("sim: ledger: %q sends %d after %d", device, sequence, last))
+	}
+	s := stream{device, string(p.Topic)}
+	id, ok := l.streamOf[s]
+	if !ok {
+		id = int32(len(l.streams))
+		l.addStream(s)
+		l.journal.stream(s)
+	}
+	m := message{hash: hash, sequence: uint32(sequence), stream: id, qos: p.QoS}
+	l.addMessage(m)
+	l.journal.message(m)
+	return len(l.messages) - 1
+}
+
+// Acked enters the server's answer to a QoS 1 or 2 message.
+func (l *Ledger) Acked(ref int, code packet.Code) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	state := byte(acked)
+	if code.Failed() {
+		state = refused
+	}
+	l.messages[ref].state = state
+	l.journal.state(ref, state)
+}
+
+// Reader makes a reader that is owed every message sent from now on whose topic the filter matches, or returns the one that has
+// the name already. qos is what its subscription was granted: at 0 nothing can be missing.
+func (l *Ledger) Reader(name, filter string, qos byte) *Reader {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, r := range l.readers {
+		if r.name == name {
+			return r
+		}
+	}
+	r := l.addReader(name, filter, qos)
+	l.journal.reader(r)
+	return r
+}
+
+// Begin lets the reader be owed only what is sent from now on: its subscription came about later than the reader.
+func (r *Reader) Begin() {
+	r.l.mu.Lock()
+	defer r.l.mu.Unlock()
+	r.begin()
+	r.l.journal.begins(r)
+}
+
+// Got enters a message that the reader was given.
+func (r *Reader) Got(p *packet.Publish) {
+	hash := contentHash(p)
+	stamp, stamped := ReadStamp(p)
+	l := r.l
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	ref := -1
+	if stamped {
+		ref = l.find(stamp.Device, stamp.Sequence)
+	} else {
+		ref = r.byContent(hash)
+	}
+	switch {
+	case ref < 0:
+		what := fmt.Sprintf("phantom: %q of %q %d, %d bytes", p.Topic, stamp.Device, stamp.Sequence, len(p.Payload))
+		r.phantom(what)
+		l.journal.phantom(r, what)
+	case l.messages[ref].hash != hash:
+		r.alter(ref)
+		l.journal.got(recordAltered, r, ref)
+	default:
+		r.got(ref)
+		l.journal.got(recordGot, r, ref)
+	}
+}
+
+// find returns the message with a stamp, -1 if there is none.
+func (l *Ledger) find(device string, sequence uint64) int {
+	bySequence := l.devices[device]
+	if sequence == 0 || sequence > uint64(len(bySequence)) {
+		return -1
+	}
+	return int(bySequence[sequence-1]) - 1
+}
+
+// byContent returns the first message of a content that the reader has not got; the last one if it has got all; -1 if there is
+// none.
+func (r *Reader) byContent(hash uint64) int {
+	l := r.l
+	if l.contents == nil {
+		l.contents, l.tail = map[uint64]int32{}, map[uint64]int32{}
+		for i := range l.messages {
+			l.link(i)
+		}
+	}
+	at := r.cursor[hash]
+	if at == 0 {
+		at = l.contents[hash]
+	}
+	for at > 0 && r.count(int(at-1)) > 0 && l.next[at-1] > 0 {
+		at = l.next[at-1]
+	}
+	if at > 0 {
+		r.cursor[hash] = at
+	}
+	return int(at) - 1
+}
+
+// link puts a message behind the others of its content.
+func (l *Ledger) link(i int) {
+	for len(l.next) <= i {
+		l.next = append(l.next, 0)
+	}
+	hash, ref := l.messages[i].hash, int32(i+1)
+	if last := l.tail[hash]; last > 0 {
+		l.next[last-1] = ref
+	} else {
+		l.contents[hash] = ref
+	}
+	l.tail[hash] = ref
+}
+
+// The steps below change the ledger in memory: both the calls above and the journal, when it is loaded, take them.
+
+func (l *Ledger) addStream(s stream) {
+	l.streamOf[s] = int32(len(l.streams))
+	l.streams = append(l.streams, s)
+}
+
+func (l *Ledger) addMessage(m message) {
+	l.messages = append(l.messages, m)
+	device := l.streams[m.stream].device
+	bySequence := l.devices[device]
+	for len(bySequence) < int(m.sequence) {
+		bySequence = append(bySequence, 0)
+	}
+	bySequence[m.sequence-1] = int32(len(l.messages))
+	l.devices[device] = bySequence
+	if l.contents != nil {
+		l.link(len(l.messages) - 1)
+	}
+}
+
+func (l *Ledger) addReader(name, filter string, qos byte) *Reader {
+	r := &Reader{l: l, id: len(l.readers), name: name, filter: filter, qos: qos, cursor: map[uint64]int32{}}
+	r.begin()
+	l.readers = append(l.readers, r)
+	return r
+}
+
+func (r *Reader) begin() { r.from = len(r.l.messages) }
+
+func (r *Reader) count(ref int) uint8 {
+	if ref < len(r.seen) {
+		return r.seen[ref]
+	}
+	return 0
+}
+
+func (r *Reader) got(ref int) {
+	m := &r.l.messages[ref]
+	for len(r.seen) <= ref {
+		r.seen = append(r.seen, 0)
+	}
+	for len(r.highest) <= int(m.stream) {
+		r.highest = append(r.highest, 0)
+	}
+	if r.seen[ref] < 255 {
+		r.seen[ref]++
+	}
+	if r.seen[ref] > 1 {
+		r.duplicates++
+		if min(m.qos, r.qos) == 2 {
+			r.twice++
+			r.example("twice at QoS 2: %s", r.l.describe(ref))
+		}
+		return
+	}
+	if m.sequence < r.highest[m.stream] {
+		r.reordered++
+		r.example("out of order: %s after %d", r.l.describe(ref), r.highest[m.stream])
+	}
+	r.highest[m.stream] = max(r.highest[m.stream], m.sequence)
+}
+
+func (r *Reader) alter(ref int) {
+	r.altered++
+	r.example("altered: %s", r.l.describe(ref))
+}
+
+func (r *Reader) phantom(what string) {
+	r.phantoms++
+	r.example("%s", what)
+}
+
+func (r *Reader) example(format string, args ...any) {
+	if len(r.examples) < maxExamples {
+		r.examples = append(r.examples, fmt.Sprintf(format, args...))
+	}
+}
+
+func (l *Ledger) describe(ref int) string {
+	m := &l.messages[ref]
+	return fmt.Sprintf("%q %d on %q", l.streams[m.stream].device, m.sequence, l.streams[m.stream].topic)
+}
+
+// Report is what a reader got against what it was owed.
+type Report struct {
+	Reader     string
+	Sent       int // since the reader began, on topics that its filter matches
+	Acked      int // of these
+	Refused    int
+	InDoubt    int // QoS 1 and 2, sent and not answered
+	Received   int // messages got, each counted once
+	Missing    int // acked and not got
+	Duplicates int // got again; legal at QoS 1
+	Twice      int // of these, at QoS 2
+	Reordered  int // got for the first time after a later one of the same device and topic
+	Phantoms   int // never sent
+	Altered    int // not as it was sent
+	Unwanted   int // refused and got all the same
+	Examples   []string
+}
+
+// Report compares. It can be asked for at any time; messages that are still on their way count as missing.
+func (r *Reader) Report() Report {
+	l := r.l
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	rep := Report{Reader: r.name, Duplicates: r.duplicates, Twice: r.twice, Reordered: r.reordered, Phantoms: r.phantoms,
+		Altered: r.altered, Examples: append([]string(nil), r.examples...)}
+	wanted := make([]bool, len(l.streams))
+	for i, s := range l.streams {
+		wanted[i] = topic.Match(r.filter, s.topic)
+	}
+	for ref := range l.messages {
+		m, got := &l.messages[ref], r.count(ref) > 0
+		if got {
+			rep.Received++
+		}
+		if ref < r.from || !wanted[m.stream] {
+			continue
+		}
+		rep.Sent++
+		switch m.state {
+		case acked:
+			rep.Acked++
+			if !got && min(m.qos, r.qos) > 0 {
+				rep.Missing++
+				if len(rep.Examples) < maxExamples {
+					rep.Examples = append(rep.Examples, "missing: "+l.describe(ref))
+				}
+			}
+		case refused:
+			rep.Refused++
+			if got {
+				rep.Unwanted++
+			}
+		default:
+			if m.qos > 0 {
+				rep.InDoubt++
+			}
+		}
+	}
+	return rep
+}
+
+// Err is nil if nothing is wrong: duplicates at QoS 1, and messages in doubt, are not.
+func (r *Report) Err() error {
+	if r.Missing+r.Twice+r.Reordered+r.Phantoms+r.Altered+r.Unwanted == 0 {
+		return nil
+	}
+	return fmt.Errorf("sim: %s", r)
+}
+
+func (r *Report) String() string {
+	s := fmt.Sprintf("reader %q: sent %d, acked %d, refused %d, in doubt %d, received %d; missing %d, duplicates %d (at QoS 2: %d), "+
+		"reordered %d, phantoms %d, altered %d, refused but delivered %d", r.Reader, r.Sent, r.Acked, r.Refused, r.InDoubt, r.Received,
+		r.Missing, r.Duplicates, r.Twice, r.Reordered, r.Phantoms, r.Altered, r.Unwanted)
+	for _, e := range r.Examples {
+		s += "\n  " + e
+	}
+	return s
+}
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// contentHash is of topic and payload. Nobody attacks it: two checksums that the processor computes do.
+func contentHash(p *packet.Publish) uint64 {
+	a := crc32.Update(uint32(len(p.Topic)), castagnoli, p.Topic)
+	b := crc32.Update(uint32(len(p.Topic)), crc32.IEEETable, p.Topic)
+	return uint64(crc32.Update(a, castagnoli, p.Payload))<<32 | uint64(crc32.Update(b, crc32.IEEETable, p.Payload))
+}

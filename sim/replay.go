@@ -1,0 +1,94 @@
+package sim
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"strings"
+	"time"
+
+	"github.com/millrace-io/millrace/mqtt/packet"
+)
+
+// ReplayOptions describe a replay of the recording: 1,999 messages of seven buses in Helsinki.
+//
+// Every vehicle has its connection; its client id is "bus-" with operator and number. All vehicles begin together (but for a
+// part of a second, so that they are not in step), each with its own gaps cut. On MQTT 5 messages are stamped in user properties
+// (PropDevice, PropSequence, PropTime); before that they have no stamp. Unless Now is set or a vehicle is a clone, topics and
+// payloads are exactly the recorded ones.
+type ReplayOptions struct {
+	FleetOptions
+	Speed    float64 // times the recorded one; default 1. +Inf: as fast as the window allows
+	Vehicles int     // default and at most exact: 7, those with the most messages first; beyond, clones with numbers of their own
+	Now      bool    // shift the times in the payloads to the present. (The operating day and the start time stay as recorded.)
+	Loop     bool    // begin again at the end of the recording, until ctx is done
+}
+
+// Replay plays the recording to its end, or until ctx is done, then waits for the acknowledgements.
+func Replay(ctx context.Context, o ReplayOptions) (FleetStats, error) {
+	vehicles, err := embedded()
+	if err != nil {
+		return FleetStats{}, err
+	}
+	if o.Speed == 0 {
+		o.Speed = 1
+	}
+	if o.Speed < 0 || math.IsNaN(o.Speed) {
+		return FleetStats{}, fmt.Errorf("sim: replay: speed of %v", o.Speed)
+	}
+	if o.Vehicles == 0 {
+		o.Vehicles = len(vehicles)
+	}
+	devices := make([]device, o.Vehicles)
+	for i := range devices {
+		s := &replaySource{o: &o, v: vehicles[i%len(vehicles)]}
+		id := s.v.id
+		if clone := i / len(vehicles); clone > 0 {
+			s.number = cloneNumber(s.v.number, clone)
+			id = strings.TrimSuffix(id, s.v.number) + s.number
+		}
+		// The golden ratio spreads any number of vehicles evenly over the second in which each sends once.
+		s.phase = time.Duration(math.Mod(float64(i)*math.Phi, 1) * float64(time.Second))
+		devices[i] = device{id: "bus-" + strings.ReplaceAll(id, "/", "-"), source: s}
+	}
+	return newFleet(o.FleetOptions).run(ctx, devices)
+}
+
+// cloneNumber gives a clone a number of its own: recorded ones have four digits behind zeros.
+func cloneNumber(number string, clone int) string {
+	return fmt.Sprintf("%d%s", clone, number[len(number)-4:])
+}
+
+// replaySource is what one vehicle sends.
+type replaySource struct {
+	o      *ReplayOptions
+	v      *recorded
+	number string // a clone's
+	phase  time.Duration
+	p      packet.Publish
+	i      int
+	round  time.Duration // recorded time of the rounds before
+}
+
+func (s *replaySource) next(stamp *Stamp, begin time.Time) (*packet.Publish, time.Duration, bool) {
+	if s.i == len(s.v.events) {
+		if !s.o.Loop {
+			return nil, 0, false
+		}
+		s.round += s.v.events[s.i-1].at + shortGap
+		s.i = 0
+	}
+	e := &s.v.events[s.i]
+	s.i++
+	after := time.Duration(-1)
+	if stamp.Due = time.Now(); !math.IsInf(s.o.Speed, 1) {
+		after = time.Duration(float64(s.phase+s.round+e.at) / s.o.Speed)
+		stamp.Due = begin.Add(after)
+	}
+	var at time.Time
+	if s.o.Now {
+		at = stamp.Due
+	}
+	s.p.Topic, s.p.Payload = e.render(s.p.Topic[:0], s.p.Payload[:0], s.v, s.number, at)
+	return &s.p, after, true
+}

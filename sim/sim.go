@@ -1,0 +1,61 @@
+// Package sim plays fleets: the recorded one (Replay), made-up load (Load), and the ledger that says afterwards whether what a
+// broker acknowledged is what its subscribers got (Ledger).
+//
+// Client is an MQTT client of its own on mqtt/packet, with both directions of QoS 0 to 2, sessions that outlive connections,
+// and control over every acknowledgement; the tests of other packages use it too. A connected client owns two goroutines, one
+// that reads and one that writes; they end with the connection. Replay and Load own their clients and end them before they
+// return.
+//
+// The ledger's file is append-only and belongs to the process that checks, not to the one that is being killed. The package
+// opens no files itself, listens on nothing, and never retries a message that the server has refused.
+package sim
+
+import (
+	"strconv"
+	"time"
+
+	"github.com/millrace-io/millrace/mqtt/packet"
+)
+
+// The user properties that stamp a message on MQTT 5, so that its payload stays exact. (Names that begin with mqtt. or mr- are
+// the broker's.)
+const (
+	PropDevice   = "sim-device" // who sent it
+	PropSequence = "sim-seq"    // 1 for the device's first message, decimal
+	PropTime     = "sim-time"   // when it was due, microseconds since 1970, decimal
+)
+
+// Stamp says which message it is, of which device.
+type Stamp struct {
+	Device   string
+	Sequence uint64
+	Due      time.Time // when it was to be sent, whether or not there was room then
+}
+
+// properties returns the stamp as user properties.
+func (s *Stamp) properties() []packet.UserProperty {
+	return []packet.UserProperty{
+		{Name: PropDevice, Value: s.Device},
+		{Name: PropSequence, Value: strconv.FormatUint(s.Sequence, 10)},
+		{Name: PropTime, Value: strconv.FormatInt(s.Due.UnixMicro(), 10)},
+	}
+}
+
+// ReadStamp finds the stamp of a message, in its user properties or at the start of its payload.
+func ReadStamp(p *packet.Publish) (s Stamp, ok bool) {
+	if s, ok = readPayloadStamp(p.Payload); ok {
+		return s, true
+	}
+	for _, u := range p.Props.User {
+		switch u.Name {
+		case PropDevice:
+			s.Device = u.Value
+		case PropSequence:
+			s.Sequence, _ = strconv.ParseUint(u.Value, 10, 64)
+		case PropTime:
+			us, _ := strconv.ParseInt(u.Value, 10, 64)
+			s.Due = time.UnixMicro(us)
+		}
+	}
+	return s, s.Device != "" && s.Sequence > 0
+}
