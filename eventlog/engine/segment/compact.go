@@ -179,7 +179,7 @@ func (c *compaction) eachBatch(s *segment, from int64, f func(eventlog.RawBatch)
 		return err
 	}
 	defer s.log.release()
-	w, _, err := s.seek(h, from, 1<<20)
+	w, _, err := s.seek(h, from, math.MaxInt64, 1<<20)
 	for err == nil && !c.l.closed.Load() {
 		var b eventlog.RawBatch
 		at := w.pos

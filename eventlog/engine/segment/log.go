@@ -392,7 +392,7 @@ func (l *Log) read(offset int64, maxBytes int, minOne bool) ([]byte, error) {
 		return nil, nil
 	}
 	for _, s := range v.segs[min(v.find(offset), len(v.segs)):] {
-		if raw, found, err := s.read(offset, maxBytes, minOne); found || err != nil {
+		if raw, found, err := s.read(offset, end, maxBytes, minOne); found || err != nil {
 			return raw, err
 		}
 	}

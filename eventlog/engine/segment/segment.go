@@ -67,7 +67,8 @@ func (s *segment) rolled() bool { return s.limit.Load() != math.MaxInt64 }
 
 // walk steps over the batches from pos on, as far as the log has been appended by now.
 func (s *segment) walk(h vfs.File, pos, chunk int64) *walker {
-	return &walker{h: h, name: s.log.name, pos: pos, end: s.size.Load(), next: s.base, limit: s.limit.Load(), chunk: chunk}
+	return &walker{h: h, name: s.log.name, pos: pos, end: s.size.Load(), next: s.base, limit: s.limit.Load(), stop: math.MaxInt64,
+		chunk: chunk}
 }
 
 // checkPlace reports errIndex unless the batch at pos has that base offset.
@@ -89,14 +90,14 @@ func (s *segment) checkPlace(pos, base int64) error {
 }
 
 // read returns whole, verified batches from the one on that holds offset or, if there is none, the next: about maxBytes, or
-// one batch whatever its size if minOne. found is false if the segment has no such batch.
-func (s *segment) read(offset int64, maxBytes int, minOne bool) (raw []byte, found bool, err error) {
+// one batch whatever its size if minOne, none that begins at end or later. found is false if the segment has no such batch.
+func (s *segment) read(offset, end int64, maxBytes int, minOne bool) (raw []byte, found bool, err error) {
 	h, err := s.log.acquire()
 	if err != nil {
 		return nil, false, err
 	}
 	defer s.log.release()
-	w, n, err := s.seek(h, offset, int64(maxBytes))
+	w, n, err := s.seek(h, offset, end, int64(maxBytes))
 	if err == io.EOF {
 		return nil, false, nil
 	}
@@ -118,11 +119,11 @@ func (s *segment) read(offset int64, maxBytes int, minOne bool) (raw []byte, fou
 }
 
 // seek returns a walker before the first batch that reaches to offset or beyond, and that batch's size; io.EOF if there is
-// none. It reads ahead by about ahead bytes.
-func (s *segment) seek(h vfs.File, offset, ahead int64) (*walker, int64, error) {
+// none that begins before stop. It reads ahead by about ahead bytes.
+func (s *segment) seek(h vfs.File, offset, stop, ahead int64) (*walker, int64, error) {
 	if pos, ok := s.places.find(offset); ok {
 		w := s.walk(h, pos, ahead)
-		w.next = offset
+		w.next, w.stop = offset, stop
 		n, err := w.skipTo(offset)
 		return w, n, err
 	}
@@ -139,7 +140,7 @@ func (s *segment) seek(h vfs.File, offset, ahead int64) (*walker, int64, error) 
 		}
 	}
 	w := s.walk(h, pos, ahead+2*s.interval)
-	w.next = base
+	w.next, w.stop = base, stop
 	n, err := w.skipTo(offset)
 	return w, n, err
 }
@@ -165,7 +166,7 @@ func (w *walker) whole(p []byte) ([]byte, error) {
 			return p[:n:n], nil
 		}
 		b, err := w.batch()
-		if n > 0 && errors.Is(err, eventlog.ErrCorrupt) {
+		if n > 0 && (err == io.EOF || errors.Is(err, eventlog.ErrCorrupt)) {
 			return p[:n:n], nil
 		}
 		if err != nil {

@@ -31,6 +31,7 @@ type walker struct {
 	end   int64 // of the log
 	next  int64 // the least offset that the next batch may have
 	limit int64 // no batch reaches beyond it
+	stop  int64 // a batch from here on is not for the caller yet
 	chunk int64 // how much to read at a time
 
 	buf []byte
@@ -86,6 +87,9 @@ func (w *walker) header() (eventlog.RawBatch, int64, error) {
 	b := eventlog.RawBatch(p)
 	if int64(n) > left || b.LastDelta() < 0 || b.Base() < w.next || b.Next() <= b.Base() || b.Next() > w.limit {
 		return nil, 0, w.damage(w.limit, fmt.Errorf("%w: %d bytes at offset %d to %d do not fit here", eventlog.ErrCorrupt, n, b.Base(), b.Last()))
+	}
+	if b.Base() >= w.stop {
+		return nil, 0, io.EOF
 	}
 	return b, int64(n), nil
 }
