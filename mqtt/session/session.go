@@ -106,7 +106,9 @@ var (
 // GapError answers a Read below the start of its partition.
 type GapError struct{ Next int64 } // the first offset that is still there
 
-func (e *GapError) Error() string { return fmt.Sprintf("%v: the partition starts at %d", ErrGap, e.Next) }
+func (e *GapError) Error() string {
+	return fmt.Sprintf("%v: the partition starts at %d", ErrGap, e.Next)
+}
 func (e *GapError) Unwrap() error { return ErrGap }
 
 // Target names one claimed partition that the core writes.

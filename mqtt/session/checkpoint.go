@@ -1,0 +1,337 @@
+package session
+
+import (
+	"math"
+	"slices"
+)
+
+// shard is one sessions partition, with its checkpoint.
+//
+// A checkpoint writes begin k with the frontier F_k, then the queues whose state below F_k changed, tagged k, then done k. A
+// crash leaves one of these:
+//   - no begin k: the queues in the log are as of the last done checkpoint's frontier, and replay from there;
+//   - begin k without done k: a queue tagged k is as of F_k; every other is as the last done checkpoint left it;
+//   - done k: every queue is as of F_k. One that was not written had nothing below F_k that its record does not say.
+//
+// A queue may be written later than begin k: its state below F_k can only have shrunk. What depends on a position being below the
+// frontier (the ids of QoS 2, in and out) is removed only after done k.
+type shard struct {
+	*lane
+	phase    phase
+	number   uint64 // of the last checkpoint begun
+	goal     vector // its frontier
+	f        vector // of the last one done
+	dirty    []*session
+	todo     []*session // to be written by this checkpoint
+	wrote    []*session // looked at by this checkpoint
+	settled  []start    // subscriptions whose retained messages were all queued when their session was looked at
+	starts   []start    // subscriptions that begin above a frontier, perhaps
+	waits    int
+	refused  bool
+	replayed struct{ begun, done checkpointValue } // as restored
+	begun    vector                                // replayed.begun, once asked for
+}
+
+type phase uint8
+
+const (
+	atRest phase = iota
+	savingQueues
+	savingEnd
+)
+
+type start struct {
+	session *session
+	sub     *sub
+}
+
+const chunkBytes = 64 << 10 // of queues written at a time; the next follow when these are durable
+
+// checkpointDue begins a checkpoint when one is due, and returns when to ask again. It is due after some time or some bytes of
+// log, but costs at most a twentieth of those bytes, unless a replay would grow too long.
+func (c *Core) checkpointDue() int64 {
+	if c.checkpointing() {
+		return math.MaxInt64
+	}
+	changed := c.since.start != 0
+	for _, sh := range c.shards {
+		changed = changed || len(sh.dirty) > 0
+	}
+	if !changed && !c.hurry {
+		return math.MaxInt64
+	}
+	if c.since.start == 0 {
+		c.since.start = c.now
+	}
+	every := c.o.CheckpointEvery.Milliseconds()
+	cheap := c.since.cost*20 <= c.since.bytes
+	switch {
+	case c.hurry,
+		c.since.bytes >= c.o.CheckpointBytes && (cheap || c.since.bytes >= 8*c.o.CheckpointBytes),
+		c.now >= c.since.start+every && (cheap || c.now >= c.since.start+30*every):
+		c.beginCheckpoint()
+		return math.MaxInt64
+	}
+	if c.now < c.since.start+every {
+		return c.since.start + every
+	}
+	return min(c.now+every, c.since.start+30*every)
+}
+
+// Checkpoint begins one now, for a clean stop. It is complete when Busy is false.
+func (c *Core) Checkpoint(now int64) {
+	if !c.enter(now) || c.replaying {
+		return
+	}
+	if c.hurry = c.checkpointing(); !c.hurry {
+		c.beginCheckpoint()
+	}
+	c.leave()
+}
+
+func (c *Core) checkpointing() bool {
+	return slices.ContainsFunc(c.shards, func(s *shard) bool { return s.phase != atRest }) ||
+		slices.ContainsFunc(c.stores, func(s *retainedStore) bool { return s.moving })
+}
+
+func (c *Core) beginCheckpoint() {
+	c.hurry = false
+	c.since.bytes, c.since.start, c.since.cost = 0, 0, 0
+	for _, st := range c.stores {
+		c.beginFrontier(st)
+	}
+	for _, sh := range c.shards {
+		c.beginShard(sh)
+	}
+}
+
+func (c *Core) beginShard(sh *shard) {
+	sh.number++
+	sh.goal, sh.phase, sh.refused = c.next(), savingQueues, false
+	sh.todo, sh.dirty, sh.wrote, sh.settled = sh.dirty, nil, nil, nil
+	for _, s := range sh.todo {
+		s.dirty = false
+		c.coverDone(s, sh)
+	}
+	v := checkpointValue{sh.number, c.positions(sh.goal)}
+	c.saveRecords(sh, nil, StateRecord{plainKey(kindBegin), v.append(nil)})
+	c.saveSome(sh)
+}
+
+// coverDone marks the outbound QoS 2 ids that are done and that nothing will need once this checkpoint is done: no replay will
+// come to their position, and the queue does not hold it.
+func (c *Core) coverDone(s *session, sh *shard) {
+	if len(s.flight.done) == 0 {
+		return
+	}
+	owed := slices.ContainsFunc(s.queue.subs.list, func(b *sub) bool { return b.owes && !b.queued })
+	for i := range s.flight.done {
+		d := &s.flight.done[i]
+		set := s.queue.find(d.place)
+		switch {
+		case set != nil && set.runs.has(d.offset):
+		case c.places[d.place].retained && owed:
+		case !c.places[d.place].retained && d.offset >= sh.goal.at(d.place):
+		default:
+			d.cover = sh.number
+		}
+	}
+}
+
+// saveRecords writes records of a checkpoint; the next ones go out when these are durable.
+func (c *Core) saveRecords(sh *shard, s *session, recs ...StateRecord) {
+	sh.waits++
+	for _, r := range recs {
+		c.since.cost += int64(len(r.Key) + len(r.Value))
+	}
+	c.write(sh.lane, func(err error) {
+		sh.waits--
+		if err != nil {
+			sh.refused = true
+			if s != nil && s.offlineSaved {
+				s.offlineDirty = s.offline != 0
+			}
+		}
+		c.saveSome(sh)
+	}, recs...)
+}
+
+// saveSome goes on with a checkpoint: the next queues, or its end.
+func (c *Core) saveSome(sh *shard) {
+	if sh.waits > 0 || sh.phase != savingQueues {
+		return
+	}
+	if sh.refused {
+		c.abandon(sh)
+		return
+	}
+	bytes := 0
+	for len(sh.todo) > 0 && bytes < chunkBytes {
+		s := sh.todo[0]
+		sh.todo = sh.todo[1:]
+		if s.ended {
+			continue
+		}
+		sh.wrote = append(sh.wrote, s)
+		for _, r := range c.queueRecords(s, sh) {
+			bytes += len(r.Key) + len(r.Value)
+			c.saveRecords(sh, s, r)
+		}
+	}
+	if len(sh.todo) == 0 && sh.waits == 0 {
+		c.finishCheckpoint(sh)
+	}
+}
+
+// abandon gives a checkpoint up after a refused write. What it would have written is written by the next one.
+func (c *Core) abandon(sh *shard) {
+	sh.phase = atRest
+	for _, s := range append(sh.wrote, sh.todo...) {
+		c.touch(s)
+	}
+	sh.todo, sh.wrote, sh.settled = nil, nil, nil
+	c.since.start = c.now + redoEvery
+}
+
+// queueRecords are what a checkpoint writes of one session.
+func (c *Core) queueRecords(s *session, sh *shard) (recs []StateRecord) {
+	for _, b := range s.queue.subs.list {
+		if b.owes && b.queued {
+			sh.settled = append(sh.settled, start{s, b})
+		}
+	}
+	v := queueValue{inc: s.inc, tag: sh.number, sets: c.setValues(s, sh.goal)}
+	v.base, v.inbound = s.inbound.checkpoint(sh.number, sh.goal)
+	switch empty := v.base == 0 && len(v.inbound) == 0 && len(v.sets) == 0; {
+	case !empty:
+		s.saved = true
+		recs = append(recs, StateRecord{sessionKey(kindQueue, s.key), v.append(nil)})
+	case s.saved:
+		s.saved = false
+		recs = append(recs, StateRecord{Key: sessionKey(kindQueue, s.key)})
+	}
+	if s.offlineDirty {
+		s.offlineDirty, s.offlineSaved = false, true
+		recs = append(recs, sessionRecord(s.key, sessionValue{inc: s.inc, expiry: s.expiry, offline: s.offline}))
+	}
+	return recs
+}
+
+// setValues are the positions below a frontier that are owed: the sets, and what is in flight without an out/id.
+func (c *Core) setValues(s *session, f vector) (list []setValue) {
+	limit := func(place int32) int64 {
+		if c.places[place].retained {
+			return math.MaxInt64
+		}
+		return f.at(place)
+	}
+	byPlace := map[int32][]run{}
+	for i := range s.queue.sets {
+		set := &s.queue.sets[i]
+		if end := limit(set.place); !set.runs.empty() && set.runs.min() < end {
+			for n := range set.runs.all {
+				if n.from < end {
+					byPlace[set.place] = append(byPlace[set.place], run{n.from, min(n.to, end)})
+				}
+			}
+		}
+	}
+	for _, d := range s.flight.all() {
+		if (d.qos == 1 || d.state == unsaved || d.state == saving) && d.offset < limit(d.place) {
+			byPlace[d.place] = append(byPlace[d.place], run{d.offset, d.offset + 1})
+		}
+	}
+	for place := range int32(len(c.places)) {
+		if runs := byPlace[place]; runs != nil && !c.places[place].dead {
+			set := s.queue.find(place)
+			list = append(list, setValue{c.places[place].part, set != nil && set.merged, normal(runs)})
+		}
+	}
+	return list
+}
+
+func (c *Core) finishCheckpoint(sh *shard) {
+	sh.phase = savingEnd
+	for _, st := range sh.settled {
+		s, b := st.session, st.sub
+		if s.ended || !b.queued || !b.owes || b.writes > 0 || b.ending || s.queue.subs.get(b.filter) != b {
+			c.touch(s)
+			continue
+		}
+		c.write(sh.lane, func(err error) {
+			if err == nil && b.queued {
+				b.owes = false
+			}
+			c.touch(s)
+		}, c.record(s, change{sub: b, opts: b.opts}))
+	}
+	v := checkpointValue{sh.number, c.positions(sh.goal)}
+	c.write(sh.lane, func(err error) {
+		if err != nil {
+			c.abandon(sh)
+			return
+		}
+		c.checkpointDone(sh)
+	}, StateRecord{plainKey(kindDone), v.append(nil)})
+}
+
+// checkpointDone removes what no replay needs any more.
+func (c *Core) checkpointDone(sh *shard) {
+	sh.phase, sh.f = atRest, sh.goal
+	for _, s := range sh.wrote {
+		if s.ended {
+			continue
+		}
+		kept := s.flight.done[:0]
+		for _, d := range s.flight.done {
+			if d.cover == sh.number {
+				c.write(sh.lane, nil, StateRecord{Key: idKey(kindOut, s.key, d.id)})
+			} else {
+				kept = append(kept, d)
+			}
+		}
+		if s.flight.done = kept; len(kept) > 0 {
+			c.touch(s)
+		}
+		for _, id := range s.inbound.covered(sh.number) {
+			c.write(sh.lane, nil, StateRecord{Key: idKey(kindIn, s.key, id)})
+		}
+		c.pump(s)
+	}
+	sh.wrote, sh.settled = nil, nil
+	c.trimStarts(sh)
+	if c.hurry && !c.checkpointing() {
+		c.beginCheckpoint()
+	}
+}
+
+// trimStarts forgets the starts of subscriptions that the frontier has passed and that have nothing older in their queue.
+func (c *Core) trimStarts(sh *shard) {
+	kept := sh.starts[:0]
+	for _, st := range sh.starts {
+		if b := st.sub; !st.session.ended && b.start != nil && !c.passed(st.session, b, sh.f) {
+			kept = append(kept, st)
+		} else {
+			b.start = nil
+		}
+	}
+	if len(kept) < len(sh.starts) {
+		c.cache = newMatchCache()
+	}
+	clear(sh.starts[len(kept):])
+	sh.starts = kept
+}
+
+func (c *Core) passed(s *session, b *sub, f vector) bool {
+	for i := range b.start {
+		if p := &c.places[i]; p.tailed && !p.dead && f.at(int32(i)) < b.start[i] {
+			return false
+		}
+	}
+	for i := range s.queue.sets {
+		if set := &s.queue.sets[i]; !set.none() && !c.places[set.place].retained && set.head() < b.start.at(set.place) {
+			return false
+		}
+	}
+	return true
+}

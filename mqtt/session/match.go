@@ -1,0 +1,191 @@
+package session
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+
+	"github.com/millrace-io/millrace/mqtt/topic"
+)
+
+// target is one session that a topic matches, with the sum of its matching subscriptions worked out.
+type target struct {
+	session *session
+	subs    []*sub
+	options          // the highest QoS; rap if any; noLocal if any
+	ids     []uint32 // subscription ids
+	mixed   bool     // not all apply alike: work the sum out per message (no-local, pending, start vectors)
+	allowed bool     // the policy's answer, as of policy
+	policy  uint64   // 0: not asked yet
+}
+
+// matched is the result of matching a topic, good while the tree's epoch for it is the same.
+type matched struct {
+	epoch   uint64
+	targets []target
+}
+
+// matchCache keeps matches by topic. It is cleared when it is full: what is in use comes back at once.
+type matchCache struct {
+	topics map[string]*matched
+	size   int // targets
+}
+
+const (
+	cachedTopics  = 64 << 10
+	cachedTargets = 256 << 10
+)
+
+func newMatchCache() matchCache { return matchCache{topics: map[string]*matched{}} }
+
+type pair struct {
+	session *session
+	sub     *sub
+}
+
+// match returns the sessions that a topic matches, in order of their creation.
+func (c *Core) match(name string) *matched {
+	epoch := c.filter.Epoch(name)
+	m := c.cache.topics[name]
+	if m != nil && m.epoch == epoch {
+		return m
+	}
+	if m == nil {
+		if len(c.cache.topics) >= cachedTopics || c.cache.size >= cachedTargets {
+			c.cache = newMatchCache()
+		}
+		m = &matched{}
+		c.cache.topics[strings.Clone(name)] = m
+	}
+	c.cache.size -= len(m.targets)
+	m.epoch, m.targets = epoch, c.build(name)
+	c.cache.size += len(m.targets)
+	return m
+}
+
+func (c *Core) build(name string) []target {
+	c.pair = c.pair[:0]
+	c.filter.Match(name, func(s *session, b *sub) { c.pair = append(c.pair, pair{s, b}) })
+	if len(c.pair) == 0 {
+		return nil
+	}
+	slices.SortStableFunc(c.pair, func(a, b pair) int { return cmp.Compare(a.session.seq, b.session.seq) })
+	all := make([]*sub, len(c.pair))
+	n := 0
+	for i, p := range c.pair {
+		all[i] = p.sub
+		if i == 0 || p.session != c.pair[i-1].session {
+			n++
+		}
+	}
+	targets := make([]target, 0, n)
+	for i := 0; i < len(all); {
+		j := i + 1
+		for j < len(all) && c.pair[j].session == c.pair[i].session {
+			j++
+		}
+		targets = append(targets, sum(c.pair[i].session, all[i:j:j]))
+		i = j
+	}
+	clear(c.pair)
+	return targets
+}
+
+// sum works out what several matching subscriptions of one session amount to, if they all apply.
+func sum(s *session, subs []*sub) target {
+	t := target{session: s, subs: subs}
+	for _, b := range subs {
+		t.add(b)
+		t.mixed = t.mixed || b.opts.noLocal || b.pending || b.start != nil
+	}
+	return t
+}
+
+func (t *target) add(b *sub) {
+	t.qos = max(t.qos, b.opts.qos)
+	t.rap = t.rap || b.opts.rap
+	if b.opts.id != 0 && !slices.Contains(t.ids, b.opts.id) {
+		t.ids = append(t.ids, b.opts.id)
+	}
+}
+
+// applies says what the subscriptions of a target amount to for one message.
+type applies struct {
+	options
+	ids     []uint32
+	none    bool // no subscription applies
+	pending bool // only subscriptions that are not durable yet do
+}
+
+// effective is the sum for a message at a position. If only subscriptions that are not durable yet apply, it is theirs: the
+// position is collected. A retained message that was asked for (place is of the retained topic) and a message without a
+// position are not compared with start vectors.
+func (c *Core) effective(t *target, m *Message, place int32, off int64) applies {
+	all := applies{options: options{qos: min(t.qos, m.QoS), rap: t.rap}, ids: t.ids}
+	if !t.mixed {
+		return all
+	}
+	positioned := off >= 0 && !c.places[place].retained
+	reached := func(b *sub) bool {
+		return (!positioned || off >= b.start.at(place)) &&
+			!(b.opts.noLocal && m.Client != "" && m.Client == t.session.key.ClientID)
+	}
+	n := 0
+	for _, b := range t.subs {
+		if reached(b) && !b.pending {
+			n++
+		}
+	}
+	if n == len(t.subs) {
+		return all
+	}
+	var part target
+	none := true
+	for _, b := range t.subs {
+		if reached(b) && b.pending == (n == 0) {
+			part.add(b)
+			none = false
+		}
+	}
+	return applies{options: options{qos: min(part.qos, m.QoS), rap: part.rap}, ids: part.ids, none: none, pending: n == 0}
+}
+
+// target finds what one session's subscriptions make of a topic, nil if none matches.
+func (c *Core) target(s *session, name string) *target {
+	if len(s.queue.subs.list) > shortSubs {
+		found := c.match(name)
+		i, ok := slices.BinarySearchFunc(found.targets, s.seq, func(t target, seq uint64) int { return cmp.Compare(t.session.seq, seq) })
+		if !ok {
+			return nil
+		}
+		return &found.targets[i]
+	}
+	l := s.link
+	epoch := c.filter.Epoch(name)
+	if l.last.name == name && l.last.epoch == epoch {
+		if len(l.last.target.subs) == 0 {
+			return nil
+		}
+		return &l.last.target
+	}
+	var subs []*sub
+	for _, b := range s.queue.subs.list {
+		if topic.Match(b.filter, name) {
+			subs = append(subs, b)
+		}
+	}
+	l.last.name, l.last.epoch, l.last.target = name, epoch, sum(s, subs)
+	if len(subs) == 0 {
+		return nil
+	}
+	return &l.last.target
+}
+
+// allowed is the policy's answer for delivering a topic to the session of a target.
+func (c *Core) allowed(t *target, name string) bool {
+	if t.policy != c.policy+1 {
+		t.allowed = c.host.Allowed(t.session.key, false, name)
+		t.policy = c.policy + 1
+	}
+	return t.allowed
+}

@@ -1,0 +1,193 @@
+package session
+
+import "slices"
+
+// queue is filters with options and start vectors, and the positions that are still to be delivered. It belongs to a session;
+// nothing in it knows of one.
+type queue struct {
+	subs subs
+	sets []set
+	// f is where the positions of the restored sets end and those of the replay begin, while the core replays.
+	f vector
+}
+
+// set is the positions of one place.
+type set struct {
+	place    int32
+	runs          // owed
+	fleeting runs // of effective QoS 0: they keep their place behind positions that are owed, and end with the connection
+}
+
+func (s *set) none() bool { return s.runs.empty() && s.fleeting.empty() }
+
+// head is the first position.
+func (s *set) head() int64 {
+	switch {
+	case s.fleeting.empty():
+		return s.runs.min()
+	case s.runs.empty():
+		return s.fleeting.min()
+	}
+	return min(s.runs.min(), s.fleeting.min())
+}
+
+func (s *set) holds(off int64) bool { return s.runs.has(off) || s.fleeting.has(off) }
+
+// cut removes everything below off and returns how much of it was owed.
+func (s *set) cut(off int64) int64 {
+	s.fleeting.cut(off)
+	return s.runs.cut(off)
+}
+
+// find returns the set of a place, nil if there is none.
+func (q *queue) find(place int32) *set {
+	for i := range q.sets {
+		if q.sets[i].place == place {
+			return &q.sets[i]
+		}
+	}
+	return nil
+}
+
+// set returns the set of a place, made if there is none.
+func (q *queue) set(place int32) *set {
+	if s := q.find(place); s != nil {
+		return s
+	}
+	q.sets = append(q.sets, set{place: place})
+	return &q.sets[len(q.sets)-1]
+}
+
+// empty tells whether nothing is queued.
+func (q *queue) empty() bool {
+	for i := range q.sets {
+		if !q.sets[i].none() {
+			return false
+		}
+	}
+	return true
+}
+
+// owed is how many positions are queued.
+func (q *queue) owed() (n int64) {
+	for i := range q.sets {
+		n += q.sets[i].offsets
+	}
+	return n
+}
+
+// bytes is the memory that the sets take beyond their fixed part.
+func (q *queue) bytes() (n int) {
+	for i := range q.sets {
+		n += len(q.sets[i].mid) + len(q.sets[i].fleeting.mid)
+	}
+	return n
+}
+
+// add puts a position behind all others of its place. Past limit bytes neighbouring runs merge; floor says from where in each
+// place they may.
+func (q *queue) add(place int32, off int64, limit int, floor vector) {
+	s := q.set(place)
+	before := len(s.mid)
+	s.add(run{off, off + 1})
+	if len(s.mid) == before || q.bytes() <= limit {
+		return
+	}
+	widest := s
+	for i := range q.sets {
+		if len(q.sets[i].mid) > len(widest.mid) {
+			widest = &q.sets[i]
+		}
+	}
+	widest.squeeze(floor.at(widest.place))
+}
+
+// dropFleeting forgets the positions of effective QoS 0, and sets that are empty.
+func (q *queue) dropFleeting() {
+	kept := q.sets[:0]
+	for i := range q.sets {
+		q.sets[i].fleeting = runs{}
+		if !q.sets[i].runs.empty() {
+			kept = append(kept, q.sets[i])
+		}
+	}
+	clear(q.sets[len(kept):])
+	if q.sets = kept; len(kept) == 0 {
+		q.sets = nil
+	}
+}
+
+// options are those of one subscription.
+type options struct {
+	qos     byte
+	noLocal bool
+	rap     bool // retain as published
+	id      uint32
+}
+
+// sub is one subscription. The tree and the queue point to the same one.
+type sub struct {
+	filter string
+	opts   options
+	// start is where the subscription begins, nil when nothing that could still be met lies below: neither in the sets, nor
+	// above the frontier that a crash would replay from.
+	start vector
+	// pending: its record is not durable yet. Positions collect, nothing is delivered for it alone.
+	pending bool
+	// writes are the outstanding writes that would make it durable.
+	writes int
+	// ending: the write that removes it is outstanding.
+	ending bool
+	// owes: the record says that retained messages as of asOf are owed.
+	owes bool
+	asOf vector
+	// queued: the cursor has passed all of them, but the record still says owed.
+	queued bool
+}
+
+// subs are the subscriptions of one queue by filter. Most have one or two.
+type subs struct {
+	list  []*sub
+	index map[string]*sub // of long lists
+}
+
+const shortSubs = 12
+
+func (s *subs) get(filter string) *sub {
+	if s.index != nil {
+		return s.index[filter]
+	}
+	for _, b := range s.list {
+		if b.filter == filter {
+			return b
+		}
+	}
+	return nil
+}
+
+// set puts b in, in the place of another with its filter.
+func (s *subs) set(b *sub) {
+	if old := s.get(b.filter); old != nil {
+		s.list[slices.Index(s.list, old)] = b
+		if s.index != nil {
+			s.index[b.filter] = b
+		}
+		return
+	}
+	s.list = append(s.list, b)
+	if s.index != nil {
+		s.index[b.filter] = b
+	} else if len(s.list) > shortSubs {
+		s.index = make(map[string]*sub, 2*shortSubs)
+		for _, b := range s.list {
+			s.index[b.filter] = b
+		}
+	}
+}
+
+func (s *subs) delete(b *sub) {
+	if i := slices.Index(s.list, b); i >= 0 {
+		s.list = slices.Delete(s.list, i, i+1)
+		delete(s.index, b.filter)
+	}
+}

@@ -1,0 +1,567 @@
+package session
+
+import (
+	"encoding/binary"
+	"errors"
+	"slices"
+
+	"github.com/millrace-io/millrace/mqtt/packet"
+)
+
+// The records of the sessions and retained topics, as docs/formats/sessions.md describes them. A key begins with the format's
+// version and a kind. A value begins with the format's version; integers are varints, texts and bytes have their length before
+// them. Bytes that are no record of ours decode to errState, never to a panic or an allocation larger than they are.
+const stateVersion = 1
+
+type kind byte
+
+const (
+	kindSession  kind = 's' // session key
+	kindSub      kind = 'f' // session key, filter
+	kindQueue    kind = 'q' // session key
+	kindIn       kind = 'i' // session key, packet id
+	kindOut      kind = 'o' // session key, packet id
+	kindWill     kind = 'w' // session key
+	kindBegin    kind = 'B' // of a checkpoint of a sessions partition
+	kindDone     kind = 'D'
+	kindRetained kind = 'r' // MQTT topic
+	kindFrontier kind = 'F' // of a retained partition
+)
+
+var errState = errors.New("not a state record")
+
+// Keys.
+
+func appendKey(dst []byte, kd kind, k Key) []byte {
+	dst = append(dst, stateVersion, byte(kd))
+	dst = appendText(dst, k.Tenant)
+	dst = appendText(dst, k.Principal)
+	return appendText(dst, k.ClientID)
+}
+
+func sessionKey(kd kind, k Key) []byte { return appendKey(nil, kd, k) }
+
+func subKey(k Key, filter string) []byte { return append(appendKey(nil, kindSub, k), filter...) }
+
+func idKey(kd kind, k Key, id uint16) []byte {
+	return binary.BigEndian.AppendUint16(appendKey(nil, kd, k), id)
+}
+
+func plainKey(kd kind) []byte { return []byte{stateVersion, byte(kd)} }
+
+func retainedKey(topic string) []byte { return append(plainKey(kindRetained), topic...) }
+
+// stateKey is a decoded key.
+type stateKey struct {
+	kind kind
+	key  Key
+	rest string // filter or topic
+	id   uint16
+}
+
+func decodeKey(b []byte) (k stateKey, err error) {
+	r := reader{b: b}
+	if r.byte() != stateVersion {
+		return k, errState
+	}
+	k.kind = kind(r.byte())
+	switch k.kind {
+	case kindBegin, kindDone, kindFrontier:
+	case kindRetained:
+		k.rest = string(r.rest())
+	case kindSession, kindQueue, kindWill, kindSub, kindIn, kindOut:
+		k.key = Key{r.text(), r.text(), r.text()}
+		switch k.kind {
+		case kindSub:
+			k.rest = string(r.rest())
+		case kindIn, kindOut:
+			if id := r.rest(); len(id) == 2 {
+				k.id = binary.BigEndian.Uint16(id)
+			} else {
+				r.bad = true
+			}
+		}
+	default:
+		return k, errState
+	}
+	return k, r.end()
+}
+
+// Values of the sessions topic.
+
+// sessionValue is the session itself. It exists as long as the session does.
+type sessionValue struct {
+	inc     Incarnation
+	expiry  uint32
+	offline int64 // when the connection was lost, milliseconds; 0 while connected, or not known yet
+}
+
+func (v *sessionValue) append(dst []byte) []byte {
+	dst = append(dst, stateVersion)
+	dst = appendInt(dst, uint64(v.inc))
+	dst = appendInt(dst, uint64(v.expiry))
+	return appendInt(dst, uint64(v.offline))
+}
+
+func (v *sessionValue) decode(b []byte) error {
+	r := valueReader(b)
+	v.inc, v.expiry, v.offline = Incarnation(r.int()), r.uint32(), int64(r.int())
+	return r.end()
+}
+
+// subValue is one subscription. Its vector is where it starts. While the retained messages it asked for have not all been
+// queued, owed is the vector as of which it is owed them.
+type subValue struct {
+	inc   Incarnation
+	opts  options
+	start []Position
+	owed  []Position
+	owes  bool
+}
+
+const (
+	flagQoS     = 0x03
+	flagNoLocal = 0x04
+	flagRAP     = 0x08
+	flagOwed    = 0x10
+)
+
+func (v *subValue) append(dst []byte) []byte {
+	dst = append(dst, stateVersion)
+	dst = appendInt(dst, uint64(v.inc))
+	flags := v.opts.qos
+	flags |= bit(v.opts.noLocal, flagNoLocal) | bit(v.opts.rap, flagRAP) | bit(v.owes, flagOwed)
+	dst = append(dst, flags)
+	dst = appendInt(dst, uint64(v.opts.id))
+	dst = appendVector(dst, v.start)
+	if v.owes {
+		dst = appendVector(dst, v.owed)
+	}
+	return dst
+}
+
+func (v *subValue) decode(b []byte) error {
+	r := valueReader(b)
+	v.inc = Incarnation(r.int())
+	flags := r.byte()
+	v.opts = options{qos: flags & flagQoS, noLocal: flags&flagNoLocal != 0, rap: flags&flagRAP != 0, id: r.uint32()}
+	v.start = r.vector()
+	if v.owes = flags&flagOwed != 0; v.owes {
+		v.owed = r.vector()
+	}
+	if v.opts.qos > 2 {
+		r.bad = true
+	}
+	return r.end()
+}
+
+// queueValue is what a checkpoint knows of a session: the positions below its frontier that are still owed, and the inbound
+// QoS 2 ids that are not at rest.
+type queueValue struct {
+	inc     Incarnation
+	tag     uint64 // the checkpoint's number
+	base    uint32 // last released use of every id that has no record and is not in inbound
+	inbound []inboundValue
+	sets    []setValue
+}
+
+type inboundValue struct {
+	id             uint16
+	released, seen uint32
+}
+
+type setValue struct {
+	part   Part
+	merged bool
+	runs   []run
+}
+
+func (v *queueValue) append(dst []byte) []byte {
+	dst = append(dst, stateVersion)
+	dst = appendInt(dst, uint64(v.inc))
+	dst = appendInt(dst, v.tag)
+	dst = appendInt(dst, uint64(v.base))
+	dst = appendInt(dst, uint64(len(v.inbound)))
+	for _, in := range v.inbound {
+		dst = appendInt(dst, uint64(in.id))
+		dst = appendInt(dst, uint64(in.released))
+		dst = appendInt(dst, uint64(in.seen))
+	}
+	dst = appendInt(dst, uint64(len(v.sets)))
+	for i := range v.sets {
+		s := &v.sets[i]
+		dst = appendPart(dst, s.part)
+		dst = append(dst, bit(s.merged, 1))
+		dst = appendInt(dst, uint64(len(s.runs)))
+		end := int64(0)
+		for _, n := range s.runs {
+			dst = appendRun(dst, end, n)
+			end = n.to
+		}
+	}
+	return dst
+}
+
+func (v *queueValue) decode(b []byte) error {
+	r := valueReader(b)
+	v.inc, v.tag, v.base = Incarnation(r.int()), r.int(), r.uint32()
+	n := r.count(3)
+	v.inbound = make([]inboundValue, 0, n)
+	for range n {
+		v.inbound = append(v.inbound, inboundValue{r.uint16(), r.uint32(), r.uint32()})
+	}
+	n = r.count(19)
+	v.sets = make([]setValue, 0, n)
+	for range n {
+		s := setValue{part: r.part(), merged: r.byte() != 0}
+		s.runs = r.runs()
+		v.sets = append(v.sets, s)
+	}
+	return r.end()
+}
+
+// inValue is the last released use of an inbound packet id.
+type inValue struct {
+	inc  Incarnation
+	used uint32
+}
+
+func (v *inValue) append(dst []byte) []byte {
+	dst = append(dst, stateVersion)
+	dst = appendInt(dst, uint64(v.inc))
+	return appendInt(dst, uint64(v.used))
+}
+
+func (v *inValue) decode(b []byte) error {
+	r := valueReader(b)
+	v.inc, v.used = Incarnation(r.int()), r.uint32()
+	return r.end()
+}
+
+// outValue says which position an outbound QoS 2 packet id stands for, and whether its PUBREC has come.
+type outValue struct {
+	inc      Incarnation
+	released bool
+	pos      Position
+}
+
+func (v *outValue) append(dst []byte) []byte {
+	dst = append(dst, stateVersion)
+	dst = appendInt(dst, uint64(v.inc))
+	dst = append(dst, bit(v.released, 1))
+	dst = appendPart(dst, v.pos.Part)
+	return appendInt(dst, uint64(v.pos.Offset))
+}
+
+func (v *outValue) decode(b []byte) error {
+	r := valueReader(b)
+	v.inc, v.released = Incarnation(r.int()), r.byte() != 0
+	v.pos = Position{r.part(), r.offset()}
+	return r.end()
+}
+
+// willValue is a will that may still have to fire. id is its own; the record of the fired will carries it.
+type willValue struct {
+	inc   Incarnation
+	id    Incarnation
+	delay uint32
+	msg   Message
+}
+
+func (v *willValue) append(dst []byte) []byte {
+	dst = append(dst, stateVersion)
+	dst = appendInt(dst, uint64(v.inc))
+	dst = appendInt(dst, uint64(v.id))
+	dst = appendInt(dst, uint64(v.delay))
+	dst = appendText(dst, v.msg.Topic)
+	return appendMessage(dst, &v.msg)
+}
+
+func (v *willValue) decode(b []byte) error {
+	r := valueReader(b)
+	v.inc, v.id, v.delay = Incarnation(r.int()), Incarnation(r.int()), r.uint32()
+	v.msg.Topic = r.text()
+	r.message(&v.msg)
+	v.msg.Will, v.msg.Offset = v.id, -1
+	return r.end()
+}
+
+// checkpointValue is a frontier and the number of its checkpoint (of the retained topic: 0).
+type checkpointValue struct {
+	number uint64
+	at     []Position
+}
+
+func (v *checkpointValue) append(dst []byte) []byte {
+	dst = append(dst, stateVersion)
+	dst = appendInt(dst, v.number)
+	return appendVector(dst, v.at)
+}
+
+func (v *checkpointValue) decode(b []byte) error {
+	r := valueReader(b)
+	v.number, v.at = r.int(), r.vector()
+	return r.end()
+}
+
+// Values of the retained topic.
+
+// retainedValue is the retained message of a topic, or with msg.Clear the mark that it was removed, and the position it came
+// from. The topic itself is in the key.
+type retainedValue struct {
+	source Position
+	msg    Message
+}
+
+func (v *retainedValue) append(dst []byte) []byte {
+	dst = append(dst, stateVersion)
+	dst = appendPart(dst, v.source.Part)
+	dst = appendInt(dst, uint64(v.source.Offset))
+	return appendMessage(dst, &v.msg)
+}
+
+func (v *retainedValue) decode(b []byte) error {
+	r := valueReader(b)
+	v.source = Position{r.part(), r.offset()}
+	r.message(&v.msg)
+	return r.end()
+}
+
+// RetainedMessage decodes a record of the retained topic, for Store.Read. ok is false for the records that are no message
+// (tombstones, clears, the topic's own frontier) and for bytes that are no record of ours. The message aliases r.
+func RetainedMessage(offset int64, rec StateRecord) (m Message, ok bool) {
+	k, err := decodeKey(rec.Key)
+	if err != nil || k.kind != kindRetained || rec.Value == nil {
+		return m, false
+	}
+	var v retainedValue
+	if v.decode(rec.Value) != nil || v.msg.Clear {
+		return m, false
+	}
+	m = v.msg
+	m.Topic, m.Offset = k.rest, offset
+	return m, true
+}
+
+// Messages, without topic and offset.
+
+const (
+	flagRetain = 0x04
+	flagClear  = 0x08
+	flagProps  = 0x10
+	flagExpiry = 0x20
+)
+
+func appendMessage(dst []byte, m *Message) []byte {
+	p := m.Props
+	flags := m.QoS | bit(m.Retain, flagRetain) | bit(m.Clear, flagClear) | bit(p != nil, flagProps)
+	flags |= bit(p != nil && p.HasExpiry, flagExpiry)
+	dst = append(dst, flags)
+	dst = appendInt(dst, uint64(m.Time))
+	dst = appendText(dst, m.Client)
+	dst = appendBytes(dst, m.Payload)
+	if p == nil {
+		return dst
+	}
+	if p.HasExpiry {
+		dst = appendInt(dst, uint64(p.Expiry))
+	}
+	dst = append(dst, p.PayloadFormat)
+	dst = appendText(dst, p.ContentType)
+	dst = appendText(dst, p.ResponseTopic)
+	dst = append(dst, bit(p.Correlation != nil, 1))
+	dst = appendBytes(dst, p.Correlation)
+	dst = appendInt(dst, uint64(len(p.User)))
+	for _, u := range p.User {
+		dst = appendText(dst, u.Name)
+		dst = appendText(dst, u.Value)
+	}
+	return dst
+}
+
+// message reads what appendMessage wrote. Payload and correlation alias the bytes.
+func (r *reader) message(m *Message) {
+	flags := r.byte()
+	m.QoS, m.Retain, m.Clear = flags&flagQoS, flags&flagRetain != 0, flags&flagClear != 0
+	if m.QoS > 2 {
+		r.bad = true
+	}
+	m.Time, m.Client, m.Payload = int64(r.int()), r.text(), r.bytes()
+	if flags&flagProps == 0 {
+		return
+	}
+	p := &Props{}
+	if p.HasExpiry = flags&flagExpiry != 0; p.HasExpiry {
+		p.Expiry = r.uint32()
+	}
+	p.PayloadFormat, p.ContentType, p.ResponseTopic = r.byte(), r.text(), r.text()
+	has := r.byte() != 0
+	if c := r.bytes(); has {
+		p.Correlation = c
+	}
+	for range r.count(2) {
+		p.User = append(p.User, packet.UserProperty{Name: r.text(), Value: r.text()})
+	}
+	m.Props = p
+}
+
+// Vectors: for each topic its id, how many partitions, and for each its index and the offset.
+
+func appendVector(dst []byte, v []Position) []byte {
+	slices.SortFunc(v, func(a, b Position) int { return comparePart(a.Part, b.Part) })
+	topics := 0
+	for i := range v {
+		if i == 0 || v[i].Topic != v[i-1].Topic {
+			topics++
+		}
+	}
+	dst = appendInt(dst, uint64(topics))
+	for i := 0; i < len(v); {
+		n := i
+		for n < len(v) && v[n].Topic == v[i].Topic {
+			n++
+		}
+		dst = append(dst, v[i].Topic[:]...)
+		dst = appendInt(dst, uint64(n-i))
+		for ; i < n; i++ {
+			dst = appendInt(dst, uint64(v[i].Index))
+			dst = appendInt(dst, uint64(v[i].Offset))
+		}
+	}
+	return dst
+}
+
+func (r *reader) vector() (v []Position) {
+	for range r.count(17) {
+		topic := r.topic()
+		for range r.count(2) {
+			v = append(v, Position{Part{topic, r.index()}, r.offset()})
+		}
+	}
+	return v
+}
+
+func comparePart(a, b Part) int {
+	if c := slices.Compare(a.Topic[:], b.Topic[:]); c != 0 {
+		return c
+	}
+	return int(a.Index) - int(b.Index)
+}
+
+func appendPart(dst []byte, p Part) []byte {
+	return appendInt(append(dst, p.Topic[:]...), uint64(p.Index))
+}
+
+func appendInt(dst []byte, n uint64) []byte { return binary.AppendUvarint(dst, n) }
+
+func appendText(dst []byte, s string) []byte {
+	return append(binary.AppendUvarint(dst, uint64(len(s))), s...)
+}
+
+func appendBytes(dst, b []byte) []byte {
+	return append(binary.AppendUvarint(dst, uint64(len(b))), b...)
+}
+
+func bit(set bool, flag byte) byte {
+	if set {
+		return flag
+	}
+	return 0
+}
+
+// reader takes values off bytes. After a failure it is bad and yields zeros.
+type reader struct {
+	b   []byte
+	bad bool
+}
+
+func valueReader(b []byte) reader {
+	r := reader{b: b}
+	if r.byte() != stateVersion {
+		r.bad = true
+	}
+	return r
+}
+
+// end tells whether exactly what there was has been read.
+func (r *reader) end() error {
+	if r.bad || len(r.b) > 0 {
+		return errState
+	}
+	return nil
+}
+
+func (r *reader) take(n uint64) []byte {
+	if r.bad || n > uint64(len(r.b)) {
+		r.bad = true
+		return nil
+	}
+	b := r.b[:n:n]
+	r.b = r.b[n:]
+	return b
+}
+
+func (r *reader) byte() byte {
+	if b := r.take(1); b != nil {
+		return b[0]
+	}
+	return 0
+}
+
+func (r *reader) int() uint64 {
+	n, size := binary.Uvarint(r.b)
+	if size <= 0 || r.bad {
+		r.bad = true
+		return 0
+	}
+	r.b = r.b[size:]
+	return n
+}
+
+// atMost reads a number that must not be larger than limit.
+func (r *reader) atMost(limit uint64) uint64 {
+	n := r.int()
+	if n > limit {
+		r.bad = true
+		return 0
+	}
+	return n
+}
+
+func (r *reader) uint16() uint16 { return uint16(r.atMost(1<<16 - 1)) }
+func (r *reader) uint32() uint32 { return uint32(r.atMost(1<<32 - 1)) }
+func (r *reader) index() int32   { return int32(r.atMost(1<<31 - 1)) }
+func (r *reader) offset() int64  { return int64(r.atMost(1 << 62)) }
+
+// count reads how many things of at least size bytes follow.
+func (r *reader) count(size int) int { return int(r.atMost(uint64(len(r.b) / size))) }
+
+func (r *reader) bytes() []byte { return r.take(r.int()) }
+func (r *reader) text() string  { return string(r.bytes()) }
+func (r *reader) rest() []byte  { return r.take(uint64(len(r.b))) }
+
+func (r *reader) topic() (id [16]byte) {
+	copy(id[:], r.take(16))
+	return id
+}
+
+func (r *reader) part() Part { return Part{r.topic(), r.index()} }
+
+func (r *reader) runs() []run {
+	n := r.count(2)
+	list := make([]run, 0, n)
+	end := int64(0)
+	for i := range n {
+		gap, length := r.offset(), r.offset()
+		next := run{end + gap, end + gap + length}
+		if length == 0 || gap == 0 && i > 0 || next.to > 1<<62 || next.to < end {
+			r.bad = true
+		}
+		if r.bad {
+			return nil
+		}
+		list = append(list, next)
+		end = next.to
+	}
+	return list
+}

@@ -1,0 +1,213 @@
+package session
+
+import (
+	"github.com/millrace-io/millrace/mqtt/packet"
+	"github.com/millrace-io/millrace/mqtt/topic"
+)
+
+// subscribe adds or replaces subscriptions. A new filter enters the tree at once, as pending, and starts where the matcher is:
+// what it matches from now on is collected. SUBACK and delivery wait until it is durable; if the write is refused, the filter
+// goes again. A filter that is there already gets the new options once they are durable, and keeps its start.
+func (c *Core) subscribe(l *link, p *packet.Subscribe) {
+	s := l.session
+	codes := make([]packet.Code, len(p.Filters))
+	var changes []change
+	var recs []StateRecord
+	id := uint32(0)
+	if len(p.Props.SubscriptionIDs) > 0 {
+		id = p.Props.SubscriptionIDs[0]
+	}
+	for i := range p.Filters {
+		if codes[i] = c.checkFilter(s, &p.Filters[i]); codes[i].Failed() {
+			if l.version < packet.V5 {
+				codes[i] = packet.UnspecifiedError
+			}
+			continue
+		}
+		ch := c.change(s, &p.Filters[i], id)
+		changes = append(changes, ch)
+		if s.durable {
+			recs = append(recs, c.record(s, ch))
+		}
+	}
+	done := func(err error) {
+		for _, ch := range changes {
+			if err == nil {
+				c.commit(s, ch)
+			} else {
+				c.refuse(s, ch)
+			}
+		}
+		for i := range codes {
+			if err != nil && !codes[i].Failed() {
+				codes[i] = packet.UnspecifiedError
+			}
+		}
+	}
+	if len(recs) == 0 {
+		done(nil)
+		c.suback(l, packet.SUBACK, p.PacketID, codes)
+		return
+	}
+	pid, early := p.PacketID, mutant("early-suback")
+	if early {
+		c.suback(l, packet.SUBACK, pid, codes)
+	}
+	c.write(s.shard.lane, func(err error) {
+		done(err)
+		if !early {
+			c.suback(l, packet.SUBACK, pid, codes)
+		}
+		c.pump(s)
+	}, recs...)
+}
+
+// suback answers, if the connection is still there.
+func (c *Core) suback(l *link, kind packet.Type, id uint16, codes []packet.Code) {
+	if s := l.session; s.link == l && !s.ended {
+		l.conn.Send(&packet.Suback{Kind: kind, PacketID: id, Codes: codes})
+		c.pump(s)
+	}
+}
+
+// checkFilter returns the QoS granted, or why the filter is refused.
+func (c *Core) checkFilter(s *session, f *packet.Filter) packet.Code {
+	if _, _, shared, err := topic.ParseShared(f.Filter); err != nil {
+		return packet.TopicFilterInvalid
+	} else if shared {
+		return packet.SharedNotSupported
+	}
+	switch {
+	case topic.ValidateFilter(f.Filter) != nil, f.QoS > 2:
+		return packet.TopicFilterInvalid
+	case len(s.queue.subs.list) >= c.o.MaxSubs && s.queue.subs.get(f.Filter) == nil:
+		return packet.QuotaExceeded
+	}
+	return packet.Code(f.QoS)
+}
+
+// change is what a SUBSCRIBE does to one subscription, once it is durable.
+type change struct {
+	sub  *sub
+	opts options
+	owes bool
+	asOf vector
+}
+
+// change makes a change, and puts a subscription with a new filter into the tree.
+func (c *Core) change(s *session, f *packet.Filter, id uint32) change {
+	opts := options{qos: f.QoS, noLocal: f.NoLocal, rap: f.RetainAsPublished, id: id}
+	b := s.queue.subs.get(f.Filter)
+	isNew := b == nil || b.ending
+	if isNew {
+		b = &sub{filter: f.Filter, opts: opts, pending: s.durable}
+		if s.durable || !s.queue.empty() {
+			b.start = c.next()
+		}
+		s.queue.subs.set(b)
+		c.filter.Set(b.filter, s, b)
+		if s.durable {
+			s.shard.starts = append(s.shard.starts, start{s, b})
+		}
+	}
+	b.writes++
+	ch := change{sub: b, opts: opts}
+	if f.RetainHandling == 0 || f.RetainHandling == 1 && isNew {
+		ch.owes, ch.asOf = true, c.next()
+	}
+	return ch
+}
+
+func (c *Core) commit(s *session, ch change) {
+	if s.ended {
+		return
+	}
+	b := ch.sub
+	b.writes--
+	b.pending, b.opts = false, ch.opts
+	if s.queue.subs.get(b.filter) != b { // unsubscribed, and subscribed anew
+		return
+	}
+	c.filter.Set(b.filter, s, b) // the options count in matches
+	c.touch(s)
+	if ch.owes {
+		b.owes, b.asOf, b.queued = true, ch.asOf, false
+		s.scan(b, false)
+	}
+}
+
+// refuse undoes a change. A pending subscription stays while another write may still make it durable.
+func (c *Core) refuse(s *session, ch change) {
+	b := ch.sub
+	b.writes--
+	if !s.ended && b.pending && b.writes == 0 && s.queue.subs.get(b.filter) == b {
+		c.removeSub(s, b)
+	}
+}
+
+func (c *Core) removeSub(s *session, b *sub) {
+	s.queue.subs.delete(b)
+	s.unscan(b.filter)
+	c.filter.Delete(b.filter, s)
+}
+
+// unsubscribe removes subscriptions once that is durable; till then they go on.
+func (c *Core) unsubscribe(l *link, p *packet.Unsubscribe) {
+	s := l.session
+	codes := make([]packet.Code, len(p.Filters))
+	gone := make([]*sub, len(p.Filters))
+	var recs []StateRecord
+	for i, f := range p.Filters {
+		b := s.queue.subs.get(f)
+		if b == nil || b.ending {
+			codes[i] = packet.NoSubscriptionExisted
+			continue
+		}
+		b.ending = true
+		gone[i] = b
+		if s.durable {
+			recs = append(recs, StateRecord{Key: subKey(s.key, f)})
+		}
+	}
+	done := func(err error) {
+		for i, b := range gone {
+			switch {
+			case b == nil || s.ended:
+			case err != nil:
+				b.ending = false
+				codes[i] = packet.UnspecifiedError
+			case s.queue.subs.get(b.filter) == b:
+				c.removeSub(s, b)
+			}
+		}
+		c.touch(s)
+	}
+	if len(recs) == 0 {
+		done(nil)
+		c.suback(l, packet.UNSUBACK, p.PacketID, codes)
+		return
+	}
+	pid := p.PacketID
+	c.write(s.shard.lane, func(err error) {
+		done(err)
+		if err != nil && l.version < packet.V5 { // its UNSUBACK cannot say no
+			if s.link == l {
+				c.kick(s)
+			}
+			return
+		}
+		c.suback(l, packet.UNSUBACK, pid, codes)
+		c.pump(s)
+	}, recs...)
+}
+
+// record is the subscription as it is once the change is made.
+func (c *Core) record(s *session, ch change) StateRecord {
+	v := subValue{inc: s.inc, opts: ch.opts, start: c.positions(ch.sub.start)}
+	if ch.owes {
+		v.owes, v.owed = true, c.positions(ch.asOf)
+	} else if ch.sub.owes && !ch.sub.queued {
+		v.owes, v.owed = true, c.positions(ch.sub.asOf)
+	}
+	return StateRecord{subKey(s.key, ch.sub.filter), v.append(nil)}
+}

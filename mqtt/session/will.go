@@ -1,0 +1,153 @@
+package session
+
+import (
+	"errors"
+	"math"
+	"slices"
+
+	"github.com/millrace-io/millrace/mqtt/packet"
+)
+
+// will is a will that may still have to fire. It has an id of its own, in incarnations' numbers: the record of a fired will
+// carries it, so that after a crash a will is never fired twice, nor mistaken for a later one of the same session.
+type will struct {
+	key     Key
+	lane    *lane
+	inc     Incarnation // of its session; 0: one that is not persistent
+	id      Incarnation
+	delay   uint32
+	msg     Message
+	removed bool   // its record is removed, or being removed
+	then    func() // after it was fired
+}
+
+func (c *Core) newWill(k Key, inc Incarnation, p *packet.Will) *will {
+	w := &will{key: k, lane: c.shard(k).lane, inc: inc, id: c.incarnation()}
+	if p.Props.Has&packet.PWillDelay != 0 {
+		w.delay = p.Props.WillDelay
+	}
+	w.msg = Message{
+		Offset: -1, Topic: p.Topic, Payload: slices.Clone(p.Payload), QoS: p.QoS, Retain: p.Retain,
+		Clear: p.Retain && len(p.Payload) == 0, Client: k.ClientID, Props: willProps(&p.Props), Will: w.id,
+	}
+	return w
+}
+
+func willProps(p *packet.Properties) *Props {
+	props := Props{
+		HasExpiry: p.Has&packet.PMessageExpiry != 0, PayloadFormat: p.PayloadFormat,
+		ContentType: p.ContentType, ResponseTopic: p.ResponseTopic, User: slices.Clone(p.User),
+	}
+	if props.HasExpiry {
+		props.Expiry = p.MessageExpiry
+	}
+	if p.Has&packet.PCorrelation != 0 {
+		props.Correlation = slices.Clone(p.Correlation)
+		if props.Correlation == nil {
+			props.Correlation = []byte{}
+		}
+	}
+	if !props.HasExpiry && props.PayloadFormat == 0 && props.ContentType == "" && props.ResponseTopic == "" &&
+		props.Correlation == nil && len(props.User) == 0 {
+		return nil
+	}
+	return &props
+}
+
+func (w *will) record() StateRecord {
+	v := willValue{inc: w.inc, id: w.id, delay: w.delay, msg: w.msg}
+	return StateRecord{sessionKey(kindWill, w.key), v.append(nil)}
+}
+
+// fire publishes a will that has been taken from its session, if it is still authorised; then runs once it is in the log.
+// Until then no CONNECT for the key goes on: its own will would replace the record.
+func (c *Core) fire(w *will, then func()) {
+	c.hold(w.key)
+	w.then = then
+	if !c.host.Allowed(w.key, true, w.msg.Topic) {
+		c.host.Count(DropDenied, 1)
+		c.fired(w)
+		return
+	}
+	c.publish(w)
+}
+
+func (c *Core) publish(w *will) {
+	c.token++
+	c.wills[c.token] = w
+	m := w.msg
+	m.Time = c.now
+	c.host.Publish(c.token, &m)
+}
+
+// Published is the outcome of a Host.Publish.
+func (c *Core) Published(now int64, token uint64, r Result) {
+	if !c.enter(now) {
+		return
+	}
+	w := c.wills[token]
+	if w == nil {
+		return
+	}
+	delete(c.wills, token)
+	switch {
+	case r.Err == nil:
+		c.fired(w)
+	case errors.Is(r.Err, ErrUnknown), errors.Is(r.Err, ErrFenced):
+		c.fail(r.Err)
+	default:
+		c.unfired = append(c.unfired, w)
+		c.unfiredAt = c.now + redoEvery
+		if t := c.turns[w.key]; t.waiting != nil {
+			c.turnDown(t.waiting, packet.ServerUnavailable, "the will of the session before could not be published")
+			t.waiting = nil
+		}
+	}
+	c.leave()
+}
+
+// retryWills publishes wills whose publish was refused again, and returns when it is due next.
+func (c *Core) retryWills() int64 {
+	if len(c.unfired) == 0 {
+		return math.MaxInt64
+	}
+	if c.unfiredAt > c.now {
+		return c.unfiredAt
+	}
+	list := c.unfired
+	c.unfired = nil
+	for _, w := range list {
+		c.publish(w)
+	}
+	return math.MaxInt64
+}
+
+func (c *Core) fired(w *will) {
+	c.removeWill(w)
+	if w.then != nil {
+		w.then()
+	}
+	c.release(w.key)
+}
+
+func (c *Core) removeWill(w *will) {
+	delete(c.armed, w.id)
+	if !w.removed {
+		w.removed = true
+		c.tombstone(w.lane, kindWill, w.key)
+	}
+}
+
+// willSeen: the tail shows the record of a fired will. Its key is removed now at the latest, before a checkpoint's frontier can
+// pass the record. In a replay the will was fired before the crash.
+func (c *Core) willSeen(id Incarnation) {
+	w := c.armed[id]
+	if w == nil {
+		return
+	}
+	if s := c.sessions[w.key]; s != nil && s.will == w {
+		s.will, s.willAt = nil, 0
+		c.schedule(s)
+	}
+	c.removeWill(w)
+}
