@@ -1,0 +1,151 @@
+package config
+
+import (
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+)
+
+// check finds what a value alone does not show. Whether routes can work together is for package route to say.
+func (c *Config) check() Problems {
+	ck := checker{c: c}
+	ck.listeners()
+	ck.log()
+	for i := range c.Routes {
+		ck.route(i)
+	}
+	ck.limits()
+	ck.oneOf("logging.level", c.Logging.Level, "debug", "info", "warn", "error")
+	ck.oneOf("logging.format", c.Logging.Format, "text", "json")
+	return ck.problems
+}
+
+type checker struct {
+	c        *Config
+	problems Problems
+}
+
+func (ck *checker) problem(path, text, fix string) {
+	ck.problems = append(ck.problems, Problem{Where: ck.c.Where(path), Path: path, Text: text, Fix: fix})
+}
+
+func (ck *checker) oneOf(path, value string, allowed ...string) {
+	if !slices.Contains(allowed, value) {
+		ck.problem(path, fmt.Sprintf("%q is not one of %s", clip(value), strings.Join(allowed, ", ")), "")
+	}
+}
+
+func (ck *checker) between(path string, value, least, most int64) {
+	if value < least || value > most {
+		ck.problem(path, fmt.Sprintf("%d is not between %d and %d", value, least, most), "")
+	}
+}
+
+func (ck *checker) listeners() {
+	l := &ck.c.Listeners
+	taken := map[Address]string{}
+	bind := func(path string, a Address, required bool) {
+		if a == "" {
+			if required {
+				ck.problem(path, "missing", "write the address to listen on, such as 127.0.0.1:1883")
+			}
+			return
+		}
+		if other, there := taken[a]; there && !strings.HasSuffix(string(a), ":0") {
+			ck.problem(path, fmt.Sprintf("%s is taken by %s", a, other), "choose another port")
+		}
+		taken[a] = path
+	}
+	for i, m := range l.MQTT {
+		bind(fmt.Sprintf("listeners.mqtt[%d].bind", i), m.Bind, true)
+	}
+	for i, k := range l.Kafka {
+		bind(fmt.Sprintf("listeners.kafka[%d].bind", i), k.Bind, true)
+		path := fmt.Sprintf("listeners.kafka[%d].advertise", i)
+		if host, port, _ := net.SplitHostPort(string(k.Advertise)); k.Advertise != "" && (host == "" || port == "0") {
+			ck.problem(path, fmt.Sprintf("%q is not an address that a client can connect to", k.Advertise), "write host:port")
+		}
+	}
+	bind("listeners.http.bind", l.HTTP.Bind, false)
+}
+
+func (ck *checker) log() {
+	l := &ck.c.Log
+	if len(l.Kafka) == 0 {
+		if l.Data == "" {
+			ck.problem("log.data", "missing", "write the folder for the data")
+		}
+		if l.Replication != 0 {
+			ck.problem("log.replication", "the embedded log is on one machine", "remove it, or name a cluster in log.kafka")
+		}
+	} else {
+		if ck.c.Where("log.data") != "default" {
+			ck.problem("log.data", "the log is the Kafka cluster of log.kafka, nothing is kept here", "remove log.data or log.kafka")
+		}
+		if ck.c.Where("listeners.kafka") != "default" && len(ck.c.Listeners.Kafka) > 0 {
+			ck.problem("listeners.kafka", "with log.kafka, Kafka clients connect to that cluster", "remove listeners.kafka")
+		}
+	}
+	for i, h := range l.Kafka {
+		var a Address
+		path := fmt.Sprintf("log.kafka[%d]", i)
+		if err := a.UnmarshalText([]byte(h)); err != nil {
+			ck.problem(path, err.Error(), "")
+		} else if host, _, _ := net.SplitHostPort(h); host == "" {
+			ck.problem(path, fmt.Sprintf("%q names no host", clip(h)), "write host:9092")
+		}
+	}
+	if l.MaxBytes.Percent == 0 && l.MaxBytes.Bytes < 256<<20 {
+		ck.problem("log.max_bytes", "less than 256MiB", "give the log room, or write a percentage")
+	}
+	ck.retention("log.retention", l.Retention)
+	ck.between("log.partitions", int64(l.Partitions), 1, 10_000)
+	ck.between("log.session_partitions", int64(l.SessionPartitions), 0, 1000)
+	ck.between("log.retained_partitions", int64(l.RetainedPartitions), 0, 1000)
+	ck.between("log.replication", int64(l.Replication), 0, 100)
+}
+
+func (ck *checker) retention(path string, d Duration) {
+	if d >= 0 && d < Duration(1e9) && (d != 0 || path == "log.retention") {
+		ck.problem(path, "less than a second", "write a time span such as 7d, or forever")
+	}
+}
+
+func (ck *checker) route(i int) {
+	r := &ck.c.Routes[i]
+	path := fmt.Sprintf("routes[%d]", i)
+	if r.MQTT == "" {
+		ck.problem(path+".mqtt", "missing", "write an MQTT filter, such as fleet/{vehicle}/telemetry")
+	}
+	ck.between(path+".partitions", int64(r.Partitions), 0, 10_000)
+	ck.retention(path+".retention", r.Retention)
+	if r.Compression != "" {
+		ck.oneOf(path+".compression", r.Compression, "none", "gzip", "snappy", "lz4", "zstd")
+	}
+	if r.Ack != "" {
+		ck.oneOf(path+".ack", r.Ack, "disk", "memory")
+	}
+	if r.Direction != "" {
+		ck.oneOf(path+".direction", r.Direction, "in", "both")
+	}
+}
+
+func (ck *checker) limits() {
+	l := &ck.c.Limits
+	ck.between("limits.connections", int64(l.Connections), 0, 10_000_000)
+	ck.between("limits.packet_bytes", int64(l.PacketBytes), 1024, 256<<20)
+	ck.between("limits.receive_maximum", int64(l.ReceiveMaximum), 1, 65_535)
+	ck.between("limits.subscriptions", int64(l.Subscriptions), 1, 10_000_000)
+	ck.between("limits.inflight", int64(l.Inflight), 1, 65_535)
+	ck.between("limits.half_open_per_ip", int64(l.HalfOpenPerIP), 1, 1_000_000)
+	if s := l.KeepAlive.Seconds(); l.KeepAlive < 0 || s > 65_535 {
+		ck.problem("limits.keep_alive", "longer than MQTT can say", "write at most 18h, or 0 for what the client asks")
+	}
+	if l.SessionExpiry < 0 || l.SessionExpiry.Seconds() > 1<<32-2 {
+		ck.problem("limits.session_expiry", "longer than MQTT can say", "write at most 49710d")
+	}
+}
+
+// Seconds is the span in seconds.
+func (d Duration) Seconds() float64 { return float64(d) / 1e9 }

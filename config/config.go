@@ -1,0 +1,169 @@
+// Package config is the one schema of everything that can be set: defaults, then a file, then MILLRACE_… variables, then flags.
+// Nothing else in the program reads the environment.
+//
+// A configuration is checked as a whole: Load returns all that is wrong at once, each with where it was written and what to
+// write instead. An unknown key is an error, with the nearest known one. Secrets are never written in a configuration, only
+// where to find them (Secret).
+//
+// The package starts no goroutines and writes nothing; it reads the files it is told to.
+package config
+
+import (
+	"os"
+	"strings"
+	"time"
+
+	"github.com/goccy/go-yaml/token"
+)
+
+// Config is the whole configuration. The field tags are its keys; docs/configuration.md describes them.
+type Config struct {
+	Listeners Listeners `yaml:"listeners"`
+	Log       Log       `yaml:"log"`
+	Routes    []Route   `yaml:"routes"`
+	Limits    Limits    `yaml:"limits"`
+	Logging   Logging   `yaml:"logging"`
+	// InsecureAllowAnonymous lets listeners without authentication be reached from other machines.
+	InsecureAllowAnonymous bool `yaml:"insecure_allow_anonymous"`
+
+	origin origins
+}
+
+// Listeners are the doors. An empty list (or bind, for HTTP) closes one.
+type Listeners struct {
+	MQTT  []MQTT  `yaml:"mqtt"`
+	Kafka []Kafka `yaml:"kafka"`
+	HTTP  HTTP    `yaml:"http"`
+}
+
+// MQTT is a listener for devices.
+type MQTT struct {
+	Bind Address `yaml:"bind"`
+}
+
+// Kafka is a listener for Kafka clients.
+type Kafka struct {
+	Bind      Address `yaml:"bind"`
+	Advertise Address `yaml:"advertise"` // what clients are told to connect to; empty: what they connected to
+}
+
+// HTTP serves health and metrics.
+type HTTP struct {
+	Bind Address `yaml:"bind"`
+}
+
+// Log is where messages are kept: embedded, in Data, or in the Kafka cluster that Kafka names.
+type Log struct {
+	Data               string   `yaml:"data"`
+	MaxBytes           Share    `yaml:"max_bytes"` // of all topics together
+	Retention          Duration `yaml:"retention"` // of topics that do not say; forever: no limit
+	Partitions         int      `yaml:"partitions"`
+	SessionPartitions  int      `yaml:"session_partitions"` // 0: as they are, 4 in a new log
+	RetainedPartitions int      `yaml:"retained_partitions"`
+	Kafka              []string `yaml:"kafka"`       // host:port of some brokers
+	Replication        int      `yaml:"replication"` // of topics made on the cluster; 0: the cluster's default
+}
+
+// Route maps a part of the MQTT topic tree to a log topic. Zero fields take the defaults that package route names.
+type Route struct {
+	MQTT        string   `yaml:"mqtt"`
+	Topic       string   `yaml:"topic"`
+	Key         string   `yaml:"key"`
+	Partitions  int      `yaml:"partitions"`
+	Retention   Duration `yaml:"retention"`
+	Compression string   `yaml:"compression"`
+	Compact     bool     `yaml:"compact"`
+	Ack         string   `yaml:"ack"`       // disk | memory
+	Direction   string   `yaml:"direction"` // in | both
+	Store       *bool    `yaml:"store"`
+}
+
+// Limits bound what clients can cost. 0 means the default of the part that enforces it, which `config show` names.
+type Limits struct {
+	Connections    int      `yaml:"connections"`     // MQTT, in all; 0: what the descriptor limit allows
+	PacketBytes    Size     `yaml:"packet_bytes"`    // largest MQTT packet
+	ReceiveMaximum int      `yaml:"receive_maximum"` // QoS 1 and 2 publishes of one client under way at once
+	KeepAlive      Duration `yaml:"keep_alive"`      // longest a client may ask for; 0: as it asks
+	SessionExpiry  Duration `yaml:"session_expiry"`  // longest a session outlives its connection
+	Subscriptions  int      `yaml:"subscriptions"`   // per session
+	Inflight       int      `yaml:"inflight"`        // deliveries to one client not yet acknowledged
+	HalfOpenPerIP  int      `yaml:"half_open_per_ip"`
+}
+
+// Logging is how the program talks about itself.
+type Logging struct {
+	Level  string `yaml:"level"`  // debug | info | warn | error
+	Format string `yaml:"format"` // text | json
+}
+
+// Default is the configuration of a node that was told nothing: loopback only, durable, in ./millrace-data.
+func Default() *Config {
+	return &Config{
+		Listeners: Listeners{
+			MQTT:  []MQTT{{Bind: "127.0.0.1:1883"}},
+			Kafka: []Kafka{{Bind: "127.0.0.1:9092"}},
+			HTTP:  HTTP{Bind: "127.0.0.1:8080"},
+		},
+		Log: Log{Data: "./millrace-data", MaxBytes: Share{Percent: 80}, Retention: Duration(7 * 24 * time.Hour), Partitions: 8},
+		Limits: Limits{PacketBytes: 1_000_000, ReceiveMaximum: 1024, SessionExpiry: Duration(7 * 24 * time.Hour),
+			Subscriptions: 10_000, Inflight: 1024, HalfOpenPerIP: 256},
+		Logging: Logging{Level: "info", Format: "text"},
+	}
+}
+
+// Source says where a configuration comes from beside its defaults.
+type Source struct {
+	File    string            // path of a YAML file; empty: none
+	Environ []string          // "NAME=value", as os.Environ returns; only MILLRACE_… is looked at
+	Flags   map[string]string // by path ("log.data"): a YAML value
+	Names   map[string]string // what to call a flag in messages, by path
+}
+
+// Load reads, merges and checks. The error, if any, is Problems.
+func Load(s Source) (*Config, error) {
+	c := Default()
+	var problems Problems
+	c.origin = origins{}
+	if s.File != "" {
+		text, err := os.ReadFile(s.File)
+		if err != nil {
+			return nil, Problems{{Where: s.File, Text: "cannot be read: " + err.Error()}}
+		}
+		problems = append(problems, c.merge("", string(text), s.File)...)
+	}
+	problems = append(problems, c.mergeEnviron(s.Environ)...)
+	for _, path := range sortedKeys(s.Flags) {
+		problems = append(problems, c.merge(path, s.Flags[path], "flag "+s.Names[path])...)
+	}
+	if len(problems) == 0 {
+		problems = c.check()
+	}
+	if len(problems) > 0 {
+		return nil, problems
+	}
+	return c, nil
+}
+
+// Parse is Load of a file's bytes, under a name for messages.
+func Parse(text, name string) (*Config, error) {
+	c := Default()
+	c.origin = origins{}
+	problems := c.merge("", text, name)
+	if len(problems) == 0 {
+		problems = c.check()
+	}
+	if len(problems) > 0 {
+		return nil, problems
+	}
+	return c, nil
+}
+
+// Where says where a path's value was written: a file and line, a variable, a flag, or "default".
+func (c *Config) Where(path string) string { return c.origin.of(path) }
+
+func position(name string, t *token.Token) string {
+	if t == nil || t.Position == nil || strings.HasPrefix(name, "flag ") || strings.HasPrefix(name, "variable ") {
+		return name
+	}
+	return name + ":" + itoa(t.Position.Line)
+}

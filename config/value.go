@@ -1,0 +1,234 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// text is a value that is written as one scalar.
+type text interface {
+	UnmarshalText([]byte) error
+	MarshalText() ([]byte, error)
+}
+
+// Duration is a time span: 90s, 15m, 12h, 7d, 2w, or sums of these (1d12h). Forever is "forever".
+type Duration time.Duration
+
+// Forever is a span without end.
+const Forever = Duration(-1)
+
+var spans = []struct {
+	unit string
+	of   time.Duration
+}{{"w", 7 * 24 * time.Hour}, {"d", 24 * time.Hour}, {"h", time.Hour}, {"m", time.Minute}, {"s", time.Second}, {"ms", time.Millisecond}}
+
+func (d *Duration) UnmarshalText(b []byte) error {
+	s := string(b)
+	if s == "forever" {
+		*d = Forever
+		return nil
+	}
+	if s == "0" {
+		*d = 0
+		return nil
+	}
+	var sum time.Duration
+	for rest := s; ; {
+		digits := len(rest) - len(strings.TrimLeft(rest, "0123456789"))
+		n, err := strconv.ParseInt(rest[:digits], 10, 64)
+		letters := len(rest) - digits - len(strings.TrimLeft(rest[digits:], "wdhms"))
+		unit := rest[digits : digits+letters]
+		var of time.Duration
+		for _, sp := range spans {
+			if sp.unit == unit {
+				of = sp.of
+			}
+		}
+		if err != nil || of == 0 {
+			return fmt.Errorf("%q is not a time span; write 90s, 15m, 12h, 7d, 2w, or forever", s)
+		}
+		if n > int64((math.MaxInt64-sum)/of) {
+			return fmt.Errorf("%q is too long; write forever", s)
+		}
+		sum += time.Duration(n) * of
+		if rest = rest[digits+letters:]; rest == "" {
+			*d = Duration(sum)
+			return nil
+		}
+	}
+}
+
+func (d Duration) MarshalText() ([]byte, error) {
+	if d < 0 {
+		return []byte("forever"), nil
+	}
+	if d == 0 {
+		return []byte("0"), nil
+	}
+	var b []byte
+	rest := time.Duration(d)
+	for _, sp := range spans {
+		if sp.unit == "w" {
+			continue // 8d reads better than 1w1d
+		}
+		if n := rest / sp.of; n > 0 {
+			b = append(strconv.AppendInt(b, int64(n), 10), sp.unit...)
+			rest %= sp.of
+		}
+	}
+	if len(b) == 0 {
+		b = []byte("0")
+	}
+	return b, nil
+}
+
+// Size is a number of bytes: 1048576, 64KiB, 10MB, 1GiB.
+type Size int64
+
+var sizes = []struct {
+	unit string
+	of   int64
+}{{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}, {"TiB", 1 << 40}, {"KB", 1e3}, {"MB", 1e6}, {"GB", 1e9}, {"TB", 1e12}, {"B", 1}, {"", 1}}
+
+func (z *Size) UnmarshalText(b []byte) error {
+	s := string(b)
+	digits := len(s) - len(strings.TrimLeft(s, "0123456789_"))
+	n, err := strconv.ParseInt(strings.ReplaceAll(s[:digits], "_", ""), 10, 64)
+	for _, u := range sizes {
+		if err == nil && strings.TrimSpace(s[digits:]) == u.unit {
+			if n > math.MaxInt64/u.of {
+				return fmt.Errorf("%q is too large", s)
+			}
+			*z = Size(n * u.of)
+			return nil
+		}
+	}
+	return fmt.Errorf("%q is not a size; write bytes, or a number with KiB, MiB, GiB, TiB, KB, MB, GB or TB", s)
+}
+
+func (z Size) MarshalText() ([]byte, error) {
+	for i := 3; i >= 0; i-- {
+		if u := sizes[i]; z != 0 && int64(z)%u.of == 0 {
+			return fmt.Appendf(nil, "%d%s", int64(z)/u.of, u.unit), nil
+		}
+	}
+	return strconv.AppendInt(nil, int64(z), 10), nil
+}
+
+// Share is an amount of disk space: a Size, or a percentage of what the data folder's volume can give it.
+type Share struct {
+	Percent int // 1 to 100; 0: Bytes says
+	Bytes   Size
+}
+
+func (h *Share) UnmarshalText(b []byte) error {
+	if num, ok := strings.CutSuffix(string(b), "%"); ok {
+		n, err := strconv.Atoi(num)
+		if err != nil || n < 1 || n > 100 {
+			return fmt.Errorf("%q is not a percentage between 1%% and 100%%", b)
+		}
+		*h = Share{Percent: n}
+		return nil
+	}
+	*h = Share{}
+	if err := h.Bytes.UnmarshalText(b); err != nil {
+		return fmt.Errorf("%w, or a percentage such as 80%%", err)
+	}
+	return nil
+}
+
+func (h Share) MarshalText() ([]byte, error) {
+	if h.Percent > 0 {
+		return fmt.Appendf(nil, "%d%%", h.Percent), nil
+	}
+	return h.Bytes.MarshalText()
+}
+
+// Address is host:port; an empty host is every address of the machine. The empty Address is none.
+type Address string
+
+func (a *Address) UnmarshalText(b []byte) error {
+	s := string(b)
+	if s == "" {
+		*a = ""
+		return nil
+	}
+	if _, err := strconv.Atoi(s); err == nil {
+		return fmt.Errorf("%q is a port without a host; write 127.0.0.1:%s, or \":%s\" for every address", s, s, s)
+	}
+	host, port, err := net.SplitHostPort(s)
+	if err != nil {
+		return fmt.Errorf("%q is not host:port", s)
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil {
+		return fmt.Errorf("%q: port %q is not between 0 and 65535", s, port)
+	} else if strings.ContainsAny(host, " /\\\x00") || strconv.FormatUint(n, 10) != port {
+		return fmt.Errorf("%q is not host:port", s)
+	}
+	*a = Address(s)
+	return nil
+}
+
+func (a Address) MarshalText() ([]byte, error) { return []byte(a), nil }
+
+// Loopback tells whether only this machine reaches the address.
+func (a Address) Loopback() bool {
+	host, _, err := net.SplitHostPort(string(a))
+	if err != nil {
+		return false
+	}
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+// Secret says where a secret is: `file:path`, `env:NAME`, or `credential:name` (a file in $CREDENTIALS_DIRECTORY, as systemd
+// hands them over). It never holds the secret, so it may be printed.
+type Secret string
+
+func (s *Secret) UnmarshalText(b []byte) error {
+	kind, name, ok := strings.Cut(string(b), ":")
+	switch {
+	case len(b) == 0:
+	case ok && name != "" && (kind == "file" || kind == "env"):
+	case ok && kind == "credential" && name == filepath.Base(name) && name != "." && name != "..":
+	default: // the text is not repeated: it may be the secret
+		return errors.New("a secret is not written here; write file:<path>, env:<NAME> or credential:<name>")
+	}
+	*s = Secret(b)
+	return nil
+}
+
+func (s Secret) MarshalText() ([]byte, error) { return []byte(s), nil }
+
+// Reveal fetches the secret. A trailing line end of a file is not part of it.
+func (s Secret) Reveal() (string, error) {
+	kind, name, _ := strings.Cut(string(s), ":")
+	switch kind {
+	case "env":
+		v, ok := os.LookupEnv(name)
+		if !ok {
+			return "", fmt.Errorf("%s: the variable is not set", s)
+		}
+		return v, nil
+	case "credential":
+		dir := os.Getenv("CREDENTIALS_DIRECTORY")
+		if dir == "" {
+			return "", fmt.Errorf("%s: $CREDENTIALS_DIRECTORY is not set; use LoadCredential= in the systemd unit", s)
+		}
+		name = filepath.Join(dir, name)
+	case "":
+		return "", nil
+	}
+	b, err := os.ReadFile(name)
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", s, err)
+	}
+	return strings.TrimRight(string(b), "\r\n"), nil
+}
