@@ -301,6 +301,9 @@ func (e *Engine) settle(old *snapshot) error {
 	if err := e.o.FS.SyncDir("."); err != nil {
 		return fmt.Errorf("sync the data directory: %w", err)
 	}
+	if err := e.syncNames(); err != nil {
+		return err
+	}
 	if err := e.syncDirty(); err != nil {
 		return err
 	}
@@ -317,6 +320,24 @@ func (e *Engine) settle(old *snapshot) error {
 		return err
 	}
 	return e.removeDebris(s)
+}
+
+// syncNames makes the directories of the partitions that were replayed durable. A process that was killed may have made them
+// and not come to it: they look as if they were there for good, and a power cut can still take them.
+func (e *Engine) syncNames() error {
+	topics := map[*topic]bool{}
+	for p := range e.checkpoints.dirty {
+		topics[p.topic] = true
+	}
+	if err := e.o.FS.SyncDir(topicsDir); err != nil {
+		return fmt.Errorf("sync %s: %w", topicsDir, err)
+	}
+	for t := range topics {
+		if err := e.o.FS.SyncDir(t.dir()); err != nil && !t.gone.Load() {
+			return fmt.Errorf("sync the directory of topic %q: %w", t.name, err)
+		}
+	}
+	return nil
 }
 
 func (e *Engine) newSalt() (uint64, error) {
