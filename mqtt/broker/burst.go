@@ -110,7 +110,7 @@ func (c *conn) readInPlace() (*burst, []byte, error) {
 func (c *conn) keep(data []byte, used int) {
 	left := data[used:]
 	switch {
-	case c.rest == nil && len(left) > 0:
+	case len(left) > 0 && (c.rest == nil || cap(c.rest) > largeBuffer && len(left) < cap(c.rest)/4):
 		c.rest = append([]byte(nil), left...)
 	case len(left) > 0:
 		c.rest = append(c.rest[:0], left...)

@@ -104,17 +104,26 @@ func faultOf(err error) *fault {
 	return &fault{packet.UnspecifiedError, err.Error()}
 }
 
-// serve is the reader's goroutine.
-func (c *conn) serve() {
-	defer c.b.conns.Done()
-	defer c.finish()
+// serve is the reader's goroutine; first is the one that handles CONNECT. That takes more stack than waiting for packets, and a
+// stack that has grown does not shrink to the least again, so another goroutine goes on.
+func (c *conn) serve(first bool) {
+	handedOn := false
 	defer func() {
 		if r := recover(); r != nil {
 			c.b.samples.warn("panic on a connection", "peer", c.nc.RemoteAddr(), "panic", fmt.Sprint(r), "stack", string(debug.Stack()))
 			c.cut("panic")
 		}
+		if !handedOn {
+			c.finish()
+			c.b.conns.Done()
+		}
 	}()
 	for c.step() {
+		if first && c.accepted {
+			handedOn = true
+			go c.serve(false)
+			return
+		}
 	}
 }
 
@@ -135,7 +144,9 @@ func (c *conn) step() bool {
 	if err != nil {
 		return c.readFailed(err)
 	}
-	c.b.roster.touch(c)
+	if c.accepted { // before that, only a whole CONNECT counts
+		c.b.roster.touch(c)
+	}
 	c.consume(s, data)
 	connect, fault, stop, wait := s.connect, s.fault, s.stop, s.wait
 	s.free()

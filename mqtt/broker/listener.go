@@ -75,7 +75,7 @@ func (b *Broker) accept(lis *listener, nc net.Conn) {
 		go c.handshake(tls.HandshakeContext)
 		return
 	}
-	go c.serve()
+	go c.serve(true)
 }
 
 // handshake runs on a goroutine of its own, so that the reader's stack stays small.
@@ -85,7 +85,7 @@ func (c *conn) handshake(do func(context.Context) error) {
 	if err := do(ctx); err != nil {
 		c.cut("tls_handshake_failed")
 	}
-	go c.serve()
+	go c.serve(true)
 }
 
 // halfOpen counts, per address, the connections that have not sent CONNECT yet.

@@ -228,6 +228,7 @@ func (c *conn) flushSlowly(q *outQueue) {
 				return
 			}
 		}
+		c.nc.SetWriteDeadline(time.Time{})
 		c.taken(q)
 	}
 }

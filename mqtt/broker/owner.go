@@ -3,7 +3,6 @@ package broker
 import (
 	"context"
 	"fmt"
-	"math"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -30,9 +29,10 @@ type owner struct {
 	events  []TailEvent
 	retry   time.Time // of the tail, after an error
 
-	ready  atomic.Bool // sessions may be resumed
-	stats  atomic.Pointer[session.Stats]
-	failed error // the core can do no more
+	nextTick int64
+	ready    atomic.Bool // sessions may be resumed
+	stats    atomic.Pointer[session.Stats]
+	failed   error // the core can do no more
 }
 
 // mail is one thing for the loop: a call, or a connection that has acks.
@@ -105,7 +105,6 @@ func (o *owner) start(ctx context.Context) error {
 		return fmt.Errorf("tail: %w", err)
 	}
 	o.reads = newReaders(o)
-	o.publishStats()
 	return nil
 }
 
@@ -136,6 +135,23 @@ func (o *owner) run(stop <-chan struct{}) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
+		now := o.now()
+		again := o.step(now)
+		if !again || now >= o.nextTick {
+			o.tick(now)
+		}
+		if o.failed != nil {
+			return o.failed
+		}
+		if again {
+			select {
+			case <-stop:
+				return nil
+			default:
+				continue
+			}
+		}
+		timer.Reset(o.idle())
 		select {
 		case <-stop:
 			return nil
@@ -143,24 +159,11 @@ func (o *owner) run(stop <-chan struct{}) error {
 		case <-o.mail.wake:
 		case <-timer.C:
 		}
-		for again := true; again; {
-			again = o.step()
-			if o.failed != nil {
-				return o.failed
-			}
-			select {
-			case <-stop:
-				return nil
-			default:
-			}
-		}
-		timer.Reset(o.untilNext())
 	}
 }
 
 // step handles what is there: stable records first, so that who subscribes after a publish was acked finds it matched.
-func (o *owner) step() (again bool) {
-	now := o.now()
+func (o *owner) step(now int64) (again bool) {
 	again = o.pollTail(now)
 	for _, m := range o.mail.take() {
 		again = true
@@ -172,32 +175,30 @@ func (o *owner) step() (again bool) {
 		}
 	}
 	o.flush()
-	return again
-}
-
-// untilNext runs the core's timers and tells when they are next due.
-func (o *owner) untilNext() time.Duration {
-	now := o.now()
-	o.encoder.forget()
-	next := o.core.Tick(now)
-	o.flush()
-	o.publishStats()
 	if !o.ready.Load() && o.core.Ready() {
 		o.ready.Store(true)
 	}
-	wait := time.Second
-	if next != math.MaxInt64 {
-		wait = min(wait, time.Duration(next-now)*time.Millisecond)
-	}
+	return again
+}
+
+// tick runs the core's timers.
+func (o *owner) tick(now int64) {
+	o.encoder.forget()
+	o.nextTick = min(o.core.Tick(now), now+maxTick)
+	o.flush()
+	s := o.core.Stats()
+	o.stats.Store(&s)
+}
+
+const maxTick = 1000 // milliseconds; Stats are no older
+
+// idle is how long the loop may sleep.
+func (o *owner) idle() time.Duration {
+	wait := time.Duration(o.nextTick-o.now()) * time.Millisecond
 	if !o.retry.IsZero() {
 		wait = min(wait, time.Until(o.retry))
 	}
 	return max(wait, time.Millisecond)
-}
-
-func (o *owner) publishStats() {
-	s := o.core.Stats()
-	o.stats.Store(&s)
 }
 
 // pollTail feeds the core what the tail has; true: there may be more.
@@ -220,9 +221,6 @@ func (o *owner) pollTail(now int64) bool {
 			o.core.Deleted(now, e.Part.Topic)
 		case e.Gap:
 			o.core.Gap(now, e.Part, e.Next)
-		}
-		if len(o.dirty) >= flushRun {
-			o.flush()
 		}
 	}
 	clear(events)
@@ -291,9 +289,14 @@ func (o *owner) permit(c *conn, s *packet.Subscribe) bool {
 // flushLater marks c for the flush at the end of the step. Under c.mu.
 func (o *owner) flushLater(c *conn) {
 	if c.schedule() {
-		o.dirty = append(o.dirty, c)
+		if o.dirty = append(o.dirty, c); len(o.dirty) >= maxDirty {
+			o.flush()
+		}
 	}
 }
+
+// maxDirty is how many connections wait for the end of the step; in a wider fan-out the first ones are written meanwhile.
+const maxDirty = 256
 
 func (o *owner) flush() {
 	if len(o.dirty) > 0 {

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"errors"
 	"strings"
 	"unsafe"
 
@@ -31,11 +32,16 @@ var (
 // publish handles one PUBLISH: checks it and adds it to the burst. Nothing of p is copied; the store does that.
 func (c *conn) publish(s *burst, p *packet.Publish) *fault {
 	s.received[p.QoS]++
-	name, f := c.topicOf(p)
-	if f != nil {
+	if f := c.withinReceiveMaximum(p); f != nil {
 		return f
 	}
-	if f := c.withinReceiveMaximum(p); f != nil {
+	if err := validate(p.Topic); errors.Is(err, topic.ErrWildcard) {
+		return &fault{packet.MalformedPacket, err.Error()} // MQTT-3.3.2-2
+	} else if err != nil {
+		return c.refusePublish(s, p, &packet.Error{Code: packet.TopicNameInvalid, Text: err.Error()})
+	}
+	name, f := c.topicOf(p)
+	if f != nil {
 		return f
 	}
 	if r := c.refusal(p, name); r != nil {
@@ -51,7 +57,7 @@ func (c *conn) publish(s *burst, p *packet.Publish) *fault {
 		t, state := c.inbound.Begin(p.PacketID)
 		switch state {
 		case session.Pending:
-			c.pending(p.PacketID)
+			c.pending(s, p.PacketID)
 			return nil
 		case session.Open:
 			c.expect(s, receipt{kind: packet.PUBREC, id: p.PacketID, msg: noMessage})
@@ -70,13 +76,16 @@ func (c *conn) publish(s *burst, p *packet.Publish) *fault {
 	return nil
 }
 
+// validate checks a topic; there is none if the packet has an alias instead.
+func validate(name []byte) error {
+	if len(name) == 0 {
+		return nil
+	}
+	return topic.ValidateName(name)
+}
+
 // topicOf is the topic, through an alias if there is one. It may alias the burst.
 func (c *conn) topicOf(p *packet.Publish) (string, *fault) {
-	if len(p.Topic) > 0 {
-		if err := topic.ValidateName(p.Topic); err != nil {
-			return "", &fault{packet.TopicNameInvalid, err.Error()}
-		}
-	}
 	if p.Props.Has&packet.PTopicAlias == 0 {
 		return unsafe.String(unsafe.SliceData(p.Topic), len(p.Topic)), nil
 	}

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"errors"
+	"slices"
 	"sync"
 
 	"github.com/millrace-io/millrace/mqtt/packet"
@@ -102,12 +103,10 @@ func (c *conn) launch(f *flight) {
 // complete is the store's callback: what became of the messages.
 func (f *flight) complete(results []session.Result) {
 	c := f.c
-	stored := 0
 	var lost error // nothing certain is known: no ack may leave
 	for i := range results {
 		switch err := results[i].Err; {
 		case err == nil:
-			stored++
 		case refusedBy(err) != nil:
 			c.b.refused(c, label(refusedBy(err).Code))
 		default:
@@ -175,17 +174,23 @@ func (c *conn) settle(r *receipt, err error) {
 
 // pending is a PUBLISH QoS 2 whose first copy is still being appended. If that came on this connection its PUBREC comes by
 // itself; otherwise the owner sends it when the older connection's append lands.
-func (c *conn) pending(id uint16) {
+func (c *conn) pending(s *burst, id uint16) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if s.flight.expects(id) {
+		return
+	}
 	for f := c.first; f != nil; f = f.next {
-		for i := range f.receipts {
-			if f.receipts[i].kind == packet.PUBREC && f.receipts[i].id == id {
-				return
-			}
+		if f.expects(id) {
+			return
 		}
 	}
 	c.owner.awaitLate(c, lateID{c.inbound, id})
+}
+
+// expects tells whether a PUBREC of an id is among the receipts.
+func (f *flight) expects(id uint16) bool {
+	return f != nil && slices.ContainsFunc(f.receipts, func(r receipt) bool { return r.kind == packet.PUBREC && r.id == id })
 }
 
 // refusedBy is the refusal in a result; nil: the error says nothing certain.
@@ -230,20 +235,21 @@ func (c *conn) release(f *flight) {
 	if c.closing {
 		return
 	}
-	pubacks := uint32(0)
+	pubacks, stored := uint32(0), int64(0)
 	for i := range f.receipts {
 		r := &f.receipts[i]
 		if r.kind == packet.PUBACK {
 			pubacks++
 		}
 		if r.refused == nil {
+			stored++
 			c.answerAck(r.kind, r.id)
 			continue
 		}
 		c.answer(c.refusedAck(r))
 	}
 	c.acked.Add(pubacks)
-	c.b.stats.acked.Add(int64(len(f.receipts)))
+	c.b.stats.acked.Add(stored)
 }
 
 func (c *conn) refusedAck(r *receipt) *packet.Ack {

@@ -1,0 +1,18 @@
+//go:build mutants
+
+package broker_test
+
+import (
+	"testing"
+
+	"github.com/millrace-io/millrace/mqtt/broker"
+)
+
+// TestMutantAckBeforeDone plants the bug that an ack leaves before the store is done; the check must see it.
+func TestMutantAckBeforeDone(t *testing.T) {
+	broker.PlantAckBeforeDone(true)
+	defer broker.PlantAckBeforeDone(false)
+	if err := ackIsReceipt(newNode(t, nil)); err == nil {
+		t.Error("an ack before the store is done was not noticed")
+	}
+}

@@ -1,0 +1,207 @@
+package broker_test
+
+import (
+	"bytes"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/millrace-io/millrace/mqtt/broker"
+	"github.com/millrace-io/millrace/mqtt/packet"
+	"github.com/millrace-io/millrace/mqtt/session"
+)
+
+// ackIsReceipt publishes while the store holds everything back, and returns an error if an ack comes before the store is done.
+func ackIsReceipt(n *node) error {
+	n.store.hold()
+	c := n.connected("CONNECT v5 clean id=receipts")
+	c.send(`PUBLISH q1 #1 t=a "1"`, `PUBLISH q2 #2 t=a "2"`)
+	eventually(n.t, "the append", func() bool { _, msgs := n.store.held(); return msgs == 2 })
+	c.send("PINGREQ")
+	if got := show(c.next()); got != "PINGRESP" {
+		return fmt.Errorf("%s before the message is durable", got)
+	}
+	n.store.release()
+	for _, want := range []string{"PUBACK #1", "PUBREC #2"} {
+		if got := show(c.next()); got != want {
+			return fmt.Errorf("got %s, want %s", got, want)
+		}
+	}
+	return nil
+}
+
+func TestAckIsReceipt(t *testing.T) {
+	if err := ackIsReceipt(newNode(t, nil)); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestAckOrder lands the appends of one connection in the wrong order: the acks come in the order of the publishes.
+func TestAckOrder(t *testing.T) {
+	n := newNode(t, nil)
+	n.store.hold()
+	c := n.connected("CONNECT v5 clean id=a")
+	for i := 1; i <= 4; i++ {
+		c.send(fmt.Sprintf(`PUBLISH q%d #%d t=a "m"`, 1+i%2, i))
+		eventually(t, "the append", func() bool { k, _ := n.store.held(); return k == i })
+	}
+	c.send(`PUBLISH q1 #5 t=$SYS "refused at once"`)
+	c.quiet()
+	n.store.land(3) // the fourth
+	n.store.land(1)
+	n.store.land(1)
+	c.quiet()
+	n.store.land(0)
+	c.expect("PUBREC #1", "PUBACK #2", "PUBREC #3", "PUBACK #4", "PUBACK #5 0x90")
+}
+
+// TestSubscribeWaits: what a client has published before a SUBSCRIBE is in the log before the owner sees the SUBSCRIBE.
+func TestSubscribeWaits(t *testing.T) {
+	n := newNode(t, nil)
+	n.store.hold()
+	c := n.connected("CONNECT v5 clean id=a")
+	c.send(`PUBLISH q0 retain t=a "m"`, "SUBSCRIBE #1 a:0")
+	c.quiet()
+	n.store.release()
+	c.expect("SUBACK #1 0x00", `PUBLISH q0 retain t=a "m"`)
+}
+
+func TestStoreRefuses(t *testing.T) {
+	n := newNode(t, nil)
+	n.store.refusing(func(m *session.Message) error {
+		switch m.Topic {
+		case "full":
+			return refusal(packet.QuotaExceeded, "not enough free disk space")
+		case "unknown":
+			return session.ErrUnknown
+		}
+		return nil
+	})
+	c := n.connected("CONNECT v5 clean id=a problem=0")
+	c.send(`PUBLISH q1 #1 t=full "m"`, `PUBLISH q2 #2 t=full "m"`, `PUBLISH q0 t=full "m"`, `PUBLISH q0 t=unknown "m"`)
+	c.expect("PUBACK #1 0x97", "PUBREC #2 0x97")
+	c.send(`PUBLISH q2 #2 t=ok "m"`)
+	c.expect("PUBREC #2")
+	if got := n.b.Stats().Refused; got["quota_exceeded"] != 3 || got["outcome_unknown"] != 1 {
+		t.Errorf("refused: %v", got)
+	}
+
+	old := n.connected("CONNECT v4 clean id=b")
+	old.send(`PUBLISH q1 #1 t=full "m"`)
+	old.expectClosed() // 3.1.1 knows no refusal, and an ack would be a receipt
+
+	// An outcome that nobody knows gets no ack: the client must send again.
+	u := n.connected("CONNECT v5 id=u expiry=100")
+	u.send(`PUBLISH q1 #1 t=unknown "m"`)
+	u.expect("DISCONNECT 0x89")
+	u.expectClosed()
+	u = n.connected("CONNECT v5 id=u expiry=100")
+	n.store.refusing(nil)
+	u.send(`PUBLISH q1 #1 dup t=unknown "m"`)
+	u.expect("PUBACK #1")
+}
+
+// TestLatePubrec takes a session over while its QoS 2 append is outstanding: the new connection gets the PUBREC.
+func TestLatePubrec(t *testing.T) {
+	n := newNode(t, nil)
+	n.store.hold()
+	a := n.connected("CONNECT v5 id=c expiry=100")
+	a.send(`PUBLISH q2 #7 t=x "once"`)
+	eventually(t, "the append", func() bool { k, _ := n.store.held(); return k == 1 })
+	b := n.connected("CONNECT v5 id=c expiry=100")
+	b.send(`PUBLISH q2 #7 dup t=x "once"`)
+	b.quiet()
+	n.store.release()
+	b.expect("PUBREC #7")
+	b.send("PUBREL #7")
+	b.expect("PUBCOMP #7")
+	if got := n.store.logged("x"); len(got) != 1 {
+		t.Errorf("logged %d times", len(got))
+	}
+}
+
+func TestReceiveMaximum(t *testing.T) {
+	limit := func(o *broker.Options) { o.Limits.ReceiveMaximum = 2 }
+	n := newNode(t, limit)
+	n.store.hold()
+	a := n.connected("CONNECT v5 clean id=a")
+	a.send(`PUBLISH q1 #1 t=x "m"`, `PUBLISH q2 #2 t=x "m"`)
+	a.send(`PUBLISH q0 t=x "QoS 0 does not count"`)
+	a.quiet()
+	n.store.release()
+	a.expect("PUBACK #1", "PUBREC #2")
+	a.send(`PUBLISH q1 #1 t=x "m"`)
+	a.expect("PUBACK #1")
+	n.store.hold()
+	a.send(`PUBLISH q1 #3 t=x "m"`, `PUBLISH q1 #4 t=x "one too many: #2 is not released"`)
+	a.expect("DISCONNECT 0x93")
+	a.expectClosed()
+	n.store.release()
+
+	n.stop()
+	n.lis.Lenient = true
+	n.start()
+	n.store.hold()
+	c := n.connected("CONNECT v5 clean id=c")
+	c.send(`PUBLISH q1 #1 t=x "m"`, `PUBLISH q1 #2 t=x "m"`, `PUBLISH q1 #3 t=x "m"`)
+	c.quiet()
+	n.store.release()
+	c.expect("PUBACK #1", "PUBACK #2", "PUBACK #3")
+	if got := n.b.Stats().Refused["receive_maximum_exceeded_tolerated"]; got != 1 {
+		t.Errorf("tolerated: %d", got)
+	}
+}
+
+// TestBackPressure: when the log has no room a client is not read, and is not timed out for its silence.
+func TestBackPressure(t *testing.T) {
+	n := newNode(t, nil)
+	c := n.connected("CONNECT v5 clean id=a keepalive=1")
+	room := n.store.full()
+	c.send(`PUBLISH q1 #1 t=x "m"`)
+	c.expect("PUBACK #1") // it is in the log; there is no room for the next
+	eventually(t, "the pause", func() bool { return n.b.Stats().Paused == 1 })
+	c.send(`PUBLISH q1 #2 t=x "m"`)
+	time.Sleep(2500 * time.Millisecond) // longer than one and a half keep-alives; nothing to poll for
+	if got := len(n.store.logged("x")); got != 1 {
+		t.Errorf("%d messages logged while there was no room", got)
+	}
+	room()
+	c.expect("PUBACK #2")
+}
+
+// TestPublishInPieces sends packets byte by byte, and a packet larger than a burst.
+func TestPublishInPieces(t *testing.T) {
+	n := newNode(t, nil)
+	c := n.connected("CONNECT v5 clean id=a")
+	b, err := parse(t, `PUBLISH q1 #1 t=x "pieces"`).Append(nil, packet.V5)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range b {
+		c.write(b[i : i+1])
+	}
+	c.expect("PUBACK #1")
+	large := strings.Repeat("0123456789abcdef", 60_000/16*10)
+	c.send(`PUBLISH q1 #2 t=large "`+large+`"`, `PUBLISH q1 #3 t=x "after"`)
+	c.expect("PUBACK #2", "PUBACK #3")
+	if got := n.store.logged("large"); len(got) != 1 || got[0] != large {
+		t.Errorf("the large message is not logged as it was sent")
+	}
+	s := n.connected("CONNECT v5 clean id=s")
+	s.send("SUBSCRIBE #1 large:1")
+	s.expect("SUBACK #1 0x01")
+	c.send(`PUBLISH q1 #2 t=large "` + large + `"`)
+	c.expect("PUBACK #2")
+	if got := s.next().(*packet.Publish); got.PacketID != 1 || !bytes.Equal(got.Payload, []byte(large)) {
+		t.Errorf("the large message is not delivered as it was sent")
+	}
+}
+
+func TestPacketTooLarge(t *testing.T) {
+	n := newNode(t, func(o *broker.Options) { o.Limits.PacketBytes = 100 })
+	c := n.connected("CONNECT v5 clean id=a")
+	c.send(`PUBLISH q1 #1 t=x "` + strings.Repeat("x", 200) + `"`)
+	c.expect("DISCONNECT 0x95")
+	c.expectClosed()
+}
