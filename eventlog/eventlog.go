@@ -202,11 +202,12 @@ type Event struct {
 	Kind  EventKind
 	Part  Part
 	Next  int64  // the next offset of this partition after the event; offsets may jump
-	Batch *Batch // for Records; its first records may lie before the tail's place: skip them
+	Batch *Batch // for Records; its first records may lie before the tail's place: skip them. It may hold none (see Tail)
 }
 
 // Tail is one reader's place in the live log. It is used by one goroutine. It never holds up the committer: a tail that
-// falls behind what is kept in memory goes on from the files.
+// falls behind what is kept in memory goes on from the files. It passes every stable offset sooner or later: where the last
+// ones hold nothing to see (an aborted transaction, a marker), an empty batch says so, and Next comes to equal the end.
 type Tail interface {
 	// Wake is readable after there may be something new to poll.
 	Wake() <-chan struct{}

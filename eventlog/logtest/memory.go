@@ -799,11 +799,17 @@ func (t *memTail) poll(tp *tailPart, into []eventlog.Event, maxBytes int) ([]eve
 	if tp.next >= tp.shown {
 		return into, maxBytes
 	}
+	told := tp.next
 	tp.next = mp.scan(tp.next, tp.shown, func(e *entry) bool {
 		b := c.view(mp, e, true)
-		into = append(into, eventlog.Event{Kind: eventlog.Records, Part: mp.part, Next: b.Next(), Batch: b})
+		told = b.Next()
+		into = append(into, eventlog.Event{Kind: eventlog.Records, Part: mp.part, Next: told, Batch: b})
 		maxBytes -= e.batch.Size()
 		return maxBytes > 0
 	})
+	if told < tp.next {
+		into = append(into, eventlog.Event{Kind: eventlog.Records, Part: mp.part, Next: tp.next,
+			Batch: eventlog.NewRecordBatch(mp.part, nil, tp.next)})
+	}
 	return into, maxBytes
 }

@@ -3,6 +3,7 @@ package logtest
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 
@@ -14,6 +15,7 @@ var tailTests = []test{
 	{"TailFromTheMiddle", testTailFromTheMiddle},
 	{"TailSlow", testTailSlow},
 	{"TailMany", testTailMany},
+	{"TailReachesEnds", testTailReachesEnds},
 	{"TailAdd", testTailAdd},
 	{"TailGapAtStart", testTailGapAtStart},
 	{"TailTrimmedUnder", testTailTrimmedUnder},
@@ -124,6 +126,32 @@ func testTailMany(t testing.TB, e *Env) {
 		f.until("everything durable was seen", f.has(b.all()...))
 		f.check(b.zero())
 	}
+}
+
+// testTailReachesEnds: a tail passes the last stable offset, even where the last ones hold nothing to see.
+func testTailReachesEnds(t testing.TB, e *Env) {
+	b := newBench(t, e)
+	f := b.tail(b.zero())
+	for range 10 {
+		b.put(b.d, b.part(0), "s", 2)
+		if e.Foreign != nil {
+			e.Foreign(t, b.part(0), []eventlog.Record{{Value: []byte(AbortedValue)}}, false)
+		}
+		b.claim(b.d, b.part(1))
+		b.settled(b.d, b.part(0))
+		f.until("the ends were reached", func() bool {
+			for i, end := range b.ends(b.d) {
+				if f.next[b.part(int32(i))] < end {
+					return false
+				}
+			}
+			return true
+		})
+		if i := slices.IndexFunc(b.all(), func(p eventlog.Part) bool { return f.next[p] > b.ends(b.d)[p.Index] }); i >= 0 {
+			t.Fatalf("the tail is at %v, beyond the ends %v", f.next, b.ends(b.d))
+		}
+	}
+	f.check(b.zero())
 }
 
 func testTailAdd(t testing.TB, e *Env) {
