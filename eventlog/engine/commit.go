@@ -303,7 +303,7 @@ func (c *committer) answerEarly(items []*item) []*item {
 	early := c.itemSlice()
 	rest := items[:0]
 	for _, it := range items {
-		if (it.early && it.taken) || mutant(mutantAckEarly) {
+		if (it.early || mutant(mutantAckEarly) && it.op == nil) && it.taken {
 			early = append(early, it)
 			continue
 		}

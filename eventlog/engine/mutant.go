@@ -12,10 +12,10 @@ const (
 	mutantServeEarly  = "serve-before-sync"
 )
 
-// swapBatches exchanges the first two neighbours of one partition.
+// swapBatches exchanges the first two neighbours of one partition that are ours: a foreign producer's sequences would not have it.
 func swapBatches(items []*item) {
 	for i := 1; i < len(items); i++ {
-		if a, b := items[i-1], items[i]; a.batch != nil && b.batch != nil && a.p != nil && a.p == b.p {
+		if a, b := items[i-1], items[i]; a.done != nil && b.done != nil && a.p != nil && a.p == b.p {
 			items[i-1], items[i] = b, a
 			return
 		}
