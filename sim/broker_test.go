@@ -21,6 +21,7 @@ type testBroker struct {
 	fault    func(p *packet.Publish) []*packet.Publish
 	noAck    func(p *packet.Publish) bool // the message is routed and never acknowledged
 	connack  packet.Properties
+	refuse   string // this client id
 
 	mu       sync.Mutex
 	sessions map[string]*testSession
@@ -108,7 +109,7 @@ func (b *testBroker) serve(conn net.Conn) {
 		b.mu.Lock()
 		if c, ok := p.(*packet.Connect); ok {
 			s = b.connect(conn, c)
-		} else {
+		} else if s.conn == conn { // what an overtaken connection still had in its buffer does not count any more
 			b.handle(s, p)
 		}
 		b.mu.Unlock()
@@ -129,6 +130,9 @@ func (b *testBroker) connect(conn net.Conn, c *packet.Connect) *testSession {
 	}
 	s.conn, s.version = conn, c.Version
 	ack := &packet.Connack{SessionPresent: present}
+	if c.ClientID == b.refuse {
+		ack = &packet.Connack{Code: packet.BadUsernameOrPassword}
+	}
 	if s.version == packet.V5 {
 		ack.Props = b.connack
 	}

@@ -114,9 +114,11 @@ type link struct {
 	out     []byte // guarded by Client.mu
 	last    bool   // close once out is written
 	kick    chan struct{}
-	ended   chan struct{}
-	endOnce sync.Once
-	err     error // valid once ended is closed
+	failed  chan struct{} // closed at the first error; err says which
+	written chan struct{} // closed when the goroutine that writes has ended
+	ended   chan struct{} // closed when both have
+	once    sync.Once
+	err     error
 	aliases map[uint16][]byte
 }
 
@@ -145,11 +147,8 @@ func NewClient(o ClientOptions) *Client {
 // Connect opens a connection and resumes the session. The CONNACK says whether the server has it too; if not, messages on their
 // way are sent again as new ones. One goroutine connects.
 func (c *Client) Connect(ctx context.Context) (ack *packet.Connack, err error) {
-	c.mu.Lock()
-	online := c.link != nil
-	c.mu.Unlock()
-	if online {
-		return nil, ErrOnline
+	if err := c.offline(ctx); err != nil {
+		return nil, err
 	}
 	conn, err := c.o.Dial(ctx)
 	if err != nil {
@@ -159,6 +158,8 @@ func (c *Client) Connect(ctx context.Context) (ack *packet.Connack, err error) {
 		conn:    conn,
 		version: c.o.Connect.Version,
 		kick:    make(chan struct{}, 1),
+		failed:  make(chan struct{}),
+		written: make(chan struct{}),
 		ended:   make(chan struct{}),
 		buf:     make([]byte, 4096),
 		aliases: map[uint16][]byte{},
@@ -180,6 +181,27 @@ func (c *Client) Connect(ctx context.Context) (ack *packet.Connack, err error) {
 	go c.write(l, c.keepAlive(ack))
 	go c.read(l)
 	return ack, nil
+}
+
+// offline waits for the end of a connection that has failed, so that its last message is delivered before the next one's first.
+func (c *Client) offline(ctx context.Context) error {
+	c.mu.Lock()
+	l := c.link
+	c.mu.Unlock()
+	if l == nil {
+		return nil
+	}
+	select {
+	case <-l.failed:
+	default:
+		return ErrOnline
+	}
+	select {
+	case <-l.ended:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // connect sends CONNECT and waits for CONNACK.
@@ -222,7 +244,8 @@ func (c *Client) resume(l *link, ack *packet.Connack) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.stats.Connects++
-	if !ack.SessionPresent {
+	// 3.1 does not say whether the session is there: it is, if it was asked for.
+	if present := ack.SessionPresent || l.version == packet.V31 && !c.o.Connect.CleanStart; !present {
 		if c.stats.Connects > 1 && !c.o.Connect.CleanStart {
 			c.stats.Lost++
 		}
@@ -516,7 +539,8 @@ func (c *Client) Stats() ClientStats {
 	return c.stats
 }
 
-// Done returns a channel that closes when the present connection has ended; a closed one if there is none.
+// Done returns a channel that closes when the present connection has ended and its last message is delivered; a closed one if
+// there is none.
 func (c *Client) Done() <-chan struct{} {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -528,7 +552,8 @@ func (c *Client) Done() <-chan struct{} {
 	return c.link.ended
 }
 
-// Disconnect sends DISCONNECT behind everything sent before, closes the connection and waits for its end.
+// Disconnect sends DISCONNECT behind everything sent before, closes the connection and waits for its end. OnMessage, OnPacket
+// and done must not call it.
 func (c *Client) Disconnect(code packet.Code) {
 	c.mu.Lock()
 	l := c.link
@@ -543,7 +568,7 @@ func (c *Client) Disconnect(code packet.Code) {
 	}
 }
 
-// Drop cuts the connection without a word.
+// Drop cuts the connection without a word, and does not wait for its end (see Done).
 func (c *Client) Drop() {
 	c.mu.Lock()
 	l := c.link
@@ -554,8 +579,7 @@ func (c *Client) Drop() {
 	if tcp, ok := l.conn.(*net.TCPConn); ok {
 		tcp.SetLinger(0) // the peer sees a reset, as it does when a device loses its power or its network
 	}
-	c.end(l, ErrOffline)
-	<-l.ended
+	l.fail(ErrOffline)
 }
 
 // Keep keeps the client connected until ctx is done: it takes the connection that there is, if there is one, and connects again
@@ -610,21 +634,18 @@ func (c *Client) setKeeping(keeping bool) {
 	c.wake()
 }
 
-// end closes a connection, once.
-func (c *Client) end(l *link, err error) {
-	l.endOnce.Do(func() {
-		l.conn.Close()
-		c.mu.Lock()
-		defer c.mu.Unlock()
+// fail closes the network connection, once; the two goroutines then end.
+func (l *link) fail(err error) {
+	l.once.Do(func() {
 		l.err = err
-		c.link = nil
-		close(l.ended)
-		c.wake()
+		l.conn.Close()
+		close(l.failed)
 	})
 }
 
 // write is the goroutine that writes.
 func (c *Client) write(l *link, keepAlive time.Duration) {
+	defer close(l.written)
 	var ping <-chan time.Time
 	if keepAlive > 0 {
 		t := time.NewTicker(keepAlive * 3 / 4)
@@ -637,7 +658,7 @@ func (c *Client) write(l *link, keepAlive time.Duration) {
 		case <-l.kick:
 		case <-ping:
 			c.Send(&packet.Ping{Kind: packet.PINGREQ})
-		case <-l.ended:
+		case <-l.failed:
 			return
 		}
 		c.mu.Lock()
@@ -648,33 +669,35 @@ func (c *Client) write(l *link, keepAlive time.Duration) {
 		}
 		c.mu.Unlock()
 		if _, err := l.conn.Write(out); err != nil {
-			c.end(l, err)
+			l.fail(err)
 			return
 		}
 		spare = out
 		if last {
-			c.end(l, ErrOffline)
+			l.fail(ErrOffline)
 			return
 		}
 	}
 }
 
-// read is the goroutine that reads.
+// read is the goroutine that reads. It is the last to end, and ends the connection for the client.
 func (c *Client) read(l *link) {
 	for {
 		p, err := l.next()
+		if err == nil && (c.o.OnPacket == nil || !c.o.OnPacket(p)) {
+			err = c.handle(l, p)
+		}
 		if err != nil {
-			c.end(l, err)
-			return
-		}
-		if c.o.OnPacket != nil && c.o.OnPacket(p) {
-			continue
-		}
-		if err := c.handle(l, p); err != nil {
-			c.end(l, err)
-			return
+			l.fail(err)
+			break
 		}
 	}
+	<-l.written
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.link = nil
+	close(l.ended)
+	c.wake()
 }
 
 // next reads one packet. It is valid until the next call.

@@ -63,10 +63,11 @@ type device struct {
 
 // fleet runs devices, each with a connection and a goroutine of its own.
 type fleet struct {
-	o                                          FleetOptions
-	connected                                  atomic.Int64
-	connects, sent, bytes, acked, refused, due atomic.Uint64
-	late, ack                                  Histogram
+	o                                     FleetOptions
+	connected                             atomic.Int64
+	connects, sent, bytes, acked, refused atomic.Uint64
+	late, ack                             Histogram
+	reached                               atomic.Bool // a device was connected: there is a server
 }
 
 func newFleet(o FleetOptions) *fleet {
@@ -82,8 +83,9 @@ func newFleet(o FleetOptions) *fleet {
 	return &fleet{o: o}
 }
 
-// run plays all devices until their sources end or ctx does. A device whose first connection fails ends the run, for then the
-// address or the credentials are wrong; one that loses its connection later connects again.
+// run plays all devices until their sources end or ctx does. If the first connection of all fails, or the server does not let a
+// device in at its first, the run ends, for then the address or the credentials are wrong; else a device without a connection
+// tries again.
 func (f *fleet) run(ctx context.Context, devices []device) (FleetStats, error) {
 	start := time.Now()
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -121,14 +123,17 @@ func (f *fleet) play(ctx context.Context, d *device, begin time.Time) error {
 	o := ClientOptions{Dial: f.o.Dial, Connect: f.o.Connect, Window: f.o.Window, OnMessage: func(*packet.Publish) {}}
 	o.Connect.ClientID = d.id
 	c := NewClient(o)
-	if _, err := c.Connect(ctx); err != nil {
+	if _, err := c.Connect(ctx); err == nil {
+		f.reached.Store(true)
+	} else if !f.reached.Load() || hopeless(err) {
 		return err
 	}
-	f.up(c)
 	c.setKeeping(true) // before anything is sent: from here on a lost connection is not the end
 	keep, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var kept sync.WaitGroup
-	kept.Go(func() { f.keep(keep, c) })
+	kept.Go(func() {
+		_ = c.Keep(keep, func(context.Context, bool) error { f.up(c); return nil }) // without a connection in the end, its messages are in doubt
+	})
 	err := f.send(ctx, c, d, begin)
 	grace, done := context.WithTimeout(keep, f.o.Grace)
 	defer done()
@@ -148,16 +153,18 @@ func (f *fleet) up(c *Client) {
 	}()
 }
 
-// keep keeps a device connected.
-func (f *fleet) keep(ctx context.Context, c *Client) {
-	first := true
-	_ = c.Keep(ctx, func(context.Context, bool) error { // its only error is that there never was a connection
-		if !first {
-			f.up(c)
-		}
-		first = false
-		return nil
-	})
+// hopeless refusals stay refusals.
+func hopeless(err error) bool {
+	var r *Refused
+	if !errors.As(err, &r) {
+		return false
+	}
+	switch r.Code {
+	case packet.UnsupportedProtocolVersion, packet.ClientIDNotValid, packet.BadUsernameOrPassword, packet.NotAuthorized, packet.Banned,
+		packet.BadAuthenticationMethod:
+		return true
+	}
+	return false
 }
 
 func (f *fleet) send(ctx context.Context, c *Client, d *device, begin time.Time) error {
