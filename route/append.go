@@ -1,7 +1,6 @@
 package route
 
 import (
-	"bytes"
 	"sync"
 	"sync/atomic"
 
@@ -98,8 +97,8 @@ func (s *Store) add(c *call, a *appender, now int64, i int, m *session.Message) 
 	}
 	if r.route.Discard {
 		s.stats.unlogged.Add(1)
-		v := view(m, r.name, now)
-		v.Payload = bytes.Clone(m.Payload)
+		v := *m
+		v.Topic, v.Time = r.name, now
 		s.unlogged(&v)
 		return nil
 	}

@@ -33,7 +33,7 @@ type Options struct {
 	Routes []Spec
 	// Now is the time in milliseconds since 1970; it never goes backwards. Required.
 	Now func() int64
-	// Unlogged is given each message of a `store: false` route; it must not block, and may keep the message.
+	// Unlogged is given each message of a `store: false` route; it must not block, and copies what it keeps.
 	Unlogged func(*session.Message)
 	Logger   *slog.Logger // default: discards
 
@@ -227,8 +227,15 @@ func (p *places) parts() (parts []eventlog.Part) {
 	return parts
 }
 
-// Topics lists the log topics that carry MQTT messages. Their partitions must not change, since that would break the order of keys.
-func (s *Store) Topics() []eventlog.Topic { return slices.Clone(s.places.Load().topics) }
+// Fixed says why the number of partitions of a topic must not change, or "" if it may.
+func (s *Store) Fixed(topic string) (reason string) {
+	for _, plan := range s.table.topics {
+		if plan.name == topic {
+			return fmt.Sprintf("the MQTT %v needs its keys to stay where they are", plan.by)
+		}
+	}
+	return ""
+}
 
 // topicGone makes a deleted topic again, and lets the tails follow the new one.
 func (s *Store) topicGone(id eventlog.TopicID) {

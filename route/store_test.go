@@ -45,7 +45,7 @@ func open(t *testing.T, mem *logtest.Memory, specs []Spec) *node {
 	n.clock.Store(1_000_000)
 	var err error
 	n.store, err = Open(t.Context(), Options{Log: n.log, Routes: specs, Now: func() int64 { return n.clock.Add(1) },
-		Unlogged: func(m *session.Message) { n.unlogged <- m }})
+		Unlogged: func(m *session.Message) { c := *m; n.unlogged <- &c }})
 	if err != nil {
 		t.Fatal(err)
 	}
