@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"math"
 	"unsafe"
 )
 
@@ -112,7 +113,7 @@ func BatchSize(p []byte) (int, error) {
 		return 0, nil
 	}
 	n := int64(int32(binary.BigEndian.Uint32(p[offLength:]))) + offEpoch
-	if n < HeaderSize {
+	if n < HeaderSize || n > math.MaxInt32 {
 		return 0, fmt.Errorf("%w: length %d", ErrCorrupt, n)
 	}
 	return int(n), nil
@@ -135,7 +136,7 @@ func CheckBatch(p []byte) (RawBatch, error) {
 	if binary.BigEndian.Uint32(b[offCRC:]) != crc32.Checksum(b[offAttrs:], castagnoli) {
 		return nil, fmt.Errorf("%w: crc mismatch", ErrCorrupt)
 	}
-	if b.Count() < 0 || b.LastDelta() < 0 || b.Count() > b.LastDelta()+1 {
+	if b.Count() < 0 || b.LastDelta() < 0 || b.Count()-1 > b.LastDelta() {
 		return nil, fmt.Errorf("%w: %d records up to offset delta %d", ErrCorrupt, b.Count(), b.LastDelta())
 	}
 	return b, nil
@@ -212,8 +213,12 @@ func (b *Batch) Size() int {
 	return n
 }
 
+// MaxHeaders bounds the headers of one record: more are refused, since each costs twenty times its bytes once decoded.
+const MaxHeaders = 1 << 16
+
 // Each calls f for each record in order until it returns an error, which Each returns. The *Record and its Headers slice are
-// reused between calls; what they point to is valid as long as the batch.
+// reused between calls; what they point to is valid as long as the batch. Offsets ascend and lie within the batch, whoever
+// made it: a batch that says otherwise is ErrCorrupt.
 func (b *Batch) Each(f func(*Record) error) error {
 	if b.raw == nil {
 		for i := range b.recs {
@@ -235,11 +240,16 @@ func (b *Batch) Each(f func(*Record) error) error {
 	}
 	var r Record
 	base, baseTime, attrs := b.raw.Base(), b.raw.BaseTime(), b.raw.Attributes()
+	before, last := base-1, b.raw.Last()
 	for range b.raw.Count() {
 		var err error
 		if body, err = decodeRecord(&r, body, base, baseTime); err != nil {
 			return err
 		}
+		if r.Offset <= before || r.Offset > last {
+			return errRecord
+		}
+		before = r.Offset
 		if attrs&AttrLogAppendTime != 0 {
 			r.Timestamp = b.raw.MaxTime()
 		}
@@ -253,12 +263,16 @@ func (b *Batch) Each(f func(*Record) error) error {
 	return nil
 }
 
-// Records decodes all records.
+// minRecord is the size of the smallest record: its length, attributes, two deltas, no key, no value, no headers.
+const minRecord = 7
+
+// Records decodes all records. They take some fifteen times the bytes of a batch of the smallest: Each is for batches from
+// outside.
 func (b *Batch) Records() ([]Record, error) {
 	if b.raw == nil {
 		return b.recs, nil
 	}
-	recs := make([]Record, 0, min(b.Len(), len(b.raw)))
+	recs := make([]Record, 0, min(b.Len(), len(b.raw)/minRecord))
 	err := b.Each(func(r *Record) error {
 		c := *r
 		c.Headers = append([]Header(nil), r.Headers...)
@@ -298,7 +312,7 @@ func decodeRecord(r *Record, p []byte, base, baseTime int64) (rest []byte, err e
 		return nil, err
 	}
 	hs, k := binary.Varint(p)
-	if k <= 0 || hs < 0 || hs > int64(len(p)) {
+	if k <= 0 || hs < 0 || hs > min(int64(len(p)), MaxHeaders) {
 		return nil, errRecord
 	}
 	p = p[k:]

@@ -174,6 +174,9 @@ func snappyBlock(dst, src []byte, limit int) ([]byte, error) {
 	if n > limit-len(dst) {
 		return nil, errBomb
 	}
+	if n > 64*len(src) { // no element makes more of its bytes: the length lies, and is not worth its memory
+		return nil, s2.ErrCorrupt
+	}
 	b, err := s2.Decode(nil, src)
 	if err != nil {
 		return nil, err
