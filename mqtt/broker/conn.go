@@ -158,7 +158,9 @@ func (c *conn) step() bool {
 		c.turnAway(fault)
 		return false
 	case stop:
-		c.leave()
+		if c.cause == session.Normal {
+			c.leave()
+		}
 		return false
 	case connect != nil:
 		return c.open(connect)

@@ -487,7 +487,7 @@ func TestSessions(t *testing.T) {
 			p< PUBACK #1
 			p> PUBLISH q1 #2 t=x "short"
 			p< PUBACK #2
-			s< PUBLISH q1 #2 t=x "short"`},
+			s< PUBLISH q1 #1 t=x "short"`},
 	})
 }
 
