@@ -7,8 +7,9 @@ import (
 	"strings"
 )
 
-// check finds what a value alone does not show. Whether routes can work together is for package route to say.
-func (c *Config) check() Problems {
+// Check finds what a value alone does not show; nil: nothing is wrong. Whether routes can work together is for package route
+// to say.
+func (c *Config) Check() Problems {
 	ck := checker{c: c}
 	ck.listeners()
 	ck.log()
@@ -56,6 +57,11 @@ func (ck *checker) listeners() {
 			ck.problem(path, fmt.Sprintf("%s is taken by %s", a, other), "choose another port")
 		}
 		taken[a] = path
+		if !a.Loopback() && !ck.c.InsecureAllowAnonymous {
+			_, port, _ := net.SplitHostPort(string(a))
+			ck.problem(path, fmt.Sprintf("%s is reached from other machines, and there is no authentication", a),
+				fmt.Sprintf("bind 127.0.0.1:%s, or let everybody in with --insecure-allow-anonymous (insecure_allow_anonymous: true)", port))
+		}
 	}
 	for i, m := range l.MQTT {
 		bind(fmt.Sprintf("listeners.mqtt[%d].bind", i), m.Bind, true)

@@ -49,7 +49,8 @@ type Kafka struct {
 
 // HTTP serves health and metrics.
 type HTTP struct {
-	Bind Address `yaml:"bind"`
+	Bind  Address  `yaml:"bind"`
+	Hosts []string `yaml:"hosts"` // names under which clients reach it, beside addresses and localhost
 }
 
 // Log is where messages are kept: embedded, in Data, or in the Kafka cluster that Kafka names.
@@ -136,7 +137,7 @@ func Load(s Source) (*Config, error) {
 		problems = append(problems, c.merge(path, s.Flags[path], "flag "+s.Names[path])...)
 	}
 	if len(problems) == 0 {
-		problems = c.check()
+		problems = c.Check()
 	}
 	if len(problems) > 0 {
 		return nil, problems
@@ -150,7 +151,7 @@ func Parse(text, name string) (*Config, error) {
 	c.origin = origins{}
 	problems := c.merge("", text, name)
 	if len(problems) == 0 {
-		problems = c.check()
+		problems = c.Check()
 	}
 	if len(problems) > 0 {
 		return nil, problems

@@ -23,6 +23,7 @@ routes:
 limits:
   packet_bytes: 256KiB
   keep_alive: 20m
+insecure_allow_anonymous: true
 `
 
 func TestExample(t *testing.T) {
@@ -39,6 +40,7 @@ func TestExample(t *testing.T) {
 		{MQTT: "fleet/{vehicle}/cmd", Topic: "commands", Key: "{vehicle}", Direction: "both"},
 		{MQTT: "live/#", Store: &off},
 	}
+	want.InsecureAllowAnonymous = true
 	want.Limits.PacketBytes, want.Limits.KeepAlive = 256<<10, Duration(20*time.Minute)
 	want.origin = c.origin
 	if !reflect.DeepEqual(c, want) {
@@ -112,6 +114,8 @@ func TestProblems(t *testing.T) {
 		{"listeners: {mqtt: [{bind: '127.0.0.1:8080'}, {}], kafka: [{bind: ':9092', advertise: ':9092'}]}", []string{"listeners.http.bind: 127.0.0.1:8080 is taken by listeners.mqtt[0].bind",
 			"listeners.mqtt[1].bind: missing", "listeners.kafka[0].advertise"}},
 		{"log: {data: x, kafka: [h1:9092, ':9092', h]}\nlisteners: {kafka: [{bind: ':1'}]}", []string{"log.data: the log is the Kafka cluster", "listeners.kafka: with log.kafka", "log.kafka[1]", "log.kafka[2]"}},
+		{"listeners:\n  mqtt: [{bind: ':1883'}]\n  kafka: [{bind: '10.0.0.1:9092'}]\n  http: {bind: '[::]:80'}", []string{"f:2: listeners.mqtt[0].bind: :1883 is reached from other machines",
+			"bind 127.0.0.1:1883", "--insecure-allow-anonymous", "f:3: listeners.kafka[0].bind", "f:4: listeners.http.bind"}},
 		{"log: {data: '', replication: 3}", []string{"log.data: missing", "log.replication"}},
 		{"routes: [{topic: x}, {mqtt: a, topic: a, ack: never, direction: out, compression: rar, partitions: 20000}]", []string{
 			"routes[0].mqtt: missing", `routes[1].ack: "never" is not one of disk, memory`, "routes[1].direction", "routes[1].compression", "routes[1].partitions"}},

@@ -34,8 +34,9 @@ import (
 	"github.com/millrace-io/millrace/eventlog"
 )
 
-// Options of a driver. Only Client is needed; zero fields take the defaults they name.
+// Options of a driver. Only Seeds or Client is needed; zero fields take the defaults they name.
 type Options struct {
+	Seeds    []string  // host:port of some brokers, for those who need nothing else in Client
 	Client   []kgo.Opt // how to reach the cluster: seeds, TLS, SASL. It must not set acks or make the client produce or consume
 	ClientID string    // as the brokers' logs and quotas know us; "millrace"
 	Logger   *slog.Logger
@@ -149,7 +150,11 @@ func randomName() string {
 
 // client makes a client of the cluster that starts no work of its own.
 func (o *Options) client(more ...kgo.Opt) (*kgo.Client, error) {
-	opts := append([]kgo.Opt{kgo.ClientID(o.ClientID)}, o.Client...)
+	opts := []kgo.Opt{kgo.ClientID(o.ClientID)}
+	if len(o.Seeds) > 0 {
+		opts = append(opts, kgo.SeedBrokers(o.Seeds...))
+	}
+	opts = append(opts, o.Client...)
 	cl, err := kgo.NewClient(append(opts, more...)...)
 	if err != nil {
 		return nil, fmt.Errorf("kafka client: %w: %w", eventlog.ErrInvalid, err)
