@@ -262,44 +262,56 @@ func (c *compaction) keep(b eventlog.RawBatch) (eventlog.RawBatch, error) {
 	if err != nil {
 		return nil, err
 	}
-	known := b.Next() <= c.upto // of every record, whether it is the last
-	stamped := b.Attributes()&eventlog.AttrDeleteHorizon != 0
-	expired := known && stamped && b.BaseTime() <= c.now
-	var keep []bool
-	left, tombstones := 0, false
+	j, err := c.judge(plain)
+	if err != nil {
+		return nil, err
+	}
+	c.stats.Removed += int64(len(j.keep) - j.left)
+	if j.left == len(j.keep) && !j.stamp {
+		return b, nil
+	}
+	c.out.changed = true
+	if j.left == 0 {
+		return nil, nil
+	}
+	return j.reencode(plain, b.Codec())
+}
+
+// judgement says what becomes of a batch.
+type judgement struct {
+	keep    []bool // by record
+	left    int    // how many of them
+	stamp   bool   // with the delete horizon
+	horizon int64
+}
+
+// judge decides which records of a batch stay. The first compaction that knows for all of its records whether they are the
+// last ones gives a batch with tombstones a delete horizon: what they delete is gone by then, in segments before or in the
+// same one, so that they can go once nobody needs to hear of it.
+func (c *compaction) judge(plain eventlog.RawBatch) (j judgement, err error) {
+	known := plain.Next() <= c.upto
+	stamped := plain.Attributes()&eventlog.AttrDeleteHorizon != 0
+	j.horizon = c.now + c.opts.DeleteRetention.Milliseconds()
+	if stamped {
+		j.horizon = plain.BaseTime()
+	}
+	expired := known && stamped && j.horizon <= c.now
+	tombstones := false
 	err = eventlog.NewRawBatch(eventlog.Part{}, plain).Each(func(r *eventlog.Record) error {
 		tombstone := r.Key != nil && r.Value == nil
-		stays := r.Key == nil || r.Offset >= c.upto || !(tombstone && expired) && c.keys.last(hashKey(r.Key)) <= r.Offset
-		keep = append(keep, stays)
+		stays := r.Key == nil || c.keys.last(hashKey(r.Key)) <= r.Offset && !(tombstone && expired)
+		j.keep = append(j.keep, stays)
 		if stays {
-			left++
+			j.left++
 			tombstones = tombstones || tombstone
 		}
 		return nil
 	})
-	if err != nil {
-		return nil, err
+	j.stamp = tombstones && known && !stamped
+	if tombstones && known {
+		c.horizon = min(c.horizon, j.horizon)
 	}
-	stamp := tombstones && known && !stamped
-	c.stats.Removed += int64(len(keep) - left)
-	switch {
-	case left == 0:
-		c.out.changed = true
-		return nil, nil
-	case tombstones && stamped:
-		c.horizon = min(c.horizon, b.BaseTime())
-	case stamp:
-		c.horizon = min(c.horizon, c.now+c.opts.DeleteRetention.Milliseconds())
-	}
-	if left == len(keep) && !stamp {
-		return b, nil
-	}
-	c.out.changed = true
-	baseTime := b.BaseTime()
-	if stamp {
-		baseTime = c.now + c.opts.DeleteRetention.Milliseconds()
-	}
-	return reencode(plain, b.Codec(), keep, left, baseTime, stamp || stamped)
+	return j, err
 }
 
 // swap puts a rewrite, durable but for its name, in the place of the segments it was made from. A crash before the rename to the

@@ -108,25 +108,37 @@ func (x *index) byTime(t int64) (pos, base int64, err error) {
 	return x.search(&x.times, timeWidth, func(e entry) bool { return e.maxTime < t })
 }
 
-// search returns the last entry for which a condition holds that holds for none after the first for which it does not. It
-// sees of each entry what the file *f has of it.
+// search returns the place of the last entry for which a condition holds that holds for none after the first for which it
+// does not. It sees of each entry what the file *f has of it. An index that leads to the wrong place is rebuilt.
 func (x *index) search(f **file, width int64, holds func(entry) bool) (pos, base int64, err error) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if err := x.check(); err != nil {
 		return 0, 0, err
 	}
-	var e entry
-	if n := sort.Search(len(x.pending), func(i int) bool { return !holds(x.pending[i]) }); n > 0 {
-		e = x.pending[n-1]
-	} else if k, err := (*f).search(width, x.stored, holds); err != nil {
-		return 0, 0, err
-	} else if k >= 0 {
-		if e, err = x.read(k); err != nil {
+	e, err := x.lookup(f, width, holds)
+	if err == errIndex {
+		if err := x.rebuild(); err != nil {
 			return 0, 0, err
 		}
+		e, err = x.lookup(f, width, holds)
 	}
-	return int64(e.pos), x.seg.base + int64(e.rel), nil
+	return int64(e.pos), x.seg.base + int64(e.rel), err
+}
+
+func (x *index) lookup(f **file, width int64, holds func(entry) bool) (e entry, err error) {
+	if n := sort.Search(len(x.pending), func(i int) bool { return !holds(x.pending[i]) }); n > 0 {
+		return x.pending[n-1], nil
+	}
+	k, err := (*f).search(width, x.stored, holds)
+	if err != nil || k < 0 {
+		return entry{}, err
+	}
+	end := x.sealed && k == x.stored-1 // verified, as one that was rebuilt
+	if e, err = x.read(k); err == nil && !end && !x.rebuilt {
+		err = x.seg.checkPlace(int64(e.pos), x.seg.base+int64(e.rel))
+	}
+	return e, err
 }
 
 func decodeEntry(p []byte) (e entry) {
@@ -195,16 +207,6 @@ func (x *index) check() error {
 	}
 	x.ready = err == nil
 	return err
-}
-
-// distrust rebuilds an index that led to the wrong place.
-func (x *index) distrust() error {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if x.rebuilt {
-		return nil
-	}
-	return x.rebuild()
 }
 
 // verify looks at the last entry: a rolled segment's must be the log's end, another's must point to its batch. An active

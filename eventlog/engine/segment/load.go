@@ -18,9 +18,10 @@ func (l *Log) recover() (*view, error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	if l.made = err == nil; !l.made && l.at.Size > 0 {
+	if err != nil && l.at.Size > 0 {
 		return nil, fmt.Errorf("%w: the directory is missing", eventlog.ErrCorrupt)
 	}
+	l.made = l.at.End > 0 // else a process that was killed may have made it, and its name may not be durable
 	if names, err = l.finishSwaps(names); err != nil {
 		return nil, err
 	}

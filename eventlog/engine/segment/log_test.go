@@ -342,6 +342,9 @@ func TestOpenCutsTheTail(t *testing.T) {
 		grow()
 		st := f.sync()
 		grow()
+		if r.IntN(2) == 0 {
+			f.sync() // for a checkpoint that was never completed
+		}
 		check(t, f.log.Close())
 		f.open(st)
 		if r.IntN(2) == 0 {
@@ -353,6 +356,7 @@ func TestOpenCutsTheTail(t *testing.T) {
 		verifyTimes(t, f, r)
 		st = f.sync()
 		check(t, f.log.Close())
+		f.fs = noRebuild(t, m)
 		f.open(st)
 		f.verify(r)
 		if got := f.log.Size(); got != st.Bytes {
@@ -372,7 +376,9 @@ func TestCrash(t *testing.T) {
 			for range r.IntN(60) {
 				switch r.IntN(12) {
 				case 0:
-					st = f.sync()
+					if next := f.sync(); r.IntN(3) > 0 { // else the checkpoint was never completed
+						st = next
+					}
 				case 1:
 					start := f.log.Start() + r.Int64N(f.log.End()-f.log.Start()+1)
 					st.Start = max(st.Start, min(start, st.End)) // the owner makes it durable first
@@ -388,9 +394,10 @@ func TestCrash(t *testing.T) {
 				}
 			}
 			if r.IntN(3) == 0 {
-				m = m.Kill()
+				m = m.Kill() // the next cut may take back what this one kept
+			} else {
+				m = m.Crash(r)
 			}
-			m = m.Crash(r)
 			f.fs, f.cache = m, NewFileCache(3)
 			f.open(st)
 			if _, err := f.log.Segments(); err != nil {
@@ -406,6 +413,21 @@ func TestCrash(t *testing.T) {
 			}
 			f.verify(r)
 		}
+	}
+}
+
+// TestDirectoryOfTheKilled: a directory that is there may have been made by a process that was killed before its name was
+// durable.
+func TestDirectoryOfTheKilled(t *testing.T) {
+	for seed := range uint64(20) {
+		m := vfs.NewMem()
+		check(t, m.MkdirAll("topic/0"))
+		f := newFixture(t, m, small)
+		f.add(0, 3, 10)
+		st := f.sync()
+		f.fs = m.Crash(rng(seed))
+		f.open(st)
+		f.verify(rng(seed))
 	}
 }
 
@@ -450,7 +472,42 @@ func TestDamagedIndexIsRebuilt(t *testing.T) {
 		f.verify(r)
 		f.add(0, 1, 10)
 		f.verify(r)
+		verifyTimes(t, f, r)
 	}
+}
+
+func TestRebuiltIndexIsKept(t *testing.T) {
+	m := vfs.NewMem()
+	f := newFixture(t, m, Options{SegmentBytes: 20000, IndexBytes: 200})
+	for range 100 {
+		f.add(0, 2, 300)
+	}
+	st := f.sync()
+	check(t, f.log.Close())
+	names, err := m.List("topic/0")
+	check(t, err)
+	for _, name := range names {
+		if !strings.HasSuffix(name, logSuffix) {
+			check(t, m.Remove("topic/0/"+name))
+		}
+	}
+	f.open(st)
+	verifyTimes(t, f, rng(1)) // looks at all
+	st = f.sync()
+	f.fs = noRebuild(t, m.Crash(rng(1)))
+	f.open(st)
+	f.verify(rng(1))
+	verifyTimes(t, f, rng(1))
+}
+
+// noRebuild fails the test when an index is rebuilt.
+func noRebuild(t *testing.T, fs vfs.FS) vfs.FS {
+	return vfs.Faults(fs, func(op vfs.Op) error {
+		if op.Kind == vfs.OpCreate && strings.HasSuffix(op.Name, tempSuffix) {
+			t.Errorf("%s is rebuilt", op.Name)
+		}
+		return nil
+	})
 }
 
 // spoil removes, cuts, lengthens or scrambles the offset side of an index. (A time index is believed as far as its offsets

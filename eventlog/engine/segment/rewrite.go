@@ -124,12 +124,12 @@ func (r *rewrite) remove() {
 
 // Offsets in the header of a batch (see eventlog).
 const (
-	atLength   = 8
-	afterLen   = 12
-	atAttrs    = 21
-	atBaseTime = 27
-	atMaxTime  = 35
-	atCount    = 57
+	atLength    = 8
+	afterLength = 12
+	atAttrs     = 21
+	atBaseTime  = 27
+	atMaxTime   = 35
+	atCount     = 57
 )
 
 // decompressed returns the batch without compression: b itself if it has none. Its checksum is not its own.
@@ -146,14 +146,17 @@ func decompressed(b eventlog.RawBatch) (eventlog.RawBatch, error) {
 	return plain, nil
 }
 
-// reencode builds a batch from those of another's records, uncompressed, that are kept. Times are relative to baseTime, which
-// is the delete horizon if horizon is set; all else in the header stays as it is.
-func reencode(plain eventlog.RawBatch, codec eventlog.Codec, keep []bool, left int, baseTime int64, horizon bool) (eventlog.RawBatch, error) {
-	stamped := plain.Attributes()&eventlog.AttrLogAppendTime != 0
+// reencode builds a batch from those records of another, uncompressed one that are kept. If it is stamped, its base time is
+// the delete horizon, as Kafka has it; all else in the header stays as it is.
+func (j *judgement) reencode(plain eventlog.RawBatch, codec eventlog.Codec) (eventlog.RawBatch, error) {
+	attrs, baseTime := plain.Attributes()|int16(codec), plain.BaseTime()
+	if j.stamp {
+		attrs, baseTime = attrs|eventlog.AttrDeleteHorizon, j.horizon
+	}
 	body := make([]byte, 0, len(plain))
 	maxTime, i := int64(math.MinInt64), 0
 	err := eventlog.NewRawBatch(eventlog.Part{}, plain).Each(func(r *eventlog.Record) error {
-		if keep[i] {
+		if j.keep[i] {
 			body = appendRecord(body, r, plain.Base(), baseTime)
 			maxTime = max(maxTime, r.Timestamp)
 		}
@@ -163,22 +166,18 @@ func reencode(plain eventlog.RawBatch, codec eventlog.Codec, keep []bool, left i
 	if err != nil {
 		return nil, err
 	}
+	if attrs&eventlog.AttrLogAppendTime != 0 {
+		maxTime = plain.MaxTime()
+	}
 	b := append(make(eventlog.RawBatch, 0, eventlog.HeaderSize+len(body)), plain[:eventlog.HeaderSize]...)
 	if b, err = eventlog.Compress(codec, b, body); err != nil {
 		return nil, err
 	}
-	attrs := plain.Attributes() | int16(codec)
-	if horizon {
-		attrs |= eventlog.AttrDeleteHorizon
-	}
-	if stamped {
-		maxTime = plain.MaxTime()
-	}
-	binary.BigEndian.PutUint32(b[atLength:], uint32(len(b)-afterLen))
+	binary.BigEndian.PutUint32(b[atLength:], uint32(len(b)-afterLength))
 	binary.BigEndian.PutUint16(b[atAttrs:], uint16(attrs))
 	binary.BigEndian.PutUint64(b[atBaseTime:], uint64(baseTime))
 	binary.BigEndian.PutUint64(b[atMaxTime:], uint64(maxTime))
-	binary.BigEndian.PutUint32(b[atCount:], uint32(left))
+	binary.BigEndian.PutUint32(b[atCount:], uint32(j.left))
 	b.Reseal()
 	return b, nil
 }

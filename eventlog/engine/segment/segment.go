@@ -78,11 +78,7 @@ func (s *segment) checkPlace(pos, base int64) error {
 		return err
 	}
 	defer s.log.release()
-	w := s.walk(h, pos, 0)
-	if pos == w.end { // the last entry of a rolled segment
-		return nil
-	}
-	b, _, err := w.header()
+	b, _, err := s.walk(h, pos, 0).header()
 	if errors.Is(err, eventlog.ErrCorrupt) || err == io.EOF || err == nil && b.Base() != base {
 		return errIndex
 	}
@@ -130,14 +126,6 @@ func (s *segment) seek(h vfs.File, offset, stop, ahead int64) (*walker, int64, e
 	pos, base, err := s.index.byOffset(max(offset, s.base))
 	if err != nil {
 		return nil, 0, err
-	}
-	if pos > 0 && s.checkPlace(pos, base) == errIndex {
-		if err := s.index.distrust(); err != nil {
-			return nil, 0, err
-		}
-		if pos, base, err = s.index.byOffset(max(offset, s.base)); err != nil {
-			return nil, 0, err
-		}
 	}
 	w := s.walk(h, pos, ahead+2*s.interval)
 	w.next, w.stop = base, stop
