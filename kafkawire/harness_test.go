@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"sync"
 	"testing"
 	"time"
 
@@ -26,13 +27,24 @@ type node struct {
 	eng  *engine.Engine
 	srv  *Server
 	addr string
+
+	listener net.Listener
+	conns    chan net.Conn
 }
 
 // start runs a node until the test ends.
 func start(t testing.TB, o Options) *node {
-	n := &node{t: t, fs: vfs.NewMem(), opts: o}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := &node{t: t, fs: vfs.NewMem(), opts: o, listener: l, conns: make(chan net.Conn), addr: l.Addr().String()}
 	n.up()
-	t.Cleanup(n.down)
+	go n.doorman()
+	t.Cleanup(func() {
+		l.Close()
+		n.down()
+	})
 	return n
 }
 
@@ -50,24 +62,42 @@ func (n *node) up() {
 	if n.srv, err = New(o); err != nil {
 		n.t.Fatal(err)
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if n.addr != "" { // clients come back to where they were
-		for range 100 {
-			if err == nil {
-				l.Close()
-			}
-			if l, err = net.Listen("tcp", n.addr); err == nil {
-				break
-			}
-			time.Sleep(20 * time.Millisecond)
+	go n.srv.Serve(&door{n: n, shut: make(chan struct{})})
+}
+
+// doorman lets clients in at one address for as long as the test runs: who comes during a restart waits.
+func (n *node) doorman() {
+	for {
+		nc, err := n.listener.Accept()
+		if err != nil {
+			return
+		}
+		select {
+		case n.conns <- nc:
+		case <-n.t.Context().Done():
+			nc.Close()
 		}
 	}
-	if err != nil {
-		n.t.Fatal(err)
-	}
-	n.addr = l.Addr().String()
-	go n.srv.Serve(l)
 }
+
+// door is the listener of one life of the server.
+type door struct {
+	n    *node
+	shut chan struct{}
+	once sync.Once
+}
+
+func (d *door) Accept() (net.Conn, error) {
+	select {
+	case nc := <-d.n.conns:
+		return nc, nil
+	case <-d.shut:
+		return nil, net.ErrClosed
+	}
+}
+
+func (d *door) Close() error   { d.once.Do(func() { close(d.shut) }); return nil }
+func (d *door) Addr() net.Addr { return d.n.listener.Addr() }
 
 func (n *node) down() {
 	n.srv.Close()

@@ -1,0 +1,254 @@
+package kafkawire
+
+import (
+	"encoding/binary"
+	"errors"
+	"io"
+	"net"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/millrace-io/millrace/eventlog"
+	"github.com/millrace-io/millrace/internal/tier"
+)
+
+// ends tells that the server ends the connection, without an answer.
+func (c *client) ends() {
+	c.t.Helper()
+	if b, err := io.ReadAll(c.br); len(b) > 0 || errors.Is(err, net.ErrClosed) {
+		c.t.Fatalf("answered with %d bytes, %v", len(b), err)
+	} else if ne := net.Error(nil); errors.As(err, &ne) && ne.Timeout() {
+		c.t.Fatal("the connection goes on")
+	}
+}
+
+func (c *client) raw(b []byte) {
+	c.t.Helper()
+	if _, err := c.nc.Write(b); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+func TestHostileBytes(t *testing.T) {
+	n := start(t, Options{})
+	size := func(n uint32, rest ...byte) []byte { return append(binary.BigEndian.AppendUint32(nil, n), rest...) }
+	metadata := frameOf(kmsg.NewPtrMetadataRequest(), 1)
+	for name, b := range map[string][]byte{
+		"http":                        []byte("GET / HTTP/1.1\r\nHost: a\r\n\r\n"),
+		"tls":                         {0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3},
+		"negative size":               size(0xffffffff, 0, 3),
+		"no room for a header":        size(4, 0, 3, 0, 1),
+		"2 GiB":                       size(0x7fffffff, 0, 3),
+		"too large for a first word":  size(firstLimit+1, 0, 0, 0, 9),
+		"unknown API":                 size(8, 0, 99, 0, 0, 0, 0, 0, 1),
+		"negative API":                size(8, 0xff, 0xff, 0, 0, 0, 0, 0, 1),
+		"unknown version":             size(10, 0, 3, 0, 99, 0, 0, 0, 1, 0xff, 0xff),
+		"client id beyond the end":    size(10, 0, 3, 0, 1, 0, 0, 0, 1, 0x7f, 0xff),
+		"header with many tags":       size(15, 0, 3, 0, 12, 0, 0, 0, 1, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x0f),
+		"array of 2^31-1":             size(14, 0, 3, 0, 1, 0, 0, 0, 1, 0xff, 0xff, 0x7f, 0xff, 0xff, 0xff),
+		"produce without a topic":     size(20, 0, 0, 0, 3, 0, 0, 0, 1, 0xff, 0xff, 0xff, 0xff, 0, 1, 0, 0, 0, 0, 0x7f, 0xff),
+		"a response instead":          size(8, 0, 0, 0, 1, 0, 0, 0, 0),
+		"everything is a string":      size(12, 0, 10, 0, 0, 0, 0, 0, 1, 0xff, 0xff, 0xff, 0xff),
+		"metadata that ends too soon": append(size(uint32(len(metadata)-5)), metadata[4:len(metadata)-1]...),
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := n.dial()
+			c.t = t
+			c.raw(b)
+			c.ends()
+		})
+	}
+	if s := n.srv.Stats(); s.Panics != 0 || s.BadRequests == 0 || s.Unsupported == 0 {
+		t.Fatalf("%+v", s)
+	}
+	do[*kmsg.MetadataResponse](n.dial(), 12, kmsg.NewPtrMetadataRequest())
+}
+
+// Every request, cut off after each of its bytes and with each byte damaged, costs at most its connection.
+func TestTruncatedAndDamagedRequests(t *testing.T) {
+	n := start(t, Options{IdleTimeout: 50 * time.Millisecond})
+	n.topic("a", 1, nil)
+	reqs := []kmsg.Request{
+		produceRequest("a", 0, -1, batchOf(eventlog.None, "x")), fetchRequest(eventlog.Topic{Name: "a"}, 0, 0, 0, 0),
+		metadataOf("a"), commitRequest("g", "a", 0, 1), offsetFetchRequest("g", "a", 0),
+		syncRequest("g", &kmsg.JoinGroupResponse{MemberID: "m"}, "m", "x"),
+	}
+	try := func(b []byte) {
+		c := n.dial()
+		defer c.nc.Close()
+		c.raw(b)
+		c.nc.(*net.TCPConn).CloseWrite()
+		io.Copy(io.Discard, c.br)
+	}
+	for _, req := range reqs {
+		a := lookup(req.Key())
+		req.SetVersion(min(a.max, 9))
+		whole := frameOf(req, 1)
+		step := max(1, len(whole)/tier.N(200))
+		for i := 0; i < len(whole); i += step {
+			try(whole[:i])
+			damaged := append([]byte(nil), whole...)
+			damaged[i] ^= 0xff
+			try(damaged)
+			cut := append([]byte(nil), whole[:max(i, 4)]...) // a frame that is shorter than its content
+			binary.BigEndian.PutUint32(cut, uint32(len(cut)-4))
+			try(cut)
+		}
+	}
+	if s := n.srv.Stats(); s.Panics != 0 {
+		t.Fatalf("%d panics", s.Panics)
+	}
+}
+
+// Sizes that are announced and never come cost no memory.
+func TestAnnouncedSizesCostNothing(t *testing.T) {
+	n := start(t, Options{})
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	const conns = 100
+	for range conns {
+		c := n.dial()
+		do[*kmsg.ApiVersionsResponse](c, 0, kmsg.NewPtrApiVersionsRequest()) // it may send large requests now
+		c.raw(append(binary.BigEndian.AppendUint32(nil, 90<<20), 0, 0, 0, 9, 0, 0, 0, 1))
+	}
+	waitFor(t, func() bool { return n.srv.Stats().Requests["ApiVersions"] == conns })
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	if grown := int64(after.HeapAlloc) - int64(before.HeapAlloc); grown > 32<<20 {
+		t.Fatalf("%d connections that announced 90 MiB each take %d MiB", conns, grown>>20)
+	}
+}
+
+func TestLargeRequestsShareABudget(t *testing.T) {
+	n := start(t, Options{MaxRequestBytes: 4 << 20, MaxBuffered: 4 << 20})
+	n.topic("a", 1, map[string]string{"max.message.bytes": "2000000"})
+	big := string(make([]byte, 1_500_000))
+	done := make(chan int64, 8)
+	for range cap(done) {
+		go func() {
+			c := n.dial()
+			do[*kmsg.ApiVersionsResponse](c, 0, kmsg.NewPtrApiVersionsRequest())
+			done <- c.produce("a", 0, big)
+		}()
+	}
+	seen := map[int64]bool{}
+	for range cap(done) {
+		seen[<-done] = true
+	}
+	if len(seen) != cap(done) {
+		t.Fatalf("offsets %v", seen)
+	}
+	c := n.dial()
+	do[*kmsg.ApiVersionsResponse](c, 0, kmsg.NewPtrApiVersionsRequest())
+	c.raw(append(binary.BigEndian.AppendUint32(nil, 5<<20), 0, 0, 0, 9, 0, 0, 0, 1))
+	c.ends()
+}
+
+func TestSilentClientsAreDropped(t *testing.T) {
+	n := start(t, Options{IdleTimeout: 100 * time.Millisecond, StallTimeout: 100 * time.Millisecond})
+	c := n.dial()
+	c.ends()
+	c = n.dial()
+	do[*kmsg.ApiVersionsResponse](c, 0, kmsg.NewPtrApiVersionsRequest())
+	c.ends()
+	c = n.dial()
+	c.raw([]byte{0, 0, 0, 50, 0, 3, 0, 1})
+	c.ends()
+	if s := n.srv.Stats(); s.Stalled == 0 {
+		t.Fatalf("%+v", s)
+	}
+}
+
+func TestTooManyConnections(t *testing.T) {
+	n := start(t, Options{MaxConnections: 2})
+	a, b := n.dial(), n.dial()
+	do[*kmsg.ApiVersionsResponse](a, 0, kmsg.NewPtrApiVersionsRequest())
+	do[*kmsg.ApiVersionsResponse](b, 0, kmsg.NewPtrApiVersionsRequest())
+	c := n.dial()
+	c.ends()
+	if s := n.srv.Stats(); s.Refused != 1 || s.Connections != 2 {
+		t.Fatalf("%+v", s)
+	}
+	a.nc.Close()
+	waitFor(t, func() bool { return n.srv.Stats().Connections == 1 })
+	do[*kmsg.ApiVersionsResponse](n.dial(), 0, kmsg.NewPtrApiVersionsRequest())
+}
+
+// A panic in a handler ends its connection, and only that.
+func TestPanicEndsOneConnection(t *testing.T) {
+	n := start(t, Options{Fixed: func(string) string { panic("as a bug would") }})
+	n.topic("a", 1, nil)
+	good, bad := n.dial(), n.dial()
+	do[*kmsg.ApiVersionsResponse](good, 0, kmsg.NewPtrApiVersionsRequest())
+	req := kmsg.NewPtrCreatePartitionsRequest()
+	rt := kmsg.NewCreatePartitionsRequestTopic()
+	rt.Topic, rt.Count = "a", 2
+	req.Topics = append(req.Topics, rt)
+	bad.send(req)
+	bad.ends()
+	do[*kmsg.MetadataResponse](good, 12, metadataOf("a"))
+	if s := n.srv.Stats(); s.Panics != 1 {
+		t.Fatalf("%+v", s)
+	}
+}
+
+// Close ends everybody: who waits in a fetch, in a join, and who does nothing.
+func TestCloseEndsWaiters(t *testing.T) {
+	n := start(t, Options{})
+	topic := n.topic("a", 1, nil)
+	var conns []*client
+	fetch := fetchRequest(topic, 0, 0, 1, 60_000)
+	fetch.SetVersion(12)
+	c := n.dial()
+	c.send(fetch)
+	conns = append(conns, c, n.dial())
+	j := join(n.dial(), 3, "g")
+	c = n.dial()
+	waiting := joinRequest("g", "")
+	waiting.SetVersion(3)
+	c.send(waiting)
+	conns = append(conns, c)
+	other := n.dial()
+	waitFor(t, func() bool { return beat(other, 4, "g", j) != 0 })
+	closed := make(chan struct{})
+	go func() { n.srv.Close(); close(closed) }()
+	select {
+	case <-closed:
+	case <-time.After(20 * time.Second):
+		buf := make([]byte, 1<<16)
+		t.Fatalf("does not close:\n%s", buf[:runtime.Stack(buf, true)])
+	}
+	for _, c := range conns {
+		if _, err := io.Copy(io.Discard, c.br); err != nil && !strings.Contains(err.Error(), "reset") {
+			t.Errorf("connection: %v", err)
+		}
+	}
+	if err := n.srv.Serve(nil); err != ErrServerClosed {
+		t.Errorf("Serve after Close: %v", err)
+	}
+}
+
+// Responses come in the order of the requests, however long each takes.
+func TestResponsesInOrder(t *testing.T) {
+	n := start(t, Options{})
+	topic := n.topic("a", 1, nil)
+	c := n.dial()
+	slow := fetchRequest(topic, 0, 0, 1, 300)
+	slow.SetVersion(12)
+	produce := produceRequest("a", 0, -1, batchOf(eventlog.None, "x"))
+	produce.SetVersion(9)
+	list := kmsg.NewPtrListGroupsRequest()
+	reqs := []kmsg.Request{slow, metadataOf("a"), produce, slow, list, produce}
+	var ids []int32
+	for _, r := range reqs {
+		ids = append(ids, c.send(r))
+	}
+	for i, r := range reqs {
+		c.receive(r, ids[i])
+	}
+}
