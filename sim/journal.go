@@ -21,7 +21,7 @@ import (
 //	M stream sequence qos hash(8)      a message is sent
 //	A message, F message               taken, refused
 //	R name filter qos                  a reader, owed what comes after
-//	B reader                           it is owed only what comes after this
+//	B reader, L reader                 it is owed only what comes after this, all
 //	G reader message, X reader message got, got altered
 //	P reader text                      got a phantom
 //
@@ -44,6 +44,7 @@ const (
 	recordRefused = 'F'
 	recordReader  = 'R'
 	recordBegin   = 'B'
+	recordAll     = 'L'
 	recordGot     = 'G'
 	recordAltered = 'X'
 	recordPhantom = 'P'
@@ -98,9 +99,9 @@ func (j *journal) reader(r *Reader) {
 	}
 }
 
-func (j *journal) begins(r *Reader) {
+func (j *journal) mark(kind byte, r *Reader) {
 	if j != nil {
-		j.end(binary.AppendUvarint(j.begin(recordBegin), uint64(r.id)))
+		j.end(binary.AppendUvarint(j.begin(kind), uint64(r.id)))
 	}
 }
 
@@ -239,6 +240,10 @@ func (r *records) apply(l *Ledger) {
 	case recordBegin:
 		if reader := r.below(len(l.readers)); !r.bad {
 			l.readers[reader].begin()
+		}
+	case recordAll:
+		if reader := r.below(len(l.readers)); !r.bad {
+			l.readers[reader].from = 0
 		}
 	case recordGot:
 		if reader, ref := r.below(len(l.readers)), r.below(len(l.messages)); !r.bad {

@@ -149,12 +149,21 @@ func (l *Ledger) Reader(name, filter string, qos byte) *Reader {
 	return r
 }
 
+// All lets the reader be owed every message, those sent before it was made too: it reads the log from its start.
+func (r *Reader) All() *Reader {
+	r.l.mu.Lock()
+	defer r.l.mu.Unlock()
+	r.from = 0
+	r.l.journal.mark(recordAll, r)
+	return r
+}
+
 // Begin lets the reader be owed only what is sent from now on: its subscription came about later than the reader.
 func (r *Reader) Begin() {
 	r.l.mu.Lock()
 	defer r.l.mu.Unlock()
 	r.begin()
-	r.l.journal.begins(r)
+	r.l.journal.mark(recordBegin, r)
 }
 
 // Got enters a message that the reader was given.

@@ -101,6 +101,12 @@ func TestLedgerRefusedAndInDoubt(t *testing.T) {
 	l.Acked(l.Sent("d", 1, refusedOne), packet.NotAuthorized)
 	l.Sent("d", 2, open)
 	l.Acked(l.Sent("far", 1, &packet.Publish{QoS: 1, Topic: []byte("u")}), 0)
+	if late := l.Reader("late", "#", 1).Report(); late.Sent != 0 || late.Missing != 0 {
+		t.Fatal(&late)
+	}
+	if all := l.Reader("late", "#", 1).All().Report(); all.Sent != 3 || all.Missing != 1 {
+		t.Fatal(&all)
+	}
 	rep := r.Report()
 	if rep.Sent != 2 || rep.Refused != 1 || rep.InDoubt != 1 || rep.Missing != 0 || rep.Err() != nil {
 		t.Fatal(&rep)
@@ -186,6 +192,7 @@ func fill(l *Ledger, rounds int) {
 		if i == 40 {
 			r.Begin()
 			l.Reader("second", "t/d1", 1)
+			l.Reader("all", "#", 1).All()
 		}
 	}
 }
