@@ -25,7 +25,7 @@ func TestIdleConnection(t *testing.T) {
 		t.Fatal(err)
 	}
 	to := &unix.SockaddrInet4{Port: tcp.Port, Addr: [4]byte(tcp.IP.To4())}
-	conns := tier.N(50_000)
+	conns := tier.N(20_000)
 	if conns > 8000 { // two descriptors each; 20,000 are what some machines give
 		conns = 8000
 	}

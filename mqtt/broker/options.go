@@ -73,7 +73,7 @@ type Limits struct {
 	// be told.
 	KeepAlive     uint16
 	ClientIDBytes int           // default 256
-	OutboundBytes int           // waiting for one slow subscriber before its session reads on from the log; default 256 KiB
+	OutboundBytes int           // waiting for one slow subscriber: beyond it a session reads on from the log, and QoS 0 is dropped; default 2 MiB
 	OutboundTotal int64         // waiting for all of them; default 256 MiB
 	WriteTimeout  time.Duration // a client that takes nothing for so long is cut off; default 60 s
 	UnloggedBytes int64         // messages of `store: false` routes on their way to the owner; default 16 MiB
@@ -105,7 +105,7 @@ func (o Options) withDefaults() Options {
 	def(&l.ReceiveMaximum, 1024)
 	def(&l.TopicAliases, 32)
 	def(&l.ClientIDBytes, 256)
-	def(&l.OutboundBytes, 256<<10)
+	def(&l.OutboundBytes, 2<<20)
 	def(&l.OutboundTotal, 256<<20)
 	def(&l.WriteTimeout, 60*time.Second)
 	def(&l.UnloggedBytes, 16<<20)
