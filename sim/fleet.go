@@ -188,10 +188,10 @@ func (f *fleet) send(ctx context.Context, c *Client, d *device, begin time.Time)
 		}
 		due := stamp.Due
 		err := c.Publish(ctx, p, func(code packet.Code) { f.answered(ref, due, code) })
-		if ctx.Err() != nil {
-			return nil
-		}
 		if err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
 			return err
 		}
 		f.late.Record(time.Since(due))

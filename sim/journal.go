@@ -6,9 +6,15 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
-
-	"github.com/millrace-io/millrace/internal/vfs"
 )
+
+// File is where a ledger is kept: a file of internal/vfs, or of the operating system behind a few lines.
+type File interface {
+	ReadAt(p []byte, off int64) (int, error)
+	WriteAt(p []byte, off int64) (int, error)
+	Truncate(size int64) error
+	Size() (int64, error)
+}
 
 // journal is the ledger's file: a header, then frames of
 //
@@ -27,7 +33,7 @@ import (
 //
 // It is written without sync: what it must survive is the end of other processes. A last frame that is cut is dropped.
 type journal struct {
-	file vfs.File
+	file File
 	off  int64
 	buf  []byte // the next frame, from its header on; empty or longer than that
 	err  error  // of an earlier write; flush reports it

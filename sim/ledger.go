@@ -5,7 +5,6 @@ import (
 	"hash/crc32"
 	"sync"
 
-	"github.com/millrace-io/millrace/internal/vfs"
 	"github.com/millrace-io/millrace/mqtt/packet"
 	"github.com/millrace-io/millrace/mqtt/topic"
 )
@@ -73,7 +72,7 @@ func NewLedger() *Ledger {
 
 // OpenLedger makes a ledger that is kept in a file, and takes up what the file has. An unfinished write at the end of the file
 // is cut off.
-func OpenLedger(f vfs.File) (*Ledger, error) {
+func OpenLedger(f File) (*Ledger, error) {
 	l := NewLedger()
 	j := &journal{file: f}
 	if err := j.load(l); err != nil {
