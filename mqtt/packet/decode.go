@@ -261,6 +261,15 @@ func (r *reader) string() string {
 	return r.copy[end-len(b) : end]
 }
 
+// texts counts the strings that are left, each followed by some more bytes, so that a list of them is allocated once.
+func (r *reader) texts(more int) (n int) {
+	for b := r.b; len(b) >= 2; n++ {
+		size := 2 + int(binary.BigEndian.Uint16(b)) + more
+		b = b[min(size, len(b)):]
+	}
+	return n
+}
+
 // end returns the failure, if any; bytes that are left over are one.
 func (r *reader) end() error {
 	if r.err == nil && len(r.b) > 0 {

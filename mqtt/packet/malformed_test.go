@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"runtime"
 	"strings"
 	"testing"
 )
@@ -222,6 +223,21 @@ func TestPropertyLimits(t *testing.T) {
 	}
 	if _, err := decode(publish(binary.BigEndian.AppendUint16([]byte{0x03}, 65530))); !errors.As(err, &e) || e.Code != MalformedPacket {
 		t.Fatalf("a string that is not there: %v", err)
+	}
+}
+
+// A list costs a small multiple of the bytes that came, however short its entries are.
+func TestDecodeAllocatesInProportion(t *testing.T) {
+	for typ, entry := range map[byte]string{0x82: "\x00\x01a\x00", 0xA2: "\x00\x01a"} {
+		body := append([]byte{0, 1}, strings.Repeat(entry, 50_000)...)
+		wire := append(appendVarint([]byte{typ}, len(body)), body...)
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		_, n, _, err := (&Decoder{Version: V311, Server: true}).Next(wire)
+		runtime.ReadMemStats(&after)
+		if times := (after.TotalAlloc - before.TotalAlloc) / uint64(len(wire)); n != len(wire) || err != nil || times > 12 {
+			t.Errorf("%#x: %d bytes, %v, %d times the packet", typ, n, err, times)
+		}
 	}
 }
 

@@ -41,6 +41,7 @@ func (d *Decoder) decodeSubscribe(r *reader) *Subscribe {
 	if r.err == nil && len(r.b) == 0 {
 		r.fail(protocolError("SUBSCRIBE without a filter")) // MQTT-3.8.3-2
 	}
+	s.Filters = make([]Filter, 0, r.texts(1))
 	for len(r.b) > 0 {
 		f := Filter{Filter: r.string()}
 		f.options(r, r.byte(), d.Version)

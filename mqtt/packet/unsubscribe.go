@@ -20,6 +20,7 @@ func (d *Decoder) decodeUnsubscribe(r *reader) *Unsubscribe {
 	if r.err == nil && len(r.b) == 0 {
 		r.fail(protocolError("UNSUBSCRIBE without a filter")) // MQTT-3.10.3-2
 	}
+	u.Filters = make([]string, 0, r.texts(0))
 	for len(r.b) > 0 {
 		f := r.string()
 		if f == "" {
