@@ -2,24 +2,42 @@ package engine
 
 import (
 	"fmt"
+	"math"
 
+	"github.com/millrace-io/millrace/eventlog/engine/segment"
 )
 
 // compact leaves one record per key in the rolled segments of a partition whose topic asks for it. It goes no further than the
 // last checkpoint, so that a replay finds what it would append to.
 func (e *Engine) compact(p *partition) error {
 	c := p.topic.cfg.Load()
-	below := p.safe.Load()
-	if !c.compact || below == 0 || p.topic.gone.Load() {
+	if !c.compact || p.safe.Load() == 0 || p.topic.gone.Load() {
 		return nil
 	}
-	log, err := e.segmentsOf(p)
-	if err == nil {
-		_ = log
-		e.markDirty(p)
-	}
-	if err != nil && !p.topic.gone.Load() {
+	if err := e.compactBelow(p, c); err != nil && !p.topic.gone.Load() {
 		return fmt.Errorf("compact topic %q, %v: %w", p.topic.name, p.part, err)
 	}
 	return nil
+}
+
+func (e *Engine) compactBelow(p *partition, c *topicConfig) error {
+	log, err := e.segmentsOf(p)
+	if err != nil {
+		return err
+	}
+	below := p.safe.Load()
+	if c.minLagMs > 0 {
+		old, err := firstSince(log, e.Now()-c.minLagMs)
+		if err != nil {
+			return err
+		}
+		below = min(below, old)
+	}
+	o := segment.CompactOptions{DeleteRetention: millis(c.deleteRetentionMs), MinDirty: c.minDirtyRatio}
+	if c.minDirtyRatio <= 0 || c.maxLagMs < math.MaxInt64 {
+		o.MinDirty = math.SmallestNonzeroFloat64 // whatever there is
+	}
+	e.markDirty(p)
+	_, err = log.Compact(e.o.Now(), below, o)
+	return err
 }

@@ -44,6 +44,36 @@ func TestPowerLoss(t *testing.T) {
 		})
 	}
 	wg.Wait()
+	t.Logf("%+v", covered())
+	if n < 50 {
+		return
+	}
+	for what, times := range covered() {
+		if times == 0 {
+			t.Errorf("no seed has ever met: %s", what)
+		}
+	}
+}
+
+// met counts what the lives of all seeds have met, so that the test cannot come to test nothing.
+var met struct {
+	lives, lostInRecovery, replayed, torn, retained, compacted, duplicates, fenced, checkpoints atomic.Int64
+}
+
+func covered() map[string]int64 {
+	return map[string]int64{"a life": met.lives.Load(), "a crash within recovery": met.lostInRecovery.Load(),
+		"a replay": met.replayed.Load(), "a torn frame": met.torn.Load(), "retention": met.retained.Load(),
+		"compaction": met.compacted.Load(), "a duplicate": met.duplicates.Load(), "a fenced writer": met.fenced.Load(),
+		"a checkpoint": met.checkpoints.Load()}
+}
+
+func (w *world) count(e *Engine) {
+	s := e.Stats()
+	met.lives.Add(1)
+	met.replayed.Add(int64(s.RecoveredBatches))
+	met.torn.Add(s.TornBytes)
+	met.retained.Add(int64(s.RetainedBytes))
+	met.checkpoints.Add(int64(s.Checkpoints))
 }
 
 // world is one log through all its lives, and the ledger.
@@ -151,6 +181,7 @@ func (w *world) run() error {
 			w.live(e)
 		}
 		e.Close()
+		w.count(e)
 		w.afterwards()
 		if len(w.bad) > 0 {
 			return fmt.Errorf("life %d: %w", life, errors.Join(w.bad[:min(len(w.bad), 5)]...))
@@ -167,15 +198,20 @@ func (w *world) start() (*Engine, error) {
 	w.cut = make(chan struct{})
 	w.dying.Store(false)
 	crash := w.crasher()
-	left := int64(w.rng.IntN(1200))
-	if w.rng.IntN(5) == 0 {
+	left := int64(w.rng.IntN(700))
+	counts := func(op vfs.Op) bool { return changes[op.Kind] }
+	switch w.rng.IntN(4) {
+	case 0:
 		left = int64(w.rng.IntN(40))
+	case 1: // between a commit's write and its sync
+		left = int64(w.rng.IntN(100))
+		counts = func(op vfs.Op) bool { return op.Kind == vfs.OpDatasync }
 	}
 	var ops atomic.Int64
 	dally := w.rng.IntN(3) == 0
 	o := w.opts
 	o.FS = vfs.Faults(w.mem, func(op vfs.Op) error {
-		if ops.Add(1) != left {
+		if !counts(op) || ops.Add(1) != left {
 			return nil
 		}
 		if dally { // what must not be seen before this is done can be seen now
@@ -192,12 +228,17 @@ func (w *world) start() (*Engine, error) {
 	}
 	select {
 	case <-w.cut:
+		met.lostInRecovery.Add(1)
 		w.afterwards()
 		return nil, nil
 	default:
 		return nil, fmt.Errorf("open: %w", err)
 	}
 }
+
+// changes are the operations that a crash can come before, with another outcome than before the next one.
+var changes = map[vfs.Kind]bool{vfs.OpCreate: true, vfs.OpRename: true, vfs.OpRemove: true, vfs.OpMkdir: true, vfs.OpSyncDir: true,
+	vfs.OpWrite: true, vfs.OpTruncate: true, vfs.OpSync: true, vfs.OpDatasync: true}
 
 // crasher returns what ends the life at hand: kill -9, power loss, or one after the other.
 func (w *world) crasher() func() {
@@ -281,7 +322,7 @@ var worldTopics = map[string]map[string]string{
 	"plain":   nil,
 	"claimed": nil,
 	"sized":   {"retention.bytes": "9000"},
-	"compact": {"cleanup.policy": "compact", "delete.retention.ms": "0"},
+	"compact": {"cleanup.policy": "compact", "delete.retention.ms": "0", "min.cleanable.dirty.ratio": "0.1"},
 	"stamped": {"message.timestamp.type": "LogAppendTime"},
 }
 
@@ -459,6 +500,7 @@ func (w *world) claimer(e *Engine, rng *rand.Rand) {
 			if err := w.write(e, rng, old, p, 1); err != nil && !errors.Is(err, eventlog.ErrFenced) && !errors.Is(err, eventlog.ErrClosed) || err == nil {
 				w.wrong("an append by the writer before: %v, want it fenced", err)
 			}
+			met.fenced.Add(1)
 		}
 		if err := w.write(e, rng, wr, p, 1+rng.IntN(6)); err != nil {
 			return
@@ -558,6 +600,7 @@ func (w *world) resend(e *Engine, rng *rand.Rand, p *idempotent) {
 	if again.Err == nil && (again.Base != first.Base || !again.Duplicate) {
 		w.wrong("a duplicate of offset %d is answered %+v", first.Base, again)
 	}
+	met.duplicates.Add(1)
 	w.answered(b.recs, first.Base, nil, false)
 	p.unacked = p.unacked[:len(p.unacked)-1]
 }
@@ -715,29 +758,66 @@ func (w *world) sawBatch(b *eventlog.Batch) {
 	}
 }
 
+func (w *world) allParts() (parts []eventlog.Part) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, t := range w.topics {
+		for i := range t.parts {
+			parts = append(parts, eventlog.Part{Topic: t.id, Index: i})
+		}
+	}
+	return parts
+}
+
+// reader reads what became stable as soon as it did.
 func (w *world) reader(e *Engine, rng *rand.Rand, stop chan struct{}) {
+	parts := w.allParts()
+	moved := make(chan eventlog.Part, 64)
+	defer e.Watch(parts, func(p eventlog.Part) {
+		select {
+		case moved <- p:
+		default:
+		}
+	})()
 	for {
+		var p eventlog.Part
 		select {
 		case <-stop:
 			return
-		default:
+		case p = <-moved:
 		}
-		_, p := w.somePart(rng, "plain", "claimed", "sized", "compact", "stamped")
 		ends, err := e.Ends(context.Background(), p.Topic)
 		if err != nil {
 			continue
 		}
-		pos := eventlog.Position{Part: p, Offset: max(0, ends[p.Index]-int64(rng.IntN(6)))}
-		batches, _, err := e.Read(context.Background(), pos, 4000)
+		pos := eventlog.Position{Part: p, Offset: max(0, ends[p.Index]-1-int64(rng.IntN(6)))}
+		var batches []*eventlog.Batch
+		if rng.IntN(2) == 0 {
+			batches, _, err = e.Read(context.Background(), pos, 4000)
+		} else {
+			batches, err = fetch(e, pos, 4000)
+		}
 		var out *eventlog.OutOfRangeError
-		if err != nil && !errors.As(err, &out) && !w.isCut() {
+		if err != nil && !errors.As(err, &out) && !errors.Is(err, eventlog.ErrUnknownTopic) && !w.isCut() {
 			w.wrong("read %v: %w", pos, err)
 		}
 		for _, b := range batches {
 			w.sawBatch(b)
 		}
-		runtime.Gosched()
 	}
+}
+
+// fetch is Read by FetchRaw.
+func fetch(e *Engine, pos eventlog.Position, maxBytes int) (batches []*eventlog.Batch, err error) {
+	f, err := e.FetchRaw(pos.Part, pos.Offset, maxBytes, true)
+	for raw := f.Raw; len(raw) > 0 && err == nil; {
+		var b eventlog.RawBatch
+		if b, err = eventlog.CheckBatch(raw); err == nil {
+			batches = append(batches, eventlog.NewRawBatch(pos.Part, b))
+			raw = raw[len(b):]
+		}
+	}
+	return batches, err
 }
 
 func (w *world) isCut() bool { return w.dying.Load() }
@@ -890,7 +970,9 @@ func (w *world) checkOrder(p eventlog.Part, t *worldTopic, start, end int64, log
 	wrong := func(format string, args ...any) {
 		w.bad = append(w.bad, fmt.Errorf("%v: "+format, append([]any{p}, args...)...))
 	}
-	if !t.compact && int64(len(order)) != end-start {
+	if t.compact {
+		met.compacted.Add(end - start - int64(len(order)))
+	} else if int64(len(order)) != end-start {
 		wrong("%d records in [%d, %d)", len(order), start, end)
 	}
 	last := map[string]int{}

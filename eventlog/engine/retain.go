@@ -19,7 +19,13 @@ func (e *Engine) segmentOptions(c *topicConfig) segment.Options {
 	return segment.Options{SegmentBytes: c.segmentBytes, SegmentAge: c.segmentAge(), Now: e.o.Now}
 }
 
-func (c *topicConfig) segmentAge() time.Duration { return millis(c.segmentMs) }
+// segmentAge is when a segment is rolled for its age: what is in the active one cannot be compacted.
+func (c *topicConfig) segmentAge() time.Duration {
+	if c.compact {
+		return millis(min(c.segmentMs, c.maxLagMs))
+	}
+	return millis(c.segmentMs)
+}
 
 // millis is a number of milliseconds as a duration, the longest one if it does not fit.
 func millis(ms int64) time.Duration {
