@@ -35,12 +35,15 @@ func (c *conn) Deliver(d *session.Delivery) (room bool) {
 	total := c.b.stats.outWait.Add(int64(len(e.b)))
 	c.b.stats.delivered[d.QoS].Add(1)
 	o.flushLater(c)
-	if c.out.bytes < l.OutboundBytes && total < l.OutboundTotal {
+	if c.out.bytes < l.OutboundBytes && (total < l.OutboundTotal || c.out.bytes < fairShare) {
 		return true
 	}
 	c.out.full = true
 	return false
 }
+
+// fairShare is what a connection may have waiting even when slow ones have used up OutboundTotal: they must not starve the others.
+const fairShare = 32 << 10
 
 // add appends an encoded PUBLISH, with the packet id and DUP of the delivery.
 func (q *outQueue) add(e *encoded, d *session.Delivery) {

@@ -250,6 +250,34 @@ func TestSlowSubscriber(t *testing.T) {
 	eventually(t, "nothing to wait", func() bool { return n.b.Stats().OutboundWait == 0 })
 }
 
+// TestOutboundTotal: when slow subscribers have used up what may wait in all, the others still get everything.
+func TestOutboundTotal(t *testing.T) {
+	n := newNode(t, func(o *broker.Options) { o.Limits.OutboundTotal = 128 << 10 })
+	slow := n.connected("CONNECT v5 clean id=slow")
+	slow.send("SUBSCRIBE #1 big:0")
+	slow.expect("SUBACK #1 0x00")
+	p := n.connected("CONNECT v5 clean id=p")
+	payload := strings.Repeat("x", 64<<10)
+	eventually(t, "drops", func() bool {
+		p.send(`PUBLISH q1 #1 t=big "` + payload + `"`)
+		p.expect("PUBACK #1")
+		return n.b.Stats().Dropped["qos0_slow_subscriber"] > 0
+	})
+	if wait := n.b.Stats().OutboundWait; wait > 256<<10 {
+		t.Errorf("%d bytes wait", wait)
+	}
+	fast := n.connected("CONNECT v5 clean id=fast")
+	fast.send("SUBSCRIBE #1 small:0")
+	fast.expect("SUBACK #1 0x00")
+	var lines, want []string
+	for i := range 100 {
+		lines = append(lines, fmt.Sprintf(`PUBLISH q0 t=small "%d"`, i))
+		want = append(want, lines[i])
+	}
+	p.send(lines...)
+	fast.expect(want...)
+}
+
 // TestLaggingSubscriber: at QoS 1 a subscriber that stops for a while gets everything, in order, from the log.
 func TestLaggingSubscriber(t *testing.T) {
 	n := newNode(t, func(o *broker.Options) { o.Limits.OutboundBytes = 32 << 10 })

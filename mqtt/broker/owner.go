@@ -29,10 +29,10 @@ type owner struct {
 	events  []TailEvent
 	retry   time.Time // of the tail, after an error
 
-	nextTick int64
-	ready    atomic.Bool // sessions may be resumed
-	stats    atomic.Pointer[session.Stats]
-	failed   error // the core can do no more
+	nextTick, nextStats int64
+	ready               atomic.Bool // sessions may be resumed
+	stats               atomic.Pointer[session.Stats]
+	failed              error // the core can do no more
 }
 
 // mail is one thing for the loop: a call, or a connection that has acks.
@@ -186,11 +186,15 @@ func (o *owner) tick(now int64) {
 	o.encoder.forget()
 	o.nextTick = min(o.core.Tick(now), now+maxTick)
 	o.flush()
-	s := o.core.Stats()
-	o.stats.Store(&s)
+	if now >= o.nextStats {
+		began := time.Now()
+		s := o.core.Stats()
+		o.stats.Store(&s)
+		o.nextStats = now + max(maxTick, 100*time.Since(began).Milliseconds()) // it visits every session
+	}
 }
 
-const maxTick = 1000 // milliseconds; Stats are no older
+const maxTick = 1000 // milliseconds
 
 // idle is how long the loop may sleep.
 func (o *owner) idle() time.Duration {

@@ -2,11 +2,18 @@ package broker_test
 
 import (
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"fmt"
+	"math/big"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/millrace-io/millrace/internal/tier"
 	"github.com/millrace-io/millrace/mqtt/broker"
 	"github.com/millrace-io/millrace/mqtt/packet"
 	"github.com/millrace-io/millrace/mqtt/session"
@@ -204,4 +211,97 @@ func TestPacketTooLarge(t *testing.T) {
 	c.send(`PUBLISH q1 #1 t=x "` + strings.Repeat("x", 200) + `"`)
 	c.expect("DISCONNECT 0x95")
 	c.expectClosed()
+}
+
+// TestTakeOverOrder: once a connection has taken a session over, nothing of the one before enters the log any more.
+func TestTakeOverOrder(t *testing.T) {
+	n := newNode(t, nil)
+	for round := range tier.N(50) {
+		topic := fmt.Sprint("order/", round)
+		a := n.connected("CONNECT v5 id=c expiry=100")
+		flood, err := parse(t, `PUBLISH q0 t=`+topic+` "a"`).Append(nil, packet.V5)
+		if err != nil {
+			t.Fatal(err)
+		}
+		flood = bytes.Repeat(flood, 1000)
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			for a.nc.SetWriteDeadline(time.Now().Add(patience)) == nil {
+				if _, err := a.nc.Write(flood); err != nil {
+					return
+				}
+			}
+		}()
+		eventually(t, "the flood", func() bool { return len(n.store.logged(topic)) > 0 })
+		b := n.connected("CONNECT v5 id=c expiry=100")
+		b.send(`PUBLISH q1 #1 t=` + topic + ` "b"`)
+		b.expect("PUBACK #1")
+		<-ended
+		eventually(t, "the end of the first connection", func() bool { return n.b.Stats().Connections == 1 })
+		b.send(`PUBLISH q1 #2 t=` + topic + ` "b"`)
+		b.expect("PUBACK #2")
+		if log := strings.Join(n.store.logged(topic), ""); !strings.HasSuffix(strings.TrimLeft(log, "a"), "bb") || strings.Contains(log, "ba") {
+			t.Fatalf("round %d: the first connection's messages are between or behind the second's", round)
+		}
+		b.nc.Close()
+		eventually(t, "the end of the second connection", func() bool { return n.b.Stats().Connections == 0 })
+	}
+}
+
+// TestTLS reads and writes through something that is not a plain socket.
+func TestTLS(t *testing.T) {
+	n := newNode(t, nil)
+	cert, pool := selfSigned(t)
+	l, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{cert}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan error, 1)
+	go func() { served <- n.b.Serve(l, broker.ListenerOptions{Name: "tls"}) }()
+	nc, err := tls.Dial("tcp", l.Addr().String(), &tls.Config{RootCAs: pool, ServerName: "localhost"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	c := &client{t: t, nc: nc}
+	c.send("CONNECT v5 clean id=tls")
+	c.expect("CONNACK")
+	c.send("SUBSCRIBE #1 x:1")
+	c.expect("SUBACK #1 0x01")
+	for i, size := range []int{0, 10, 1000, 20_000, 300_000, 5} {
+		payload := strings.Repeat("x", size)
+		c.send(fmt.Sprintf(`PUBLISH q0 t=x "%s"`, payload))
+		if got := c.next().(*packet.Publish); len(got.Payload) != size {
+			t.Fatalf("message %d has %d bytes, want %d", i, len(got.Payload), size)
+		}
+	}
+	c.send("DISCONNECT")
+	c.expectClosed()
+	l.Close()
+	if err := <-served; err == nil {
+		t.Error("Serve hides that its listener was closed")
+	}
+}
+
+func selfSigned(t *testing.T) (tls.Certificate, *x509.CertPool) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), DNSNames: []string{"localhost"}, NotAfter: time.Now().Add(time.Hour),
+		IsCA: true, BasicConstraintsValid: true,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaf, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool := x509.NewCertPool()
+	pool.AddCert(leaf)
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, pool
 }
