@@ -74,7 +74,7 @@ func TestKillNine(t *testing.T) {
 		}
 	}
 	for qos := byte(1); qos <= 2; qos++ {
-		log := ledgers[qos].Reader("log", filters[qos], qos)
+		log := ledgers[qos].Reader("log", filters[qos], qos).All()
 		inLog := readLog(t, n, filters[qos], log)
 		for _, r := range []sim.Report{ledgers[qos].Reader("watch-"+prefixes[qos], filters[qos], qos).Report(), log.Report()} {
 			t.Logf("QoS %d, %s", qos, r.String())
