@@ -305,3 +305,20 @@ func values(t testing.TB, records []byte, from int64) (out []string) {
 	}
 	return out
 }
+
+// stored is what the log holds of a partition.
+func (n *node) stored(topic eventlog.Topic, partition int32) (out []eventlog.RawBatch) {
+	n.t.Helper()
+	got, err := n.eng.FetchRaw(eventlog.Part{Topic: topic.ID, Index: partition}, 0, 64<<20, true)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	for rest := got.Raw; len(rest) > 0; {
+		b, err := eventlog.CheckBatch(rest)
+		if err != nil {
+			n.t.Fatal(err)
+		}
+		out, rest = append(out, b), rest[len(b):]
+	}
+	return out
+}

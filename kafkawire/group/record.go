@@ -17,6 +17,7 @@ const (
 	offsetKeyVersion, metadataKeyVersion = 1, 2
 	offsetVersion, metadataVersion       = 3, 3
 	offsetVersionWithExpiry              = 1 // the only one with a time of its own to go
+	maxVersion                           = 3
 )
 
 func metadataKey(group string) []byte {
@@ -83,6 +84,14 @@ func NameOf(key []byte) (name string, ok bool) {
 	return "", false
 }
 
+// readValue reads a value of the versions that may be there: later ones have tagged fields, which the codec reads without a bound.
+func readValue(v interface{ ReadFrom([]byte) error }, b []byte) error {
+	if len(b) < 2 || binary.BigEndian.Uint16(b) > maxVersion {
+		return fmt.Errorf("value of %d bytes, of an unknown version", len(b))
+	}
+	return v.ReadFrom(b)
+}
+
 // Replay changes the group by one of its records.
 func (g *Group) Replay(r Record) error {
 	if len(r.Key) < 2 {
@@ -106,7 +115,7 @@ func (g *Group) replayOffset(r Record) error {
 		return nil
 	}
 	v := kmsg.NewOffsetCommitValue()
-	if err := v.ReadFrom(r.Value); err != nil {
+	if err := readValue(&v, r.Value); err != nil {
 		return fmt.Errorf("group %q: offset of %s/%d: %w", g.name, k.Topic, k.Partition, err)
 	}
 	o := Offset{At: v.Offset, LeaderEpoch: -1, Metadata: v.Metadata, Committed: time.UnixMilli(v.CommitTimestamp)}
@@ -130,7 +139,7 @@ func (g *Group) replayMetadata(r Record) error {
 		return nil
 	}
 	v := kmsg.NewGroupMetadataValue()
-	if err := v.ReadFrom(r.Value); err != nil {
+	if err := readValue(&v, r.Value); err != nil {
 		return fmt.Errorf("group %q: metadata: %w", g.name, err)
 	}
 	g.stored = true
