@@ -114,7 +114,7 @@ func Default() *Config {
 
 // Source says where a configuration comes from beside its defaults.
 type Source struct {
-	File    string            // path of a YAML file; empty: none
+	File    string            // path of a YAML file; empty: what MILLRACE_CONFIG names, if anything
 	Environ []string          // "NAME=value", as os.Environ returns; only MILLRACE_… is looked at
 	Flags   map[string]string // by path ("log.data"): a YAML value
 	Names   map[string]string // what to call a flag in messages, by path
@@ -125,6 +125,11 @@ func Load(s Source) (*Config, error) {
 	c := Default()
 	var problems Problems
 	c.origin = origins{}
+	for _, e := range s.Environ {
+		if file, ok := strings.CutPrefix(e, fileVariable+"="); ok && s.File == "" {
+			s.File = file
+		}
+	}
 	if s.File != "" {
 		text, err := os.ReadFile(s.File)
 		if err != nil {

@@ -63,7 +63,7 @@ func TestLayers(t *testing.T) {
 	}
 	c, err := Load(Source{
 		File: file,
-		Environ: []string{"HOME=/root", "MILLRACE_LOG_RETENTION=2d", "MILLRACE_LOG_DATA=/from/env", "MILLRACE_CONFIG=x", "MILLRACE_TIER=soak",
+		Environ: []string{"HOME=/root", "MILLRACE_LOG_RETENTION=2d", "MILLRACE_LOG_DATA=/from/env", "MILLRACE_CONFIG=/not/read/since/there/is/a/flag", "MILLRACE_TIER=soak",
 			"MILLRACE_ROUTES=[{mqtt: b/#, topic: b}, {mqtt: c, topic: c}]", "MILLRACE_LISTENERS_HTTP_BIND=:0", "MILLRACE_INSECURE_ALLOW_ANONYMOUS=true"},
 		Flags: map[string]string{"log.data": "/from/flag", "listeners.mqtt": "[{bind: ':1'}]"},
 		Names: map[string]string{"log.data": "--data", "listeners.mqtt": "--mqtt-listen"},
@@ -138,6 +138,9 @@ func TestProblems(t *testing.T) {
 				t.Errorf("%.60q: %v\n does not say %q", c.text, err, want)
 			}
 		}
+	}
+	if _, err := Load(Source{Environ: []string{"MILLRACE_CONFIG=/nonexistent/y"}}); err == nil || !strings.Contains(err.Error(), "/nonexistent/y") {
+		t.Errorf("%v", err)
 	}
 	if _, err := Load(Source{File: "/nonexistent/x"}); err == nil || !strings.Contains(err.Error(), "/nonexistent/x") {
 		t.Errorf("%v", err)

@@ -9,8 +9,11 @@ import (
 // envPrefix begins the name of every variable we read: MILLRACE_LOG_DATA is log.data. A list or mapping is written as YAML.
 const envPrefix = "MILLRACE_"
 
-// otherVariables have the prefix and are no configuration: which file to read, and what tests look at.
-var otherVariables = []string{"MILLRACE_CONFIG", "MILLRACE_TIER", "MILLRACE_SEED"}
+// fileVariable names the file to read when no flag does.
+const fileVariable = "MILLRACE_CONFIG"
+
+// otherVariables have the prefix and are no values: the file, and what tests look at.
+var otherVariables = []string{fileVariable, "MILLRACE_TIER", "MILLRACE_SEED"}
 
 // paths lists every path that a variable or flag may set, outer ones first.
 func paths(t reflect.Type, prefix string) (ps []string) {

@@ -1,0 +1,267 @@
+// Package app builds a node from its configuration: it opens the log, puts the routes, the MQTT broker, the Kafka server and
+// the HTTP server on it, and stops all of them again. The order is written once, in Node.stages.
+//
+// A Node owns the goroutines that accept connections and one that watches the log's health; everything else belongs to the
+// parts. What is on disk belongs to the log. The package is the only one that picks a log driver, and it will never decide
+// anything about a message.
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/millrace-io/millrace/config"
+	"github.com/millrace-io/millrace/console"
+	"github.com/millrace-io/millrace/eventlog"
+	"github.com/millrace-io/millrace/eventlog/engine"
+	"github.com/millrace-io/millrace/kafkawire"
+	"github.com/millrace-io/millrace/metrics"
+	"github.com/millrace-io/millrace/mqtt/broker"
+	"github.com/millrace-io/millrace/route"
+)
+
+// Options say how a node is built.
+type Options struct {
+	Config  *config.Config
+	Version string
+	Logger  *slog.Logger // required
+}
+
+// Node is one running program: broker, log and servers. Start, then Stop.
+type Node struct {
+	o      Options
+	specs  []route.Spec
+	budget budget
+
+	doors   []door
+	metrics *metrics.Registry
+	http    *console.Server
+	log     *eventlog.Log
+	engine  *engine.Engine // nil on a Kafka cluster
+	now     func() int64
+	store   *route.Store
+	broker  *broker.Broker
+	kafka   *kafkawire.Server // nil on a Kafka cluster
+
+	phase   atomic.Pointer[string] // what the node is doing, while it is not running
+	running sync.WaitGroup         // accept loops and the watch
+	started []stage
+	quit    chan struct{}
+	failed  chan error
+}
+
+// stage is one step of starting, and its way back.
+type stage struct {
+	name  string
+	start func(context.Context) error
+	stop  func(context.Context) error // nil: nothing to undo
+}
+
+// stages is the order in which a node starts; it stops in the reverse order. Doors are taken first, so that a taken port is
+// known before anything is written, but nobody is let in before the log is recovered.
+func (n *Node) stages() []stage {
+	return []stage{
+		{"check the configuration", n.check, nil},
+		{"listen", n.listen, n.unlisten},
+		{"serve health and metrics", n.serveHTTP, n.stopHTTP},
+		{"open the log", n.openLog, n.closeLog},
+		{"open the routes", n.openRoutes, n.closeRoutes},
+		{"start the MQTT broker", n.startBroker, n.stopBroker},
+		{"start the Kafka server", n.startKafka, n.stopKafka},
+		{"let clients in", n.letIn, nil},
+		{"watch", n.watch, n.unwatch},
+	}
+}
+
+// Start builds and starts a node. It returns when clients are let in.
+func Start(ctx context.Context, o Options) (*Node, error) {
+	n := &Node{o: o, metrics: metrics.New(o.Version), quit: make(chan struct{}), failed: make(chan error, 1)}
+	for _, s := range n.stages() {
+		n.phase.Store(&s.name)
+		if err := s.start(ctx); err != nil {
+			stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+			defer cancel()
+			return nil, errors.Join(err, n.Stop(stop))
+		}
+		n.started = append(n.started, s)
+	}
+	n.phase.Store(nil)
+	n.announce()
+	return n, nil
+}
+
+// Stop ends the node: clients are sent away, what is acknowledged is durable already, and the log is closed. When ctx ends,
+// what would wait is cut short.
+func (n *Node) Stop(ctx context.Context) (err error) {
+	stopping := "stop"
+	n.phase.Store(&stopping)
+	for i := len(n.started) - 1; i >= 0; i-- {
+		if s := n.started[i]; s.stop != nil {
+			if e := s.stop(ctx); e != nil {
+				err = errors.Join(err, fmt.Errorf("undo %q: %w", s.name, e))
+			}
+		}
+	}
+	n.started = nil
+	n.running.Wait()
+	return err
+}
+
+// Failed gives the error that a running node cannot go on after. The node still has to be stopped.
+func (n *Node) Failed() <-chan error { return n.failed }
+
+// fail reports the first fatal error.
+func (n *Node) fail(err error) {
+	select {
+	case n.failed <- err:
+	default:
+	}
+}
+
+func (n *Node) check(context.Context) error {
+	if ps := n.o.Config.Check(); len(ps) > 0 {
+		return ps
+	}
+	n.specs = Routes(n.o.Config)
+	if _, err := route.Compile(n.specs); err != nil {
+		return err
+	}
+	n.budget = divide(raiseFileLimit(), n.o.Config)
+	return nil
+}
+
+func (n *Node) serveHTTP(context.Context) error {
+	n.metrics.Collect(n.collect)
+	n.http = console.New(console.Options{Metrics: n.metrics.Handler(), Status: n.Status, Doors: n.pageDoors,
+		Hosts: n.o.Config.Listeners.HTTP.Hosts, Logger: n.o.Logger.With("part", "http")})
+	for _, d := range n.doorsOf(doorHTTP) {
+		n.accept(func() error { return n.http.Serve(d.listener) })
+	}
+	return nil
+}
+
+func (n *Node) stopHTTP(ctx context.Context) error { return n.http.Close(ctx) }
+
+func (n *Node) openRoutes(ctx context.Context) (err error) {
+	c := n.o.Config
+	n.store, err = route.Open(ctx, route.Options{
+		Log: n.log, Routes: n.specs, Now: n.now, Unlogged: n.unlogged, Logger: n.o.Logger.With("part", "route"),
+		SessionPartitions: int32(c.Log.SessionPartitions), RetainedPartitions: int32(c.Log.RetainedPartitions),
+		MaxPacket: int(c.Limits.PacketBytes),
+	})
+	return err
+}
+
+func (n *Node) closeRoutes(context.Context) error {
+	n.store.Close()
+	return nil
+}
+
+func (n *Node) startBroker(ctx context.Context) error {
+	n.broker = broker.New(n.brokerOptions())
+	return n.broker.Start(ctx)
+}
+
+func (n *Node) stopBroker(ctx context.Context) error { return n.broker.Close(ctx) }
+
+func (n *Node) startKafka(context.Context) (err error) {
+	if n.engine == nil {
+		return nil // Kafka clients talk to the cluster
+	}
+	n.kafka, err = kafkawire.New(kafkawire.Options{Engine: n.engine, Logger: n.o.Logger.With("part", "kafka"), AutoCreate: true,
+		Fixed: n.store.Fixed, MaxConnections: n.budget.kafka})
+	return err
+}
+
+func (n *Node) stopKafka(context.Context) error {
+	if n.kafka == nil {
+		return nil
+	}
+	return n.kafka.Close()
+}
+
+// letIn begins to accept clients.
+func (n *Node) letIn(context.Context) error {
+	for _, d := range n.doorsOf(doorMQTT) {
+		n.accept(func() error {
+			return ended(n.broker.Serve(d.listener, broker.ListenerOptions{Name: d.path}), broker.ErrClosed)
+		})
+	}
+	for _, d := range n.doorsOf(doorKafka) {
+		n.accept(func() error {
+			if d.advertise == "" {
+				return ended(n.kafka.Serve(d.listener), kafkawire.ErrServerClosed)
+			}
+			return ended(n.kafka.ServeAs(d.listener, d.advertise), kafkawire.ErrServerClosed)
+		})
+	}
+	return nil
+}
+
+// accept runs an accept loop. A loop that ends before the node is stopped is fatal: a node that lets nobody in is no node.
+func (n *Node) accept(serve func() error) {
+	n.running.Go(func() {
+		if err := serve(); err != nil && !n.stopping() {
+			n.fail(err)
+		}
+	})
+}
+
+// ended makes the expected end of an accept loop no error.
+func ended(err, expected error) error {
+	if errors.Is(err, expected) || errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+func (n *Node) stopping() bool { p := n.phase.Load(); return p != nil && *p == "stop" }
+
+// watch looks after the log's health.
+func (n *Node) watch(context.Context) error {
+	n.running.Go(func() {
+		tick := time.NewTicker(time.Second)
+		defer tick.Stop()
+		full := false
+		for {
+			select {
+			case <-tick.C:
+			case <-n.quit:
+				return
+			}
+			switch err := n.health(); {
+			case errors.Is(err, eventlog.ErrNoSpace):
+				if !full {
+					n.o.Logger.Error("the disk is nearly full: messages are refused until there is space, reads go on", "err", err)
+				}
+				full = true
+			case err != nil:
+				n.fail(fmt.Errorf("the log has failed, and only a restart recovers it: %w", err))
+				return
+			case full:
+				full = false
+				n.o.Logger.Info("there is space again: messages are accepted")
+			}
+		}
+	})
+	return nil
+}
+
+func (n *Node) unwatch(context.Context) error {
+	close(n.quit)
+	return nil
+}
+
+// health is the log's; a cluster's is its own business.
+func (n *Node) health() error {
+	if n.engine == nil {
+		return nil
+	}
+	return n.engine.Health()
+}

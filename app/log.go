@@ -1,0 +1,133 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/millrace-io/millrace/config"
+	"github.com/millrace-io/millrace/eventlog"
+	"github.com/millrace-io/millrace/eventlog/engine"
+	"github.com/millrace-io/millrace/eventlog/kafka"
+	"github.com/millrace-io/millrace/internal/vfs"
+)
+
+// openLog opens the embedded log, or the cluster that the configuration names.
+func (n *Node) openLog(ctx context.Context) error {
+	if len(n.o.Config.Log.Kafka) > 0 {
+		return n.openCluster(ctx)
+	}
+	return n.openEngine()
+}
+
+func (n *Node) openCluster(ctx context.Context) error {
+	c := &n.o.Config.Log
+	d, err := kafka.Open(ctx, kafka.Options{Seeds: c.Kafka, Replication: int16(c.Replication), Logger: n.o.Logger.With("part", "log")})
+	if err != nil {
+		return fmt.Errorf("open the log on the Kafka cluster at %v (log.kafka): %w", c.Kafka, err)
+	}
+	n.log, n.now = eventlog.New(d), new(clock).now
+	return nil
+}
+
+func (n *Node) openEngine() error {
+	c := &n.o.Config.Log
+	fsys, err := vfs.OS(c.Data)
+	if err != nil {
+		return n.dataError(err)
+	}
+	retention := time.Duration(c.Retention)
+	o := engine.Options{FS: fsys, Logger: n.o.Logger.With("part", "log"), DefaultPartitions: int32(c.Partitions),
+		DefaultRetention: retention, OpenFiles: n.budget.files}
+	if o.MaxLogBytes, err = maxLogBytes(fsys, c.MaxBytes); err != nil {
+		return n.dataError(err)
+	}
+	if n.engine, err = engine.Open(o); err != nil {
+		return n.dataError(err)
+	}
+	n.log, n.now = eventlog.New(n.engine), n.engine.Now
+	return nil
+}
+
+// maxLogBytes is the budget of all topics. A percentage is of what is free, with what the log has already. The usual percentage is
+// left to the log, which remembers what was free when it was made.
+func maxLogBytes(fsys vfs.FS, s config.Share) (int64, error) {
+	if s.Percent == 0 {
+		return int64(s.Bytes), nil
+	}
+	if s.Percent == config.Default().Log.MaxBytes.Percent {
+		return 0, nil
+	}
+	free, _, err := fsys.Free()
+	if err != nil {
+		return 0, fmt.Errorf("ask for the free disk space: %w", err)
+	}
+	used, err := treeSize(fsys, ".")
+	return (free + used) / 100 * int64(s.Percent), err
+}
+
+func treeSize(fsys vfs.FS, dir string) (sum int64, err error) {
+	names, err := fsys.List(dir)
+	if err != nil {
+		return 0, fmt.Errorf("list %s: %w", dir, err)
+	}
+	for _, name := range names {
+		name = path.Join(dir, name)
+		info, err := fsys.Stat(name)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+		case err != nil:
+			return 0, fmt.Errorf("look at %s: %w", name, err)
+		case info.IsDir():
+			below, err := treeSize(fsys, name)
+			if err != nil {
+				return 0, err
+			}
+			sum += below
+		default:
+			sum += info.Size()
+		}
+	}
+	return sum, nil
+}
+
+// dataError says what is wrong with the data folder, and what to do, in one line.
+func (n *Node) dataError(err error) error {
+	dir := n.o.Config.Log.Data
+	fix := ""
+	switch {
+	case errors.Is(err, vfs.ErrLocked):
+		fix = "another millrace uses it: stop that one, or give this one a folder of its own with --data"
+	case errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS):
+		fix = "it cannot be written: change its owner, or choose another with --data"
+	case errors.Is(err, engine.ErrNewer):
+		fix = "run the newer version, or restore a backup"
+	case errors.Is(err, syscall.ENOTDIR) || errors.Is(err, fs.ErrExist):
+		fix = "it is not a folder: choose another with --data"
+	default:
+		return fmt.Errorf("data folder %s (log.data): %w", dir, err)
+	}
+	return fmt.Errorf("data folder %s (log.data): %s: %w", dir, fix, err)
+}
+
+func (n *Node) closeLog(context.Context) error { return n.log.Close() }
+
+// clock is the system's, but never goes back while the program runs. (The embedded log's own does not across restarts either.)
+type clock struct{ last atomic.Int64 }
+
+func (c *clock) now() int64 {
+	for {
+		last, t := c.last.Load(), time.Now().UnixMilli()
+		if t <= last {
+			return last
+		}
+		if c.last.CompareAndSwap(last, t) {
+			return t
+		}
+	}
+}

@@ -1,0 +1,80 @@
+package app
+
+import (
+	"fmt"
+	"net"
+
+	"github.com/millrace-io/millrace/console"
+)
+
+// Status says whether the node does its work, and if not, why.
+func (n *Node) Status() console.Status {
+	st := console.Status{Version: n.o.Version, Warnings: n.warnings()}
+	if phase := n.phase.Load(); phase != nil {
+		st.Checks = []console.Check{{Name: "running", Detail: "not yet: " + *phase}}
+		if n.stopping() {
+			st.Checks[0].Detail = "stopping"
+		}
+		return st
+	}
+	log := console.Check{Name: "log", OK: true, Detail: "embedded"}
+	if n.engine == nil {
+		log.Detail = "on a Kafka cluster"
+	}
+	if err := n.health(); err != nil {
+		log.OK, log.Detail = false, err.Error()
+	}
+	sessions := console.Check{Name: "sessions", OK: n.broker.Ready(), Detail: "restored"}
+	if !sessions.OK {
+		sessions.Detail = "the log is replayed; clients wait"
+	}
+	st.Checks = []console.Check{{Name: "running", OK: true}, log, sessions}
+	st.Ready = log.OK && sessions.OK
+	return st
+}
+
+// warnings names what is weaker than the default because somebody asked for it.
+func (n *Node) warnings() (ws []string) {
+	if n.o.Config.InsecureAllowAnonymous {
+		ws = append(ws, "insecure_allow_anonymous: everybody who reaches a listener may publish, subscribe, read and administer")
+	}
+	for i, r := range n.o.Config.Routes {
+		if r.Ack == "memory" {
+			ws = append(ws, fmt.Sprintf("routes[%d] (%s): ack: memory: acknowledged messages survive a crash of the program, not a power cut", i, r.MQTT))
+		}
+		if r.Store != nil && !*r.Store {
+			ws = append(ws, fmt.Sprintf("routes[%d] (%s): store: false: messages are acknowledged without a receipt, and kept nowhere", i, r.MQTT))
+		}
+	}
+	return ws
+}
+
+// announce says, once, what the node is and where.
+func (n *Node) announce() {
+	log := n.o.Logger
+	for _, d := range n.doors {
+		log.Info("listening", "protocol", string(d.kind), "address", d.listener.Addr().String())
+	}
+	log.Info("millrace is running", "version", n.o.Version, "mqtt_connections_at_most", n.budget.mqtt, "file_limit", n.budget.limit)
+	for _, w := range n.warnings() {
+		log.Warn(w)
+	}
+}
+
+// pageDoors describes the doors for the page.
+func (n *Node) pageDoors() (ds []console.Door) {
+	for _, d := range n.doors {
+		host, port, _ := net.SplitHostPort(d.listener.Addr().String())
+		try := ""
+		switch d.kind {
+		case doorMQTT:
+			try = fmt.Sprintf("mosquitto_sub -h %s -p %s -t '#' -v", host, port)
+		case doorKafka:
+			try = "kcat -b " + net.JoinHostPort(host, port) + " -L"
+		case doorHTTP:
+			try = "curl http://" + net.JoinHostPort(host, port) + "/metrics"
+		}
+		ds = append(ds, console.Door{Name: string(d.kind), Address: d.listener.Addr().String(), Try: try})
+	}
+	return ds
+}

@@ -1,0 +1,72 @@
+package app
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/millrace-io/millrace/config"
+	"github.com/millrace-io/millrace/eventlog"
+	"github.com/millrace-io/millrace/mqtt/broker"
+	"github.com/millrace-io/millrace/mqtt/session"
+	"github.com/millrace-io/millrace/route"
+)
+
+// CheckRoutes finds what is wrong with the routes together.
+func CheckRoutes(c *config.Config) error {
+	_, err := route.Compile(Routes(c))
+	return err
+}
+
+// Routes translates the configuration's routes. Their words are checked already.
+func Routes(c *config.Config) (specs []route.Spec) {
+	for i, r := range c.Routes {
+		codec, _ := eventlog.ParseCodec(r.Compression)
+		retention := time.Duration(r.Retention) // Forever is negative in both
+		specs = append(specs, route.Spec{
+			MQTT: r.MQTT, Topic: r.Topic, Key: r.Key, Partitions: int32(r.Partitions), Retention: retention, Compression: codec,
+			Compact: r.Compact, AckMemory: r.Ack == "memory", Both: r.Direction == "both", Discard: r.Store != nil && !*r.Store,
+			Where: c.Where(fmt.Sprintf("routes[%d]", i)),
+		})
+	}
+	return specs
+}
+
+func (n *Node) unlogged(m *session.Message) { n.broker.Unlogged(m) }
+
+func (n *Node) brokerOptions() broker.Options {
+	l := &n.o.Config.Limits
+	expiry := uint32(l.SessionExpiry.Seconds())
+	return broker.Options{
+		Store: n.store, Logger: n.o.Logger.With("part", "mqtt"),
+		Limits: broker.Limits{
+			Connections: n.budget.mqtt, PacketBytes: int(l.PacketBytes), ReceiveMaximum: uint16(l.ReceiveMaximum),
+			KeepAlive: uint16(l.KeepAlive.Seconds()), HalfOpenPerIP: l.HalfOpenPerIP,
+		},
+		Session: session.Options{MaxExpiry: expiry, MaxInflight: l.Inflight, MaxSubs: l.Subscriptions},
+	}
+}
+
+// budget divides the descriptors that the system gives us.
+type budget struct {
+	limit uint64 // 0: the system does not say
+	mqtt  int    // connections of devices
+	kafka int    // connections of Kafka clients
+	files int    // open files of the log's segments
+}
+
+// spare is kept for what is not counted: the WAL, listeners, HTTP, the runtime.
+const spare = 64
+
+func divide(limit uint64, c *config.Config) budget {
+	b := budget{limit: limit, mqtt: c.Limits.Connections, kafka: 4096, files: 512}
+	if limit == 0 {
+		return b
+	}
+	have := int(min(limit, 1<<30))
+	b.kafka, b.files = min(b.kafka, have/8), min(b.files, have/8)
+	room := max(have-b.kafka-b.files-spare, 1)
+	if b.mqtt == 0 || b.mqtt > room {
+		b.mqtt = room
+	}
+	return b
+}

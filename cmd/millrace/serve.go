@@ -1,0 +1,65 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/millrace-io/millrace/app"
+	"github.com/millrace-io/millrace/config"
+)
+
+// stopTime is how long a clean stop may take before clients are cut off.
+const stopTime = 20 * time.Second
+
+func newServe(e env) *cobra.Command {
+	var s settings
+	c := &cobra.Command{
+		Use: "serve", Short: "Run a node", Args: cobra.NoArgs,
+		Long: `Run a node: MQTT on 127.0.0.1:1883, Kafka on 127.0.0.1:9092, health and metrics on 127.0.0.1:8080, data in ./millrace-data.
+SIGTERM or Ctrl-C stops it cleanly; a second one at once. Everything acknowledged is on disk either way.`,
+		Example: `  millrace serve
+  millrace serve --config millrace.yaml
+  millrace serve --data /var/lib/millrace --mqtt-listen :1883 --insecure-allow-anonymous
+  MILLRACE_LOG_RETENTION=30d millrace serve --kafka-listen none`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := s.load(e)
+			if err != nil {
+				return err
+			}
+			return serve(cmd.Context(), e, c)
+		},
+	}
+	s.flags(c)
+	return c
+}
+
+// serve runs a node until ctx ends or the node fails.
+func serve(ctx context.Context, e env, c *config.Config) error {
+	log := logger(e, c)
+	n, err := app.Start(ctx, app.Options{Config: c, Version: version, Logger: log})
+	if err != nil {
+		return failure{err}
+	}
+	select {
+	case <-ctx.Done():
+		log.Info("stopping")
+	case err = <-n.Failed():
+		log.Error("the node has failed", "err", err)
+	}
+	err = errors.Join(err, stop(ctx, n))
+	if err != nil {
+		return failure{err}
+	}
+	log.Info("stopped")
+	return nil
+}
+
+// stop stops a node in stopTime.
+func stop(ctx context.Context, n *app.Node) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTime)
+	defer cancel()
+	return n.Stop(ctx)
+}
