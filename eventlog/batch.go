@@ -344,9 +344,10 @@ func varbytes(p []byte) (b, rest []byte, err error) {
 	return p[k : k+int(n) : k+int(n)], p[k+int(n):], nil
 }
 
-// Builder encodes records into one RecordBatch v2. The zero Builder is ready; after Batch it may be used again.
+// Builder encodes records into one RecordBatch v2. The zero Builder is ready; after Batch it may be used again, and is better
+// used again, since it keeps the buffer it encodes into.
 type Builder struct {
-	buf               []byte
+	buf               []byte // scratch: a batch leaves in memory of its own, of its exact size
 	count             int32
 	baseTime, maxTime int64
 }
@@ -391,17 +392,17 @@ func (bl *Builder) Add(timestamp int64, key, value []byte, headers []Header) (va
 }
 
 // Batch ends the batch: it compresses the records (None leaves them), seals the header and returns the batch with base offset
-// 0, no producer and Own set. plain is the uncompressed batch, into which Add's places point. The builder starts over with a
-// buffer of its own.
+// 0, no producer and Own set. plain is the uncompressed batch, into which Add's places point. The builder starts over.
 func (bl *Builder) Batch(p Part, c Codec) (b *Batch, plain []byte, err error) {
 	if bl.count == 0 {
 		return nil, nil, fmt.Errorf("%w: a batch without records", ErrInvalid)
 	}
-	plain = bl.buf
+	plain = append(make([]byte, 0, len(bl.buf)), bl.buf...)
 	raw := RawBatch(plain)
 	if c != None {
 		raw = make(RawBatch, HeaderSize, HeaderSize+len(plain)/2)
 		if raw, err = Compress(c, raw, plain[HeaderSize:]); err != nil {
+			*bl = Builder{buf: bl.buf[:HeaderSize]}
 			return nil, nil, err
 		}
 	}
@@ -416,7 +417,7 @@ func (bl *Builder) Batch(p Part, c Codec) (b *Batch, plain []byte, err error) {
 	raw.SetProducer(-1, -1, -1)
 	binary.BigEndian.PutUint32(raw[offCount:], uint32(bl.count))
 	raw.Reseal()
-	*bl = Builder{}
+	*bl = Builder{buf: bl.buf[:HeaderSize]}
 	return &Batch{Part: p, Own: true, raw: raw, plain: plain[HeaderSize:]}, plain, nil
 }
 

@@ -36,7 +36,7 @@ type batching struct {
 	part    eventlog.Part
 	codec   eventlog.Codec
 	early   bool
-	builder eventlog.Builder
+	builder *eventlog.Builder
 	msgs    []session.Message // views; payloads are the caller's until the batch is built
 	from    []origin
 }
@@ -52,6 +52,13 @@ type appender struct {
 }
 
 var appenders = sync.Pool{New: func() any { return new(appender) }}
+
+// builders are lent to batches while they are filled: growing a buffer anew for each would be most of the cost of encoding.
+var builders = sync.Pool{New: func() any { return new(eventlog.Builder) }}
+
+func newBatching(p eventlog.Part, r *route) *batching {
+	return &batching{part: p, codec: r.Compression, early: r.AckMemory, builder: builders.Get().(*eventlog.Builder)}
+}
 
 // Append implements broker.Store. One batch is built per partition that the call touches. results is the callee's to keep.
 func (s *Store) Append(msgs []session.Message, done func(results []session.Result)) (wait <-chan struct{}) {
@@ -134,10 +141,10 @@ func (s *Store) batchFor(c *call, a *appender, p eventlog.Part, r *route, size i
 			return b
 		}
 		s.flush(c, b)
-		a.open[i] = &batching{part: p, codec: r.Compression, early: r.AckMemory}
+		a.open[i] = newBatching(p, r)
 		return a.open[i]
 	}
-	b := &batching{part: p, codec: r.Compression, early: r.AckMemory}
+	b := newBatching(p, r)
 	a.open, a.parts = append(a.open, b), append(a.parts, p)
 	return b
 }
@@ -146,6 +153,8 @@ func (s *Store) batchFor(c *call, a *appender, p eventlog.Part, r *route, size i
 func (s *Store) flush(c *call, b *batching) {
 	c.left.Add(1)
 	batch, plain, err := b.builder.Batch(b.part, b.codec)
+	builders.Put(b.builder)
+	b.builder = nil
 	if err != nil {
 		go s.answer(c, b, &eventlog.Outcome{Err: err})
 		return
