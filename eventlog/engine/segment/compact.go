@@ -33,7 +33,7 @@ type CompactStats struct {
 // Compact leaves, of the records before below that have the same key, the last one: it rewrites the rolled segments that end
 // before below, merging small neighbours. What below covers must be in a durable checkpoint. Offsets never move; a batch that
 // loses records keeps its first and last offset, its producer and its codec, and one that loses all is dropped. Control
-// batches and records without a key stay. Every other record must be a committed one.
+// batches, those that cannot be decoded, and records without a key stay. Every other record must be a committed one.
 //
 // A tombstone is kept until DeleteRetention after its batch was first compacted, which is noted in the batch as Kafka does
 // (delete horizon, KIP-534).
@@ -151,10 +151,11 @@ func (c *compaction) learn() error {
 		}
 		full := false
 		err := c.eachBatch(s, c.clean, func(b eventlog.RawBatch) error {
-			if b.Attributes()&eventlog.AttrControl != 0 {
+			plain, ok := compactable(b)
+			if !ok {
 				return nil
 			}
-			return eventlog.NewRawBatch(eventlog.Part{}, b).Each(func(r *eventlog.Record) error {
+			return each(plain, func(r *eventlog.Record) error {
 				if r.Key == nil || r.Offset < c.clean || c.keys.put(hashKey(r.Key), r.Offset) {
 					return nil
 				}
@@ -182,12 +183,8 @@ func (c *compaction) eachBatch(s *segment, from int64, f func(eventlog.RawBatch)
 	w, _, err := s.seek(h, from, math.MaxInt64, 1<<20)
 	for err == nil && !c.l.closed.Load() {
 		var b eventlog.RawBatch
-		at := w.pos
-		if b, err = w.batch(); err != nil {
-			break
-		}
-		if err = f(b); errors.Is(err, eventlog.ErrCorrupt) {
-			return &Damage{File: w.name, Pos: at, Offset: b.Base(), Next: b.Next(), Err: err}
+		if b, err = w.batch(); err == nil {
+			err = f(b)
 		}
 	}
 	switch {
@@ -253,14 +250,19 @@ func (c *compaction) finish() error {
 	return c.l.swap(out)
 }
 
+// compactable returns a batch without compression; ok is false if it is to be kept as it is.
+func compactable(b eventlog.RawBatch) (plain eventlog.RawBatch, ok bool) {
+	if b.Attributes()&eventlog.AttrControl != 0 {
+		return nil, false
+	}
+	return readable(b)
+}
+
 // keep returns a batch without the records that may go: b itself if none may, nil if all may.
 func (c *compaction) keep(b eventlog.RawBatch) (eventlog.RawBatch, error) {
-	if b.Attributes()&eventlog.AttrControl != 0 {
+	plain, ok := compactable(b)
+	if !ok {
 		return b, nil
-	}
-	plain, err := decompressed(b)
-	if err != nil {
-		return nil, err
 	}
 	j, err := c.judge(plain)
 	if err != nil {
@@ -297,7 +299,7 @@ func (c *compaction) judge(plain eventlog.RawBatch) (j judgement, err error) {
 	}
 	expired := known && stamped && j.horizon <= c.now
 	tombstones := false
-	err = eventlog.NewRawBatch(eventlog.Part{}, plain).Each(func(r *eventlog.Record) error {
+	err = each(plain, func(r *eventlog.Record) error {
 		tombstone := r.Key != nil && r.Value == nil
 		stays := r.Key == nil || c.keys.last(hashKey(r.Key)) <= r.Offset && !(tombstone && expired)
 		j.keep = append(j.keep, stays)

@@ -377,6 +377,43 @@ func TestCompactForgedHorizon(t *testing.T) {
 	}
 }
 
+// TestHostileRecords: a batch whose checksum holds but whose records cannot be decoded, or lie about their offsets, stays as it
+// is and is in nobody's way.
+func TestHostileRecords(t *testing.T) {
+	garbage := encode(t, 0, rec{1, 5, "k", "garbage"})
+	garbage[eventlog.HeaderSize] = 0x7f
+	garbage.Reseal()
+	compressed := encode(t, 0, rec{2, 5, "k", "not zstd"})
+	compressed[atAttrs+1] |= byte(eventlog.Zstd)
+	compressed.Reseal()
+	liar := encode(t, 0, rec{3, 5, "k", "liar"})
+	liar[eventlog.HeaderSize+3] = 0x64 // offset delta 50
+	liar.Reseal()
+	c := newCompacted(t, vfs.NewMem(), Options{SegmentBytes: 1})
+	c.addRecs(0, rec{0, 1, "k", "good"})
+	for _, b := range []eventlog.RawBatch{garbage, compressed, liar} {
+		check(t, c.log.Append(b))
+	}
+	c.addRecs(0, rec{4, 9, "end", "v"})
+	c.addRecs(0, rec{5, 9, "end", "v"})
+	for range 2 {
+		if o, ts, err := c.log.FindTime(2); o != 4 || ts != 9 || err != nil {
+			t.Fatalf("found %d@%d, %v", o, ts, err)
+		}
+		st := c.sync()
+		stats, err := c.log.Compact(c.now, st.End, CompactOptions{})
+		check(t, err)
+		if stats.Removed != 0 {
+			t.Fatalf("%+v", stats)
+		}
+	}
+	for i, b := range []eventlog.RawBatch{garbage, compressed, liar} {
+		if raw, err := c.log.Read(int64(i+1), 1, true); err != nil || !bytes.Equal(raw, b) {
+			t.Errorf("batch %d: %x, %v", i, raw, err)
+		}
+	}
+}
+
 // TestCompactWideGaps: segments are not merged into one whose offsets the index could not tell apart.
 func TestCompactWideGaps(t *testing.T) {
 	c := newCompacted(t, vfs.NewMem(), Options{IndexBytes: 1})
@@ -431,7 +468,7 @@ func TestConcurrent(t *testing.T) {
 	}
 }
 
-func osFS(t *testing.T) vfs.FS {
+func osFS(t testing.TB) vfs.FS {
 	fs, err := vfs.OS(t.TempDir())
 	check(t, err)
 	return fs

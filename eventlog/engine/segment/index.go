@@ -46,17 +46,21 @@ func encodeEntries(entries []entry) (offs, times []byte) {
 // index finds offsets and times in one segment. It is a cache of what the log says: looked at when it is first needed, and
 // rebuilt when it does not fit the log. While its segment is active the last entries are in memory only.
 type index struct {
-	seg *segment
+	mu sync.Mutex
+	entries
+	ready   bool  // the files have been looked at, or are ours
+	lastPos int64 // of the last entry
+	maxTime int64 // of the records so far, -1 if there are none
+}
 
-	mu          sync.Mutex
+// entries are an index's entries. A copy stays good for searching while more are added.
+type entries struct {
+	seg         *segment
 	offs, times *file
-	ready       bool  // the files have been looked at, or are ours
-	rebuilt     bool  // in this process: they are as good as the log
-	sealed      bool  // the last entry is the end
-	stored      int64 // entries in the files
-	pending     []entry
-	lastPos     int64 // of the last entry
-	maxTime     int64 // of the records so far, -1 if there are none
+	stored      int64   // in the files
+	pending     []entry // after those
+	sealed      bool    // the last one is the end
+	rebuilt     bool    // in this process: they are as good as the log
 }
 
 // note counts in a batch at pos. Called with mu held.
@@ -100,43 +104,56 @@ func (x *index) flush() (made bool, err error) {
 
 // byOffset returns the place to start from to find an offset: a position, and the base offset of the batch there.
 func (x *index) byOffset(offset int64) (pos, base int64, err error) {
-	return x.search(&x.offs, offsetWidth, func(e entry) bool { return int64(e.rel) <= offset-x.seg.base })
+	return x.search(false, func(e entry) bool { return int64(e.rel) <= offset-x.seg.base })
 }
 
 // byTime returns the place to start from to find the first record with a timestamp of t or more.
 func (x *index) byTime(t int64) (pos, base int64, err error) {
-	return x.search(&x.times, timeWidth, func(e entry) bool { return e.maxTime < t })
+	return x.search(true, func(e entry) bool { return e.maxTime < t })
 }
 
 // search returns the place of the last entry for which a condition holds that holds for none after the first for which it
-// does not. It sees of each entry what the file *f has of it. An index that leads to the wrong place is rebuilt.
-func (x *index) search(f **file, width int64, holds func(entry) bool) (pos, base int64, err error) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if err := x.check(); err != nil {
-		return 0, 0, err
-	}
-	e, err := x.lookup(f, width, holds)
-	if err == errIndex {
-		if err := x.rebuild(); err != nil {
+// does not. It sees of each entry what the file has of it. An index that leads to the wrong place is rebuilt.
+func (x *index) search(times bool, holds func(entry) bool) (pos, base int64, err error) {
+	for {
+		es, err := x.look()
+		if err != nil {
 			return 0, 0, err
 		}
-		e, err = x.lookup(f, width, holds)
+		e, err := es.last(times, holds)
+		if err == errIndex && !es.rebuilt {
+			if err := x.distrust(); err != nil {
+				return 0, 0, err
+			}
+			continue
+		}
+		return int64(e.pos), x.seg.base + int64(e.rel), err
 	}
-	return int64(e.pos), x.seg.base + int64(e.rel), err
 }
 
-func (x *index) lookup(f **file, width int64, holds func(entry) bool) (e entry, err error) {
-	if n := sort.Search(len(x.pending), func(i int) bool { return !holds(x.pending[i]) }); n > 0 {
-		return x.pending[n-1], nil
+// look returns the entries there are now.
+func (x *index) look() (entries, error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	err := x.check()
+	return x.entries, err
+}
+
+func (es *entries) last(times bool, holds func(entry) bool) (e entry, err error) {
+	if n := sort.Search(len(es.pending), func(i int) bool { return !holds(es.pending[i]) }); n > 0 {
+		return es.pending[n-1], nil
 	}
-	k, err := (*f).search(width, x.stored, holds)
+	f, width := es.offs, int64(offsetWidth)
+	if times {
+		f, width = es.times, timeWidth
+	}
+	k, err := f.search(width, es.stored, holds)
 	if err != nil || k < 0 {
 		return entry{}, err
 	}
-	end := x.sealed && k == x.stored-1 // verified, as one that was rebuilt
-	if e, err = x.read(k); err == nil && !end && !x.rebuilt {
-		err = x.seg.checkPlace(int64(e.pos), x.seg.base+int64(e.rel))
+	end := es.sealed && k == es.stored-1 // verified, as all are that were rebuilt
+	if e, err = es.read(k); err == nil && !end && !es.rebuilt {
+		err = es.seg.checkPlace(int64(e.pos), es.seg.base+int64(e.rel))
 	}
 	return e, err
 }
@@ -177,12 +194,12 @@ func (f *file) search(width, n int64, holds func(entry) bool) (int64, error) {
 }
 
 // read reads an entry from both files.
-func (x *index) read(k int64) (entry, error) {
+func (es *entries) read(k int64) (entry, error) {
 	p, q := make([]byte, offsetWidth), make([]byte, timeWidth)
-	if err := x.offs.readAt(p, k*offsetWidth); err != nil {
+	if err := es.offs.readAt(p, k*offsetWidth); err != nil {
 		return entry{}, err
 	}
-	if err := x.times.readAt(q, k*timeWidth); err != nil {
+	if err := es.times.readAt(q, k*timeWidth); err != nil {
 		return entry{}, err
 	}
 	e, t := decodeEntry(p), decodeEntry(q)
@@ -207,6 +224,16 @@ func (x *index) check() error {
 	}
 	x.ready = err == nil
 	return err
+}
+
+// distrust rebuilds an index that led to the wrong place.
+func (x *index) distrust() error {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.rebuilt {
+		return nil
+	}
+	return x.rebuild()
 }
 
 // verify looks at the last entry: a rolled segment's must be the log's end, another's must point to its batch. An active
@@ -267,6 +294,10 @@ func (x *index) rebuild() error {
 	if err != nil {
 		return err
 	}
+	x.ready = false
+	x.offs.retire() // whoever still searches in them starts again
+	x.times.retire()
+	x.offs, x.times = x.offs.again(), x.times.again()
 	offs, times := encodeEntries(fresh.pending)
 	if err := x.offs.replace(offs); err != nil {
 		return err
@@ -274,10 +305,12 @@ func (x *index) rebuild() error {
 	if err := x.times.replace(times); err != nil {
 		return err
 	}
-	x.offs, x.times = x.offs.again(), x.times.again()
-	x.stored, x.pending = int64(len(fresh.pending)), nil
-	x.lastPos, x.maxTime, x.rebuilt = fresh.lastPos, fresh.maxTime, true
-	return x.offs.fs.SyncDir(path.Dir(x.offs.name))
+	if err := x.offs.fs.SyncDir(path.Dir(x.offs.name)); err != nil {
+		return err
+	}
+	x.stored, x.pending, x.rebuilt = int64(len(fresh.pending)), nil, true
+	x.lastPos, x.maxTime, x.ready = fresh.lastPos, fresh.maxTime, true
+	return nil
 }
 
 // scan makes the index of what the log has, all of it pending.
@@ -287,7 +320,7 @@ func (s *segment) scan(sealed bool) (*index, error) {
 		return nil, err
 	}
 	defer s.log.release()
-	x := &index{seg: s, maxTime: -1}
+	x := &index{entries: entries{seg: s}, maxTime: -1}
 	w := s.walk(h, 0, 64<<10)
 	for {
 		b, n, err := w.header()
@@ -320,17 +353,16 @@ func (f *file) put(p []byte, off int64) (made bool, err error) {
 	return made, err
 }
 
-// replace retires the file and puts one with content p in its place, durably but for its name.
+// replace puts a file with content p in the place of one that nobody has open, durably but for its name.
 func (f *file) replace(p []byte) error {
 	temp := f.name + tempSuffix
 	if err := writeFile(f.fs, temp, p); err != nil {
 		return fmt.Errorf("rebuild %s: %w", f.name, err)
 	}
-	f.retire()
 	return f.fs.Rename(temp, f.name)
 }
 
-// again is another file of the same name, for what was put in this one's place.
+// again is the file of the same name that takes a retired one's place.
 func (f *file) again() *file { return f.cache.file(f.fs, f.name) }
 
 func (f *file) readAt(p []byte, off int64) error {

@@ -409,8 +409,11 @@ func (l *Log) explain(err error) error {
 		d.Next = min(d.Next, l.end.Load())
 	}
 	var out *eventlog.OutOfRangeError
-	if errors.As(err, &out) {
+	switch {
+	case errors.As(err, &out):
 		return err
+	case errors.Is(err, errRetired): // by Close
+		err = eventlog.ErrClosed
 	}
 	return fmt.Errorf("read log %s: %w", l.dir, err)
 }

@@ -9,7 +9,7 @@ import (
 )
 
 // FindTime returns the first record with a timestamp of t (milliseconds since 1970) or more; -1, -1 if there is none.
-// Timestamps need not ascend. Control batches have no records.
+// Timestamps need not ascend. Control batches, and those that cannot be decoded, have no records.
 func (l *Log) FindTime(t int64) (offset, timestamp int64, err error) {
 	return l.find(func(v *view) (record, error) { return v.findTime(t) })
 }
@@ -127,9 +127,7 @@ func (s *segment) eachSince(pos, start int64, want func(eventlog.RawBatch) bool,
 		if b, err = w.batch(); err != nil {
 			return err
 		}
-		if more, err = eachRecord(b, start, f); err != nil {
-			return w.damage(b.Next(), err)
-		}
+		more = eachRecord(b, start, f)
 	}
 	return nil
 }
@@ -137,15 +135,17 @@ func (s *segment) eachSince(pos, start int64, want func(eventlog.RawBatch) bool,
 // errStop ends a loop over records.
 var errStop = errors.New("stop")
 
-func eachRecord(b eventlog.RawBatch, start int64, f func(record) bool) (more bool, err error) {
-	err = eventlog.NewRawBatch(eventlog.Part{}, b).Each(func(r *eventlog.Record) error {
+// eachRecord calls f for the records from an offset on, and tells whether f wants more.
+func eachRecord(b eventlog.RawBatch, start int64, f func(record) bool) (more bool) {
+	plain, ok := readable(b)
+	if !ok {
+		return true
+	}
+	err := each(plain, func(r *eventlog.Record) error {
 		if r.Offset >= start && !f(record{r.Offset, r.Timestamp}) {
 			return errStop
 		}
 		return nil
 	})
-	if err == errStop {
-		return false, nil
-	}
-	return true, err
+	return err == nil
 }

@@ -8,55 +8,58 @@ import (
 )
 
 // TrimTo moves the start of the log up to an offset, never down and never past the end, and deletes the segments that lie
-// wholly before it. The owner makes the new start durable first: after a crash, Open with it removes what is left. Without
-// that, too, no crash leaves a hole: segments go oldest first, each durably before the next.
+// wholly before it, at the end the active one too. The owner makes the new start durable first: after a crash, Open with it
+// removes what is left. Without that, too, no crash leaves a hole: segments go oldest first, each durably before the next.
 func (l *Log) TrimTo(offset int64) error {
 	l.files.Lock()
 	defer l.files.Unlock()
-	_, _, err := l.dropTo(func(*view) (int64, error) { return offset, nil })
+	_, _, err := l.dropTo(offset)
 	return err
 }
 
 // Retain deletes the oldest segments while all records of one are older than maxAge, or the log without it still has
-// maxBytes; a limit that is not positive is none. Only rolled segments that end at or before below go; what below covers must
-// be in a durable checkpoint. An active segment that is expired as a whole is rolled, so that it can go too. The start moves to
-// the first record left.
+// maxBytes; a limit that is not positive is none. Only what ends at or before below goes, which must be in a durable
+// checkpoint; of an active segment, only all of it, and only by age. The start moves to the first record left.
 func (l *Log) Retain(now time.Time, maxAge time.Duration, maxBytes int64, below int64) (deleted int, bytes int64, err error) {
 	if l.Size() == 0 || maxAge <= 0 && (maxBytes <= 0 || l.Size() < maxBytes) && l.Start() < l.End() {
 		return 0, 0, nil
 	}
 	l.files.Lock()
 	defer l.files.Unlock()
-	return l.dropTo(func(v *view) (int64, error) {
-		r := retention{now: now.UnixMilli(), maxAge: maxAge.Milliseconds(), maxBytes: maxBytes, below: below}
-		return r.start(l, v)
-	})
+	end := l.end.Load()
+	v, err := l.load()
+	if err != nil {
+		return 0, 0, err
+	}
+	r := retention{now.UnixMilli(), maxAge.Milliseconds(), maxBytes, below}
+	start, err := r.start(v, end, l.bytes.Load())
+	if err != nil {
+		return 0, 0, l.explain(err)
+	}
+	return l.dropTo(start)
 }
 
 // retention is one look at which segments may go.
 type retention struct{ now, maxAge, maxBytes, below int64 }
 
-// start returns the start the log gets: the end of the last segment that goes. Called with the log's mu held.
-func (r retention) start(l *Log, v *view) (int64, error) {
-	start, left := v.start, l.bytes.Load()
+// start returns where a log of some end and bytes shall start: at the end of the last segment that goes.
+func (r retention) start(v *view, end, bytes int64) (int64, error) {
+	start := v.start
 	for _, s := range v.segs {
 		limit := s.limit.Load()
 		if !s.rolled() {
-			limit = l.end.Load()
+			limit = end
 		}
-		if limit > r.below || s.size.Load() == 0 && !s.rolled() {
+		if limit > r.below {
 			break
 		}
 		old, known, err := r.old(s)
 		if err != nil {
 			return 0, err
 		}
-		left -= s.size.Load()
-		switch goes := old || limit <= v.start || r.maxBytes > 0 && left >= r.maxBytes && s.rolled(); {
+		bytes -= s.size.Load()
+		switch goes := old || limit <= v.start || r.maxBytes > 0 && bytes >= r.maxBytes && s.rolled(); {
 		case goes:
-			if !s.rolled() {
-				l.seal(s, limit)
-			}
 			start = limit
 		case known:
 			return start, nil
@@ -82,9 +85,9 @@ func (s *segment) maxTime() (int64, error) {
 	return s.index.maxTime, err
 }
 
-// dropTo moves the start to what to says, and deletes the segments before it. Called with files held.
-func (l *Log) dropTo(to func(*view) (int64, error)) (deleted int, bytes int64, err error) {
-	gone, err := l.hide(to)
+// dropTo moves the start and deletes the segments before it. Called with files held.
+func (l *Log) dropTo(start int64) (deleted int, bytes int64, err error) {
+	gone, err := l.hide(start)
 	for _, s := range gone {
 		s.retire()
 	}
@@ -99,20 +102,20 @@ func (l *Log) dropTo(to func(*view) (int64, error)) (deleted int, bytes int64, e
 }
 
 // hide moves the start and takes the segments before it out of the list.
-func (l *Log) hide(to func(*view) (int64, error)) (gone []*segment, err error) {
+func (l *Log) hide(start int64) (gone []*segment, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	v, err := l.loaded()
 	if err != nil {
 		return nil, err
 	}
-	start, err := to(v)
-	if err != nil {
-		return nil, fmt.Errorf("trim log %s: %w", l.dir, err)
+	end := l.end.Load()
+	next := &view{start: max(v.start, min(start, end))}
+	if s := v.active(); s != nil && s.size.Load() > 0 && next.start == end {
+		l.seal(s, end)
 	}
-	next := &view{start: max(v.start, min(start, l.end.Load()))}
 	for _, s := range v.segs {
-		if s.limit.Load() <= next.start && s.rolled() {
+		if s.rolled() && s.limit.Load() <= next.start {
 			gone = append(gone, s)
 			l.bytes.Add(-s.size.Load())
 		} else {

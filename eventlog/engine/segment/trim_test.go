@@ -22,7 +22,7 @@ func filled(t *testing.T, fs vfs.FS) *fixture {
 func TestTrimTo(t *testing.T) {
 	m := vfs.NewMem()
 	f := filled(t, m)
-	for _, c := range []struct{ to, start, first int64 }{{5, 5, 0}, {3, 5, 0}, {10, 10, 10}, {25, 25, 20}, {99, 40, 30}} {
+	for _, c := range []struct{ to, start, first int64 }{{5, 5, 0}, {3, 5, 0}, {10, 10, 10}, {25, 25, 20}, {39, 39, 30}} {
 		check(t, f.log.TrimTo(c.to))
 		infos := f.segments()
 		if f.log.Start() != c.start || infos[0].Base != c.first {
@@ -34,10 +34,14 @@ func TestTrimTo(t *testing.T) {
 	if f.log.Size() != 4000 {
 		t.Errorf("size %d", f.log.Size())
 	}
+	check(t, f.log.TrimTo(99))
+	if f.log.Size() != 0 || f.log.Start() != 40 {
+		t.Errorf("trimmed to the end: start %d, size %d", f.log.Start(), f.log.Size())
+	}
 	names, err := m.List("topic/0")
 	check(t, err)
 	for _, name := range names {
-		if base, ok := parseName(name, logSuffix); ok && base < 30 {
+		if base, ok := parseName(name, logSuffix); ok && base < 40 {
 			t.Errorf("%s is still there", name)
 		}
 	}
@@ -79,17 +83,6 @@ func TestRetain(t *testing.T) {
 			f.add(0, 2, 10) // goes on also when the active segment went
 			f.verify(rng(2))
 		})
-	}
-}
-
-// TestRetainAfterTrim: an active segment that lies before the start as a whole goes too.
-func TestRetainAfterTrim(t *testing.T) {
-	f := filled(t, vfs.NewMem())
-	check(t, f.log.TrimTo(40))
-	_, _, err := f.log.Retain(time.UnixMilli(0), 0, 0, 40)
-	check(t, err)
-	if f.log.Size() != 0 || f.log.Start() != 40 {
-		t.Fatalf("size %d, start %d", f.log.Size(), f.log.Start())
 	}
 }
 
