@@ -43,6 +43,7 @@ type Broker struct {
 	mu        sync.Mutex
 	stopped   bool
 	hurried   bool
+	closed    bool
 	listeners []*listener
 }
 
@@ -53,6 +54,7 @@ func New(o Options) *Broker {
 		o: o, store: o.Store, samples: sampler{log: o.Logger, now: o.Now},
 		stop: make(chan struct{}), hurry: make(chan struct{}), quit: make(chan struct{}),
 	}
+	b.flushers.wake.L = &b.flushers.mu
 	b.ctx, b.cancel = context.WithCancel(context.Background())
 	b.owner.Store(newOwner(b))
 	return b
@@ -63,6 +65,7 @@ func New(o Options) *Broker {
 func (b *Broker) Start(ctx context.Context) error {
 	o := b.owner.Load()
 	if err := o.start(ctx); err != nil {
+		o.close()
 		b.cancel()
 		b.work.Wait()
 		return fmt.Errorf("start broker: %w", err)
@@ -199,6 +202,13 @@ func (b *Broker) Drain(ctx context.Context) error {
 // Close drains, writes a checkpoint, and ends the broker, in this order: listeners, readers, outstanding acks, connections,
 // the core's writes, the owner's loop with its tail and log readers, flushers. The store stays open; it is the caller's.
 func (b *Broker) Close(ctx context.Context) error {
+	b.mu.Lock()
+	closed := b.closed
+	b.closed = true
+	b.mu.Unlock()
+	if closed {
+		return ErrClosed
+	}
 	err := b.Drain(ctx)
 	if b.owners != nil {
 		err = errors.Join(err, b.checkpoint(ctx))

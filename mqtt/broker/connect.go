@@ -68,9 +68,7 @@ func (c *conn) admit(p *packet.Connect) (*session.Connect, *hello, *fault) {
 	if err := c.clientID(p, h); err != nil {
 		return nil, nil, err
 	}
-	ctx, cancel := context.WithTimeout(c.b.ctx, l.AuthTimeout)
-	defer cancel()
-	who, code := c.b.o.Authenticate(ctx, p, Peer{Addr: c.nc.RemoteAddr(), Conn: c.nc, Listener: c.lis.o.Name})
+	who, code := c.authenticate(p)
 	if code.Failed() {
 		return nil, nil, &fault{code, "not authenticated"}
 	}
@@ -95,6 +93,15 @@ func (c *conn) admit(p *packet.Connect) (*session.Connect, *hello, *fault) {
 	}
 	h.limit = time.Duration(h.keepAlive) * time.Second * 3 / 2
 	return req, h, nil
+}
+
+func (c *conn) authenticate(p *packet.Connect) (Principal, packet.Code) {
+	if c.b.o.Authenticate == nil {
+		return Anonymous, packet.Success
+	}
+	ctx, cancel := context.WithTimeout(c.b.ctx, c.b.o.Limits.AuthTimeout)
+	defer cancel()
+	return c.b.o.Authenticate(ctx, p, Peer{Addr: c.nc.RemoteAddr(), Conn: c.nc, Listener: c.lis.o.Name})
 }
 
 // clientID checks the client id, or assigns one.

@@ -90,11 +90,6 @@ func (o Options) withDefaults() Options {
 	if o.Rand == nil {
 		o.Rand = rand.Reader
 	}
-	if o.Authenticate == nil {
-		o.Authenticate = func(context.Context, *packet.Connect, Peer) (Principal, packet.Code) {
-			return Anonymous, packet.Success
-		}
-	}
 	l := &o.Limits
 	def(&l.ConnectTimeout, 5*time.Second)
 	def(&l.AuthTimeout, 10*time.Second)

@@ -257,14 +257,13 @@ func (c *conn) drop() {
 // flushers write for all connections. None of them ever waits for a client.
 type flushers struct {
 	mu     sync.Mutex
-	wake   *sync.Cond
+	wake   sync.Cond
 	ready  []*conn // from head on
 	head   int
 	closed bool
 }
 
 func (f *flushers) start(n int, wg *sync.WaitGroup) {
-	f.wake = sync.NewCond(&f.mu)
 	for range n {
 		wg.Go(f.run)
 	}

@@ -85,6 +85,7 @@ func (o *owner) postAcks(c *conn) { o.mail.put(mail{acks: c}) }
 
 // start claims, restores and finds the place to tail from. The loop does not run yet.
 func (o *owner) start(ctx context.Context) error {
+	o.reads = newReaders(o)
 	targets := o.b.store.Targets()
 	o.core = session.New(o.b.o.Session, o, targets)
 	for _, t := range targets {
@@ -104,7 +105,6 @@ func (o *owner) start(ctx context.Context) error {
 	if o.tail, err = o.b.store.Tail(o.core.Restored(o.now(), ends, starts)); err != nil {
 		return fmt.Errorf("tail: %w", err)
 	}
-	o.reads = newReaders(o)
 	return nil
 }
 

@@ -1,8 +1,14 @@
 // Package broker is the MQTT server: listeners, connections, delivery, and the owner's loop that drives session.Core.
 //
-// Every connection is one goroutine blocked in a read; there is no writer goroutine. owner.go is the one loop that holds the
-// tail, the claims, restore, checkpoints and timers. The package touches no files and does not know the log: it declares the
-// Store it needs, in session's words, and package route provides it.
+// Every connection is one goroutine blocked in a read, without a buffer; there is no writer goroutine: a few flushers write for
+// all. owner.go is the one loop that holds the tail, the claims, restore, checkpoints and timers; a few readers read the log for
+// sessions that lag, one ticker looks for clients that have fallen silent. Broker.Close ends them all, in a written order.
+//
+// A PUBLISH goes from the reader to the store in one call per read; its PUBACK or PUBREC leaves from the store's callback, and
+// from nowhere else. A subscriber is fed by the tail, through the core, never by another client's reader.
+//
+// The package touches no files and does not know the log: it declares the Store it needs, in session's words, and package route
+// provides it. It never waits for a disk or for a slow client while it holds something that others need.
 package broker
 
 import (
