@@ -1,0 +1,140 @@
+package engine
+
+import (
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/millrace-io/millrace/eventlog"
+	"github.com/millrace-io/millrace/internal/tier"
+	"github.com/millrace-io/millrace/internal/vfs"
+)
+
+// TestBacklogOrder: whatever the sizes and limits, nothing is lost, each partition's items stay in order, an item without a
+// partition keeps its place among all, and no commit is too large.
+func TestBacklogOrder(t *testing.T) {
+	for seed := range uint64(tier.N(3000)) {
+		rng := rand.New(rand.NewPCG(tier.Seed()+seed, 3))
+		parts := make([]*partition, 1+rng.IntN(6))
+		for i := range parts {
+			parts[i] = &partition{}
+		}
+		limit := 1000 + rng.IntN(300_000)
+		var q queue
+		q.wake = make(chan struct{}, 1)
+		var b backlog
+		sent, taken := 0, 0
+		lastOf := map[*partition]int64{}
+		lastBarrier := int64(0)
+		take := func() {
+			out, size := b.take(nil, limit)
+			sum := 0
+			for _, it := range out {
+				sum += it.size
+				taken++
+				switch {
+				case it.barrier():
+					if it.base != int64(taken) {
+						t.Fatalf("seed %d: barrier %d is taken as number %d", tier.Seed()+seed, it.base, taken)
+					}
+					lastBarrier = it.base
+				case it.base <= lastOf[it.p]:
+					t.Fatalf("seed %d: item %d after %d of one partition", tier.Seed()+seed, it.base, lastOf[it.p])
+				case it.base < lastBarrier:
+					t.Fatalf("seed %d: item %d after barrier %d", tier.Seed()+seed, it.base, lastBarrier)
+				}
+				lastOf[it.p] = it.base
+			}
+			if sum != size || size > limit && len(out) > 1 {
+				t.Fatalf("seed %d: %d items of %d bytes, said %d, limit %d", tier.Seed()+seed, len(out), sum, size, limit)
+			}
+		}
+		for range rng.IntN(40) {
+			for range rng.IntN(30) {
+				sent++
+				it := &item{base: int64(sent), size: rng.IntN(40_000)}
+				if rng.IntN(20) > 0 {
+					it.p = parts[rng.IntN(len(parts))]
+				}
+				q.put(it)
+			}
+			b.refill(&q)
+			if !b.empty() {
+				take()
+			}
+		}
+		for b.refill(&q); !b.empty(); {
+			take()
+		}
+		if taken != sent || b.size != 0 {
+			t.Fatalf("seed %d: %d of %d items are taken, %d bytes are left", tier.Seed()+seed, taken, sent, b.size)
+		}
+	}
+}
+
+// TestBacklogIsFair: one partition's bulk does not hold up another's small item.
+func TestBacklogIsFair(t *testing.T) {
+	bulk, small := &partition{}, &partition{}
+	var q queue
+	q.wake = make(chan struct{}, 1)
+	var b backlog
+	for range 100 {
+		q.put(&item{p: bulk, size: 50_000})
+	}
+	q.put(&item{p: small, size: 100})
+	b.refill(&q)
+	out, _ := b.take(nil, 1_000_000)
+	for i, it := range out {
+		if it.p == small {
+			if i > 3 {
+				t.Errorf("the small item is number %d", i)
+			}
+			return
+		}
+	}
+	t.Errorf("the small item is not among the first %d", len(out))
+}
+
+// TestRoomIsPerPartition: a partition with too much waiting says so, and another does not.
+func TestRoomIsPerPartition(t *testing.T) {
+	s := &stall{}
+	e := open(t, small(vfs.Faults(vfs.NewMem(), s.hook)))
+	topic := createTopic(t, e, "t", 2, nil)
+	full, other := eventlog.Part{Topic: topic.ID}, eventlog.Part{Topic: topic.ID, Index: 1}
+	release := s.hold()
+	defer release()
+	answered := make(chan error, 100)
+	n := 0
+	var ch <-chan struct{}
+	for ch == nil {
+		var bl eventlog.Builder
+		bl.Add(1, nil, make([]byte, 4000), nil)
+		b, _, err := bl.Batch(full, eventlog.None)
+		if err != nil {
+			t.Fatal(err)
+		}
+		e.Append(b, func(o eventlog.Outcome) { answered <- o.Err })
+		n++
+		ch = e.Room(full)
+	}
+	if e.Room(other) != nil {
+		t.Error("the other partition has no room")
+	}
+	if e.Room(eventlog.Part{}) != nil {
+		t.Error("a partition that is not there has no room")
+	}
+	if n > int(e.queueShare)/4000+2 {
+		t.Errorf("no room after %d batches only", n)
+	}
+	release()
+	select {
+	case <-ch:
+	case <-time.After(30 * time.Second):
+		t.Fatal("no room again")
+	}
+	for range n {
+		if err := <-answered; err != nil {
+			t.Error(err)
+		}
+	}
+}
