@@ -210,7 +210,10 @@ func (c *Core) queueRecords(s *session, sh *shard) (recs []StateRecord) {
 		s.saved = false
 		recs = append(recs, StateRecord{Key: sessionKey(kindQueue, s.key)})
 	}
-	if s.offlineDirty {
+	switch {
+	case s.offlineDirty && c.turns[s.key] != nil: // perhaps a CONNECT is writing the session's record
+		c.touch(s)
+	case s.offlineDirty:
 		s.offlineDirty, s.offlineSaved = false, true
 		recs = append(recs, sessionRecord(s.key, sessionValue{inc: s.inc, expiry: s.expiry, offline: s.offline}))
 	}

@@ -118,16 +118,16 @@ func (c *Core) begin(a *attempt) {
 // before CONNACK. The old session goes on collecting until the new one's record is durable.
 func (c *Core) proceed(a *attempt) {
 	s := c.sessions[a.r.Key]
-	ends, takeover := false, false
+	ends := false
 	if s != nil {
 		ends = a.r.CleanStart || s.expiry == 0
-		if takeover = s.link != nil; takeover {
+		if s.link != nil {
 			s.link.conn.Close(packet.SessionTakenOver, "the client id has connected again")
 			c.unlink(s)
 			c.arm(s)
 		}
 	}
-	if s != nil && s.will != nil && (ends || takeover && s.will.delay == 0) {
+	if s != nil && s.will != nil && (ends || s.willAt <= c.now) {
 		w := s.will
 		s.will, s.willAt = nil, 0
 		c.hold(a.r.Key)

@@ -42,6 +42,7 @@ type held struct {
 	retain bool
 	id     uint16
 	ids    []uint32
+	policy uint64 // as of which it was allowed
 }
 
 func (h *held) size() int { return len(h.msg.Payload) + len(h.msg.Topic) + 128 }
@@ -170,7 +171,7 @@ func (m *Message) left(now int64) uint32 {
 func (c *Core) deliver0(l *link, m *Message, ids []uint32, retain bool) {
 	switch {
 	case len(l.held) > 0 && l.heldBytes < c.o.ReadBytes:
-		l.hold(held{msg: *m, retain: retain, ids: ids})
+		c.keep(l, held{msg: *m, retain: retain, ids: ids})
 	case len(l.held) > 0 || !l.room:
 		c.host.Count(DropQoS0Full, 1)
 	default:
@@ -201,7 +202,7 @@ func (c *Core) emit(l *link, m *Message, place int32, a applies, retain bool) bo
 		c.saveOut(s, e)
 	}
 	if len(l.held) > 0 || e.state == saving {
-		l.hold(held{msg: *m, qos: a.qos, retain: retain, id: id, ids: a.ids})
+		c.keep(l, held{msg: *m, qos: a.qos, retain: retain, id: id, ids: a.ids})
 		return true
 	}
 	e.published = true
@@ -209,7 +210,8 @@ func (c *Core) emit(l *link, m *Message, place int32, a applies, retain bool) bo
 	return true
 }
 
-func (l *link) hold(h held) {
+func (c *Core) keep(l *link, h held) {
+	h.policy = c.policy
 	l.held = append(l.held, h)
 	l.heldBytes += h.size()
 }
@@ -290,24 +292,39 @@ func (c *Core) flushHeld(s *session, l *link) bool {
 	n := 0
 	for ; n < len(l.held) && l.room; n++ {
 		h := &l.held[n]
-		if h.id != 0 {
-			e := s.flight.find(h.id)
-			if e == nil {
-				l.heldBytes -= h.size()
-				continue
-			}
-			if e.state == saving {
-				break
-			}
-			e.published = true
+		e := s.flight.find(h.id)
+		if e != nil && e.state == saving {
+			break
 		}
 		l.heldBytes -= h.size()
-		c.send(l, &h.msg, h.qos, h.retain, false, h.id, h.ids)
+		switch reason := c.overtaken(s, h); {
+		case h.id != 0 && e == nil:
+		case reason != "" && e != nil:
+			c.giveUp(s, l, e, reason)
+		case reason != "":
+			c.host.Count(reason, 1)
+		default:
+			if e != nil {
+				e.published = true
+			}
+			c.send(l, &h.msg, h.qos, h.retain, false, h.id, h.ids)
+		}
 	}
 	if n > 0 {
 		l.held = slices.Delete(l.held, 0, n)
 	}
 	return l.room && l.heldBytes < c.o.ReadBytes
+}
+
+// overtaken tells why a held delivery, decided on before, must not go out any more.
+func (c *Core) overtaken(s *session, h *held) string {
+	switch {
+	case h.policy != c.policy && !c.host.Allowed(s.key, false, h.msg.Topic):
+		return DropDenied
+	case h.msg.expired(c.now):
+		return DropExpired
+	}
+	return ""
 }
 
 // resendOne deals with the oldest delivery in flight that this connection has not dealt with.

@@ -146,11 +146,11 @@ func (in *Inbound) saw(t Triple, place int32, offset int64, replay bool) bool {
 	defer in.mu.Unlock()
 	e := in.ids[t.PacketID]
 	if e == nil {
-		if !replay && t.Use <= in.base {
+		if t.Use <= in.base { // forgotten: whoever used it was answered long ago
 			return false
 		}
 		e = in.get(t.PacketID)
-		if replay && t.Use > 0 {
+		if replay {
 			e.released, e.stable, e.seen = t.Use-1, t.Use-1, t.Use-1
 		}
 	}

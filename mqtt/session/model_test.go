@@ -1,0 +1,838 @@
+package session
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/millrace-io/millrace/mqtt/packet"
+)
+
+// model is the reference: for every session a plain list of the messages it is owed, kept by rules that a reader can check
+// against the standard. It is told what happens to the world and what the core sends, and complains.
+//
+// "must" means that the message has to arrive before the end; "may" (present in the list, without must) that it is no error if
+// it does. What depends on a write that was outstanding at a crash is a may until the client has asked again.
+type model struct {
+	w       *world
+	quiet   bool // the end of a run: no new trouble
+	wild    bool // retention has passed things that only replays would have shown
+	seen    [8]int64
+	view    map[string]*modelRetained
+	triples map[Triple]bool
+	wills   []*modelWill
+	pubs    map[string]*modelPub
+	lastRun int64 // of the core's timers
+}
+
+type modelRetained struct {
+	msg  Message
+	part int
+}
+
+type modelPub struct {
+	logged   int
+	received bool // PUBREC
+	done     bool
+	free     bool // nothing is promised any more
+}
+
+type modelWill struct {
+	client    *simClient
+	packet    *packet.Will
+	payload   string
+	delay     uint32
+	accepted  bool
+	lostAt    int64
+	fireBy    int64
+	must      bool // it has to fire
+	never     bool // it must not
+	logged    int
+	uncertain bool
+}
+
+type pos struct {
+	part   int
+	offset int64
+}
+
+// modelSession is one life of a session.
+type modelSession struct {
+	client    *simClient
+	expiry    uint32
+	durable   bool
+	offlineAt int64
+	changed   bool // its expiry was changed by a DISCONNECT
+	loose     bool // a crash has left open whether it is there
+	subs      []*modelSub
+	entries   map[pos]*entry
+	rets      map[string]*retEntry
+	last      map[string]int64 // per topic, the highest offset that arrived
+	conn      *simConn
+}
+
+type modelSub struct {
+	filter  string
+	start   []int64
+	opts    packet.Filter
+	pend    []packet.Filter // asked for, not answered
+	certain bool
+	ending  bool
+	id      uint32
+	lost    bool // whether it is there is in doubt
+}
+
+type entry struct {
+	msg      Message
+	pos      pos
+	must     bool
+	excused  bool
+	forbid   bool
+	via      []*modelSub // pending ones that would make it a must
+	emitted  int
+	crashes  int // at its last emission
+	apps     int
+	apps2    int
+	conn     *simConn // on which it was matched
+	restless bool     // options changed since
+}
+
+type retEntry struct {
+	msg     Message
+	must    bool
+	allowed int
+	emitted int
+	crashes int
+	apps2   int
+}
+
+type modelOp struct {
+	unsub bool
+	items []opItem
+}
+
+type opItem struct {
+	sub    *modelSub
+	opts   packet.Filter
+	rets   []string
+	exists bool
+	doubt  bool // whether the retained messages are asked for
+	id     uint32
+}
+
+func newModel(w *world) *model {
+	return &model{w: w, view: map[string]*modelRetained{}, triples: map[Triple]bool{}, pubs: map[string]*modelPub{}}
+}
+
+func (m *model) sessions() (list []*modelSession) {
+	for _, c := range m.w.clients {
+		if c.session != nil {
+			list = append(list, c.session)
+		}
+	}
+	return list
+}
+
+// options are all that may be in force for a subscription.
+func (b *modelSub) options() []packet.Filter { return append([]packet.Filter{b.opts}, b.pend...) }
+
+func applies1(o packet.Filter, msg *Message, s *modelSession) bool {
+	return !(o.NoLocal && msg.Client == s.client.key.ClientID)
+}
+
+// reach tells how a subscription stands to a message: whether it may match, and whether it surely does at QoS 1 or 2.
+func (b *modelSub) reach(s *modelSession, msg *Message, p pos) (may, sure bool) {
+	if !matches(b.filter, msg.Topic) || p.part >= 0 && p.offset < b.start[p.part] {
+		return false, false
+	}
+	sure = true
+	for _, o := range b.options() {
+		if applies1(o, msg, s) {
+			may = true
+			sure = sure && min(o.QoS, msg.QoS) > 0
+		} else {
+			sure = false
+		}
+	}
+	return may, sure
+}
+
+// matched: the core is about to see a record.
+func (m *model) matched(part int, msg *Message) {
+	if msg.Offset < m.seen[part] {
+		return
+	}
+	p := pos{part, msg.Offset}
+	twin := false
+	if t := msg.QoS2; t.Incarnation != 0 {
+		twin = m.triples[t]
+		m.triples[t] = true
+		if twin && !m.wild && m.w.core.lives[t.Incarnation] != nil {
+			return
+		}
+	}
+	if msg.Retain {
+		m.retain(part, msg)
+	}
+	for _, s := range m.sessions() {
+		e := &entry{msg: *msg, pos: p, conn: s.conn}
+		any := false
+		for _, b := range s.subs {
+			may, sure := b.reach(s, msg, p)
+			any = any || may
+			e.restless = e.restless || may && (b.ending || !b.certain || len(b.pend) > 0)
+			switch {
+			case sure && b.certain && !b.ending && !twin:
+				e.must = true
+			case sure && !b.certain && !b.lost && !twin:
+				e.via = append(e.via, b)
+			}
+		}
+		if any {
+			if m.w.denied[s.client.key.ClientID+" "+msg.Topic] {
+				e.must, e.excused = false, true
+			}
+			s.entries[p] = e
+		}
+	}
+}
+
+func (m *model) reached(part int, next int64) { m.seen[part] = max(m.seen[part], next) }
+
+func (m *model) gap(part int, next int64) { m.seen[part] = max(m.seen[part], next) }
+
+func (m *model) trimmed(part int, to int64) {
+	for _, s := range m.sessions() {
+		for p, e := range s.entries {
+			if p.part == part && p.offset < to {
+				e.must, e.excused = false, true
+			}
+		}
+	}
+}
+
+func (m *model) retain(part int, msg *Message) {
+	old := m.view[msg.Topic]
+	if old != nil {
+		if old.msg.Time > msg.Time || old.msg.Time == msg.Time && old.msg.Offset > msg.Offset {
+			return
+		}
+		for _, s := range m.sessions() {
+			if r := s.rets[string(old.msg.Payload)]; r != nil {
+				r.must = false
+			}
+		}
+	}
+	m.view[msg.Topic] = &modelRetained{*msg, part}
+}
+
+// logged: a record has entered the log.
+func (m *model) logged(msg *Message) {
+	if p := m.pubs[string(msg.Payload)]; p != nil {
+		p.logged++
+	}
+	for _, w := range m.wills {
+		if w.payload == string(msg.Payload) {
+			if w.logged++; w.logged > 1 {
+				m.w.fail("will %s fired twice", w.payload)
+			}
+		}
+	}
+}
+
+// Sessions.
+
+func (m *model) newWill(n *simConn) *modelWill {
+	w := m.w
+	w.serial++
+	will := &modelWill{client: n.client, payload: fmt.Sprintf("w%d", w.serial), delay: uint32(w.pick(0, 0, 3, 50))}
+	will.packet = &packet.Will{
+		QoS: byte(w.rnd.IntN(3)), Retain: w.chance(20), Topic: simTopics[w.rnd.IntN(len(simTopics))], Payload: []byte(will.payload),
+	}
+	if will.delay > 0 {
+		will.packet.Props.Has, will.packet.Props.WillDelay = packet.PWillDelay, will.delay
+	}
+	if w.denied[n.client.key.ClientID+" "+will.packet.Topic] {
+		will.uncertain = true
+	}
+	m.wills = append(m.wills, will)
+	return will
+}
+
+func (m *model) accepted(n *simConn, a Accepted) {
+	c := n.client
+	s := c.session
+	can := s != nil && !n.r.CleanStart && (s.expiry > 0 || s.loose)
+	switch {
+	case a.SessionPresent && !can && (s == nil || !s.loose || n.r.CleanStart):
+		m.w.fail("%s: session present where there can be none", c.key.ClientID)
+	case !a.SessionPresent && can && !s.loose && (s.offlineAt == 0 || n.at < s.offlineAt+int64(s.expiry)*1000):
+		m.w.fail("%s: session is gone", c.key.ClientID)
+	case a.SessionPresent && s.offlineAt != 0 && !s.loose && s.expiry > 0 && m.lastRun >= s.offlineAt+int64(s.expiry)*1000 && n.at > m.lastRun:
+		m.w.fail("%s: session should have expired", c.key.ClientID)
+	}
+	if a.SessionPresent && s.loose {
+		s.blur()
+	}
+	for _, w := range m.wills {
+		if w.lostAt != 0 && w.accepted && w.client == c {
+			w.resumed(m.w, n, a.SessionPresent)
+		}
+	}
+	if !a.SessionPresent {
+		s = &modelSession{
+			client: c, entries: map[pos]*entry{}, rets: map[string]*retEntry{}, last: map[string]int64{}, durable: n.r.Expiry > 0,
+		}
+		c.session = s
+	}
+	s.expiry, s.offlineAt, s.conn, s.changed, s.loose = n.r.Expiry, 0, n, false, false
+	if n.will != nil {
+		n.will.accepted = true
+	}
+}
+
+// resumed: the client is back. A will that has not fired by now must not fire, unless the session has ended.
+func (w *modelWill) resumed(world *world, n *simConn, present bool) {
+	if w.logged > 0 || w.never {
+		return
+	}
+	switch {
+	case w.uncertain:
+	case !present || w.delay == 0:
+		// It fires, or has: the session ended, or there was no delay.
+	case n.at < w.fireBy && n.crashes == world.crashes:
+		w.must, w.never = false, !world.pending(w.payload)
+	default:
+		w.must = false
+	}
+}
+
+func (w *world) pending(payload string) bool {
+	return slices.ContainsFunc(w.pubs, func(a *simAppend) bool { return string(a.msg.Payload) == payload })
+}
+
+// doubt: nobody knows whether a subscription is there.
+func (s *modelSession) doubt(b *modelSub) {
+	b.certain, b.lost = false, true
+	for _, e := range s.entries {
+		e.via = slices.DeleteFunc(e.via, func(x *modelSub) bool { return x == b })
+	}
+}
+
+func (s *modelSession) blur() {
+	for _, b := range s.subs {
+		s.doubt(b)
+	}
+	for _, e := range s.entries {
+		e.must, e.excused = false, true
+	}
+	for _, r := range s.rets {
+		r.must = false
+		r.allowed += 2
+	}
+}
+
+func (m *model) refused(n *simConn) {
+	if n.will != nil && !n.will.accepted {
+		n.will.never = true
+	}
+}
+
+// lost: the network connection has ended.
+func (m *model) lost(n *simConn, cause Cause) {
+	c, w := n.client, n.will
+	s := c.session
+	if !n.accepted {
+		m.unanswered(n)
+		return
+	}
+	if s == nil || s.conn != n {
+		return
+	}
+	s.conn, s.offlineAt = nil, m.w.now
+	for _, r := range s.rets {
+		if r.msg.QoS == 0 {
+			r.must = false
+		}
+	}
+	for _, op := range n.ops { // not answered: the client will ask again
+		for _, it := range op.items {
+			if !op.unsub && !it.exists {
+				s.doubt(it.sub)
+			}
+		}
+	}
+	if w == nil {
+		return
+	}
+	w.lostAt, w.fireBy = m.w.now, m.w.now+int64(min(w.delay, s.expiry))*1000
+	if cause == Normal {
+		w.uncertain = true
+	} else {
+		w.must = !w.uncertain
+	}
+}
+
+// closed: the server has closed after a DISCONNECT 0x00.
+func (m *model) closed(n *simConn) {
+	if w := n.will; w != nil && m.w.refusals == 0 {
+		w.never = true
+	}
+}
+
+// unanswered: nobody knows what became of a CONNECT.
+func (m *model) unanswered(n *simConn) {
+	c := n.client
+	if n.will != nil {
+		n.will.uncertain = true
+	}
+	for _, w := range m.wills { // it may have resumed the session of those
+		w.uncertain = w.uncertain || w.client == c && w.lostAt != 0
+	}
+	if c.session == nil && n.r.Expiry > 0 {
+		c.session = &modelSession{
+			client: c, entries: map[pos]*entry{}, rets: map[string]*retEntry{}, last: map[string]int64{}, expiry: n.r.Expiry, offlineAt: m.w.now,
+		}
+	}
+	if s := c.session; s != nil {
+		s.loose, s.durable = true, s.durable || n.r.Expiry > 0
+	}
+}
+
+func (m *model) crash() {
+	for _, c := range m.w.clients {
+		for _, n := range c.attempts {
+			m.unanswered(n)
+		}
+		c.attempts = nil
+		s := c.session
+		if n := c.conn; n != nil && n.will != nil && n.accepted && n.will.lostAt == 0 {
+			w := n.will
+			w.lostAt, w.fireBy, w.must = m.w.now, m.w.now+int64(w.delay)*1000, !w.uncertain
+		}
+		if s == nil {
+			continue
+		}
+		if s.offlineAt != 0 && (s.changed || s.expiry == 0 || m.w.now >= s.offlineAt+int64(s.expiry)*1000) {
+			s.loose = true
+		}
+		if !s.durable && !s.loose {
+			c.session = nil
+			continue
+		}
+		if n := s.conn; n != nil {
+			for _, op := range n.ops {
+				for _, it := range op.items {
+					if op.unsub || !it.exists {
+						s.doubt(it.sub)
+					}
+				}
+			}
+			s.recompute()
+		}
+		s.conn = nil
+		if s.offlineAt == 0 {
+			s.offlineAt = m.w.now
+		}
+	}
+	for _, w := range m.wills {
+		if w.lostAt != 0 && w.logged == 0 && !w.never {
+			w.fireBy = 1 << 60 // timers run from the restart
+		}
+	}
+}
+
+func (m *model) ticked() { m.lastRun = m.w.now }
+
+// Subscriptions.
+
+func (s *modelSession) sub(filter string) *modelSub {
+	for i := len(s.subs) - 1; i >= 0; i-- {
+		if s.subs[i].filter == filter {
+			return s.subs[i]
+		}
+	}
+	return nil
+}
+
+func (m *model) subscribe(n *simConn, p *packet.Subscribe) {
+	s := n.client.session
+	op := &modelOp{}
+	n.ops[p.PacketID] = op
+	id := uint32(0)
+	if len(p.Props.SubscriptionIDs) > 0 {
+		id = p.Props.SubscriptionIDs[0]
+	}
+	for _, f := range p.Filters {
+		b := s.sub(f.Filter)
+		it := opItem{opts: f, id: id, exists: b != nil && !b.ending}
+		if b != nil && b.ending {
+			s.drop(b)
+			s.recompute()
+		}
+		if !it.exists {
+			b = &modelSub{filter: f.Filter, opts: f, id: id}
+			for i := range m.w.fed {
+				b.start = append(b.start, m.w.fed[i])
+			}
+			s.subs = append(s.subs, b)
+		} else {
+			b.pend = append(b.pend, f)
+		}
+		it.sub = b
+		for _, e := range s.entries {
+			if matches(f.Filter, e.msg.Topic) {
+				e.restless = true
+				e.forbid = e.forbid && !it.exists // other options, the same start
+			}
+		}
+		if f.RetainHandling == 0 || f.RetainHandling == 1 && (!it.exists || !b.certain) {
+			it.rets = m.owe(s, b)
+		}
+		it.doubt = f.RetainHandling == 1 && it.exists
+		op.items = append(op.items, it)
+	}
+}
+
+// owe notes the retained messages that a subscription asks for.
+func (m *model) owe(s *modelSession, b *modelSub) (list []string) {
+	for name, r := range m.view {
+		if r.msg.Clear || !matches(b.filter, name) {
+			continue
+		}
+		key := string(r.msg.Payload)
+		re := s.rets[key]
+		if re == nil {
+			re = &retEntry{msg: r.msg}
+			s.rets[key] = re
+		}
+		re.allowed++
+		list = append(list, key)
+	}
+	return list
+}
+
+func (s *modelSession) drop(b *modelSub) {
+	s.subs = slices.DeleteFunc(s.subs, func(x *modelSub) bool { return x == b })
+}
+
+func (m *model) unsubscribe(n *simConn, p *packet.Unsubscribe) {
+	op := &modelOp{unsub: true}
+	n.ops[p.PacketID] = op
+	for _, f := range p.Filters {
+		if b := n.client.session.sub(f); b != nil && !b.ending {
+			b.ending = true
+			op.items = append(op.items, opItem{sub: b})
+			for _, e := range n.client.session.entries {
+				e.restless = e.restless || matches(f, e.msg.Topic)
+			}
+		}
+	}
+}
+
+// answered: SUBACK or UNSUBACK.
+func (m *model) answered(n *simConn, p *packet.Suback) {
+	s, op := n.client.session, n.ops[p.PacketID]
+	if op == nil {
+		m.w.fail("%s: an answer to nothing", n.client.key.ClientID)
+		return
+	}
+	delete(n.ops, p.PacketID)
+	for i, it := range op.items {
+		code, b := p.Codes[i], it.sub
+		if code.Failed() && m.w.refusals == 0 {
+			m.w.fail("%s: %s answered %v", n.client.key.ClientID, b.filter, code)
+		}
+		switch {
+		case op.unsub && code.Failed():
+			b.ending = false
+		case op.unsub:
+			s.drop(b)
+		case code.Failed() && it.exists:
+			b.pend = removeFirst(b.pend, it.opts)
+		case code.Failed():
+			if !b.certain && len(b.pend) == 0 {
+				s.drop(b)
+			}
+		default:
+			if it.exists {
+				b.pend = removeFirst(b.pend, it.opts)
+			}
+			b.opts, b.id, b.certain, b.lost = it.opts, it.id, true, false
+			m.committed(s, b, it)
+		}
+	}
+	s.recompute()
+	if op.unsub {
+		m.forbid(s)
+	}
+}
+
+func removeFirst(list []packet.Filter, f packet.Filter) []packet.Filter {
+	if i := slices.Index(list, f); i >= 0 {
+		return slices.Delete(list, i, i+1)
+	}
+	return list
+}
+
+func (m *model) committed(s *modelSession, b *modelSub, it opItem) {
+	for _, e := range s.entries {
+		if slices.Contains(e.via, b) && !e.excused && e.apps == 0 {
+			if _, sure := b.reach(s, &e.msg, e.pos); sure {
+				e.must = true
+			}
+		}
+	}
+	for _, key := range it.rets {
+		r := s.rets[key]
+		now := m.view[r.msg.Topic]
+		if string(now.msg.Payload) != key || !applies1(it.opts, &r.msg, s) || m.w.denied[s.client.key.ClientID+" "+r.msg.Topic] {
+			continue
+		}
+		if min(it.opts.QoS, r.msg.QoS) > 0 && !it.doubt {
+			r.must = true
+		}
+	}
+}
+
+// recompute excuses what no subscription surely matches any more.
+func (s *modelSession) recompute() {
+	for _, e := range s.entries {
+		if e.must && !s.sure(&e.msg, e.pos) {
+			e.must, e.excused = false, true
+		}
+	}
+	for _, r := range s.rets {
+		if r.must && !s.sure(&r.msg, pos{-1, 0}) {
+			r.must = false
+		}
+	}
+}
+
+func (s *modelSession) sure(msg *Message, p pos) bool {
+	return slices.ContainsFunc(s.subs, func(b *modelSub) bool {
+		_, sure := b.reach(s, msg, p)
+		return sure && b.certain
+	})
+}
+
+// forbid: after UNSUBACK only what is in flight may still come.
+func (m *model) forbid(s *modelSession) {
+	cs := m.w.core.sessions[s.client.key]
+	if cs == nil {
+		return
+	}
+	for p, e := range s.entries {
+		may := slices.ContainsFunc(s.subs, func(b *modelSub) bool {
+			may, _ := b.reach(s, &e.msg, p)
+			return may
+		})
+		place := m.w.core.index[m.w.parts[p.part].part]
+		flying := slices.ContainsFunc(cs.flight.all(), func(d flown) bool { return d.place == place && d.offset == p.offset })
+		if !may && !flying {
+			e.forbid = true
+		}
+	}
+}
+
+// deny: a client may no longer receive a topic.
+func (m *model) deny(c *simClient, name string) {
+	if s := c.session; s != nil {
+		for _, e := range s.entries {
+			if e.msg.Topic == name {
+				e.must, e.excused = false, true
+			}
+		}
+		for _, r := range s.rets {
+			if r.msg.Topic == name {
+				r.must = false
+			}
+		}
+	}
+	for _, w := range m.wills {
+		if w.client == c && w.packet.Topic == name {
+			w.must, w.uncertain = false, true
+		}
+	}
+}
+
+// Deliveries.
+
+func (m *model) emitted(n *simConn, o *simOut) {
+	w, c := m.w, n.client
+	s, id := c.session, c.key.ClientID
+	if w.denied[id+" "+o.msg.Topic] {
+		w.fail("%s: %s delivered without right", id, o.msg.Topic)
+	}
+	if o.msg.Offset >= retainedBase {
+		m.emittedRetained(s, o)
+		return
+	}
+	p := pos{w.partOf(o.msg.Topic), o.msg.Offset}
+	e := s.entries[p]
+	switch {
+	case e == nil:
+		w.fail("%s: %s@%d of %s is not owed", id, o.msg.Payload, o.msg.Offset, o.msg.Topic)
+		return
+	case e.forbid:
+		w.fail("%s: %s@%d of %s after UNSUBACK", id, o.msg.Payload, o.msg.Offset, o.msg.Topic)
+	case !o.d.Dup && e.emitted > 0 && (e.crashes == w.crashes):
+		w.fail("%s: %s@%d of %s sent again without DUP", id, o.msg.Payload, o.msg.Offset, o.msg.Topic)
+	case o.d.Dup && e.emitted == 0 && w.crashes == 0:
+		w.fail("%s: %s@%d of %s has DUP the first time", id, o.msg.Payload, o.msg.Offset, o.msg.Topic)
+	case !o.d.Dup && o.msg.expired(w.now):
+		w.fail("%s: %s has expired", id, o.msg.Payload)
+	case string(e.msg.Payload) != string(o.msg.Payload):
+		w.fail("%s: %s@%d has another payload", id, o.msg.Payload, o.msg.Offset)
+	}
+	if e.conn == n && e.emitted == 0 && !e.restless && !o.d.Dup {
+		m.exactly(s, e, o)
+	}
+	e.emitted++
+	e.crashes = w.crashes
+}
+
+// exactly checks QoS, retain flag and subscription ids of a delivery where nothing is in doubt.
+func (m *model) exactly(s *modelSession, e *entry, o *simOut) {
+	qos, rap := byte(0), false
+	var ids []uint32
+	for _, b := range s.subs {
+		if !b.certain || b.ending || len(b.pend) > 0 {
+			return
+		}
+		if may, _ := b.reach(s, &e.msg, e.pos); may {
+			qos, rap = max(qos, min(b.opts.QoS, e.msg.QoS)), rap || b.opts.RetainAsPublished
+			if b.id != 0 && !slices.Contains(ids, b.id) {
+				ids = append(ids, b.id)
+			}
+		}
+	}
+	got := slices.Clone(o.d.SubIDs)
+	slices.Sort(got)
+	slices.Sort(ids)
+	if o.d.QoS != qos || o.d.Retain != (rap && e.msg.Retain) || !slices.Equal(got, ids) {
+		m.w.fail("%s: %s@%d at QoS %d retain %v ids %v, want %d %v %v", s.client.key.ClientID, e.msg.Payload, e.pos.offset,
+			o.d.QoS, o.d.Retain, got, qos, rap && e.msg.Retain, ids)
+	}
+}
+
+func (m *model) emittedRetained(s *modelSession, o *simOut) {
+	id := s.client.key.ClientID
+	r := s.rets[string(o.msg.Payload)]
+	if r == nil {
+		m.w.fail("%s: retained %s is not owed", id, o.msg.Payload)
+		return
+	}
+	if !o.d.Retain {
+		m.w.fail("%s: retained %s without the retain flag", id, o.msg.Payload)
+	}
+	if !o.d.Dup && o.msg.expired(m.w.now) {
+		m.w.fail("%s: retained %s has expired", id, o.msg.Payload)
+	}
+	if r.crashes != m.w.crashes {
+		r.crashes, r.emitted = m.w.crashes, 0
+	}
+	if !o.d.Dup {
+		if r.emitted++; r.emitted > r.allowed {
+			m.w.fail("%s: retained %s sent %d times, asked for %d times", id, o.msg.Payload, r.emitted, r.allowed)
+		}
+	}
+}
+
+// app: the client's application has a message.
+func (m *model) app(n *simConn, o *simOut) {
+	s := n.client.session
+	id := n.client.key.ClientID
+	if o.msg.Offset >= retainedBase {
+		r := s.rets[string(o.msg.Payload)]
+		if r == nil {
+			return
+		}
+		r.must = false
+		if o.d.QoS == 2 {
+			if r.apps2++; r.apps2 > r.allowed {
+				m.w.fail("%s: retained %s of QoS 2 arrived %d times, asked for %d times", id, o.msg.Payload, r.apps2, r.allowed)
+			}
+		}
+		return
+	}
+	p := pos{m.w.partOf(o.msg.Topic), o.msg.Offset}
+	e := s.entries[p]
+	if e == nil {
+		return
+	}
+	e.must = false
+	if e.apps++; e.apps == 1 {
+		if last, ok := s.last[o.msg.Topic]; ok && p.offset < last {
+			m.w.fail("%s: %s@%d of %s arrived after @%d", id, o.msg.Payload, p.offset, o.msg.Topic, last)
+		}
+		s.last[o.msg.Topic] = max(p.offset, s.last[o.msg.Topic])
+	}
+	if o.d.QoS == 2 {
+		if e.apps2++; e.apps2 > 1 {
+			m.w.fail("%s: %s@%d of QoS 2 arrived twice", id, o.msg.Payload, p.offset)
+		}
+	}
+}
+
+// Messages that clients publish at QoS 2.
+
+func (m *model) pub(p *simPub) *modelPub {
+	key := string(p.msg.Payload)
+	if m.pubs[key] == nil {
+		m.pubs[key] = &modelPub{}
+	}
+	return m.pubs[key]
+}
+
+func (m *model) received(p *simPub) { m.pub(p).received = true }
+func (m *model) forget(p *simPub)   { m.pub(p).free = true }
+func (m *model) complete(p *simPub, failed bool) {
+	if failed {
+		m.pub(p).free = true
+	} else {
+		m.pub(p).done = true
+	}
+}
+
+// finish checks what is left at the end of a run.
+func (m *model) finish() {
+	w := m.w
+	for _, s := range m.sessions() {
+		for p, e := range s.entries {
+			if e.must && !e.msg.expired(w.now) {
+				w.fail("%s: %s@%d of %s never arrived", s.client.key.ClientID, e.msg.Payload, p.offset, e.msg.Topic)
+			}
+		}
+		for _, r := range s.rets {
+			if r.must && !r.msg.expired(w.now) {
+				w.fail("%s: retained %s of %s never arrived", s.client.key.ClientID, r.msg.Payload, r.msg.Topic)
+			}
+		}
+	}
+	for key, p := range m.pubs {
+		switch {
+		case m.wild:
+		case p.received && p.logged == 0:
+			w.fail("%s had its PUBREC and is not in the log", key)
+		case p.logged > 1 && !p.free && !w.twins:
+			w.fail("%s is %d times in the log", key, p.logged)
+		case !p.free && !p.done:
+			w.fail("%s: the handshake never ended", key)
+		}
+	}
+	for _, will := range m.wills {
+		switch {
+		case will.must && will.logged == 0 && !will.uncertain:
+			w.fail("will %s never fired", will.payload)
+		case will.never && will.logged > 0 && !will.uncertain:
+			w.fail("will %s fired", will.payload)
+		}
+	}
+}
+
+func (w *modelWill) String() string {
+	if w == nil {
+		return "none"
+	}
+	return fmt.Sprintf("%s delay %d", w.payload, w.delay)
+}
