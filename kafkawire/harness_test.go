@@ -52,7 +52,7 @@ func (n *node) up() {
 	n.t.Helper()
 	var err error
 	n.eng, err = engine.Open(engine.Options{
-		FS: n.fs, Logger: testLogger(n.t), WALFileBytes: 8 << 20, WALFiles: 2, SegmentBytes: 4 << 20, DefaultPartitions: 2, MaintainEvery: -1,
+		FS: n.fs, Logger: testLogger(n.t), WALFileBytes: 2 << 20, WALFiles: 2, SegmentBytes: 4 << 20, DefaultPartitions: 2, MaintainEvery: -1,
 	})
 	if err != nil {
 		n.t.Fatal(err)

@@ -6,7 +6,9 @@ import (
 	"io"
 	"net"
 	"runtime"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -126,22 +128,38 @@ func TestAnnouncedSizesCostNothing(t *testing.T) {
 
 func TestLargeRequestsShareABudget(t *testing.T) {
 	n := start(t, Options{MaxRequestBytes: 4 << 20, MaxBuffered: 4 << 20})
-	n.topic("a", 1, map[string]string{"max.message.bytes": "2000000"})
-	big := string(make([]byte, 1_500_000))
-	done := make(chan int64, 8)
-	for range cap(done) {
-		go func() {
-			c := n.dial()
-			do[*kmsg.ApiVersionsResponse](c, 0, kmsg.NewPtrApiVersionsRequest())
-			done <- c.produce("a", 0, big)
-		}()
+	n.topic("a", 8, nil)
+	const clients = 8
+	var done sync.WaitGroup
+	for range clients {
+		c := n.dial()
+		do[*kmsg.ApiVersionsResponse](c, 0, kmsg.NewPtrApiVersionsRequest())
+		req := produceRequest("a", 0, -1, nil)
+		req.SetVersion(9)
+		req.Topics[0].Partitions = nil
+		for i := range int32(8) {
+			p := kmsg.NewProduceRequestTopicPartition()
+			p.Partition, p.Records = i, batchOf(eventlog.None, string(make([]byte, 300_000)))
+			req.Topics[0].Partitions = append(req.Topics[0].Partitions, p)
+		}
+		done.Go(func() {
+			resp, err := c.tryReceive(req, c.send(req))
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			for _, p := range resp.(*kmsg.ProduceResponse).Topics[0].Partitions {
+				if p.ErrorCode != 0 {
+					t.Errorf("partition %d: error %d", p.Partition, p.ErrorCode)
+				}
+			}
+		})
 	}
-	seen := map[int64]bool{}
-	for range cap(done) {
-		seen[<-done] = true
-	}
-	if len(seen) != cap(done) {
-		t.Fatalf("offsets %v", seen)
+	done.Wait()
+	topic, _ := n.eng.TopicByName("a")
+	ends, err := n.eng.Ends(t.Context(), topic.ID)
+	if err != nil || slices.Min(ends) != clients || slices.Max(ends) != clients {
+		t.Fatalf("ends %v, %v", ends, err)
 	}
 	c := n.dial()
 	do[*kmsg.ApiVersionsResponse](c, 0, kmsg.NewPtrApiVersionsRequest())
