@@ -95,6 +95,11 @@ func (s *snapshot) encode() []byte {
 	for i := range s.topics {
 		b = s.topics[i].append(b)
 	}
+	return sealCheckpoint(b)
+}
+
+// sealCheckpoint writes the header before a body.
+func sealCheckpoint(b []byte) []byte {
 	copy(b, checkpointMagic[:])
 	b[4] = checkpointVersion
 	binary.BigEndian.PutUint64(b[8:], uint64(len(b)-checkpointHeader))
