@@ -254,6 +254,13 @@ func TestPublish(t *testing.T) {
 			b<-
 			b> PUBLISH q1 #1 t=$SYS/x "1"
 			b<!`},
+		{"answers fit into what the client takes", `
+			a> CONNECT v5 clean id=a packet=20
+			a< CONNACK
+			a> PUBLISH q1 #1 t=$SYS "x"
+			a< PUBACK #1 0x90
+			b> CONNECT v5 clean id=b packet=5
+			b<!`},
 		{"property names that are ours", `
 			a> CONNECT v5 clean id=a
 			a< CONNACK

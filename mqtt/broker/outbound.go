@@ -114,20 +114,54 @@ func (c *conn) queue() *outQueue {
 	return c.out.q
 }
 
-// answer queues a packet that is not a delivery. Under c.mu.
+// answer queues a packet that is not a delivery. Reasons are left out where the client does not want them [MQTT-3.1.2-29], or
+// where the packet would be larger than it takes; one that is too large even then ends the connection [MQTT-3.1.2-24].
+// Under c.mu.
 func (c *conn) answer(p packet.Packet) {
 	if c.closing {
 		return
 	}
+	if c.quiet && p.Type() != packet.CONNACK && p.Type() != packet.DISCONNECT {
+		p = withoutReason(p)
+	}
 	q := c.queue()
 	before := len(q.own)
-	out, err := p.Append(q.own, c.version)
+	own, err := p.Append(q.own, c.version)
+	if err == nil && c.maxPacket > 0 && len(own)-before > int(c.maxPacket) {
+		own, err = withoutReason(p).Append(q.own[:before], c.version)
+		if err == nil && len(own)-before > int(c.maxPacket) {
+			err = packet.ErrTooLarge
+		}
+	}
 	if err != nil {
-		c.b.samples.warn("cannot encode a packet", "type", p.Type(), "error", err)
+		c.b.samples.warn("cannot answer a client", "type", p.Type(), "error", err)
+		c.closing, c.why = true, "answer_too_large"
+		c.wakeReader()
+		c.nc.SetReadDeadline(longAgo)
 		return
 	}
-	q.own = out
-	c.queued(q, len(out)-before)
+	q.own = own
+	c.queued(q, len(own)-before)
+}
+
+// withoutReason is p without what only explains it.
+func withoutReason(p packet.Packet) packet.Packet {
+	strip := func(x packet.Properties) packet.Properties {
+		x.Has &^= packet.PReasonString
+		x.ReasonString, x.User = "", nil
+		return x
+	}
+	switch p := p.(type) {
+	case *packet.Connack:
+		return &packet.Connack{SessionPresent: p.SessionPresent, Code: p.Code, Props: strip(p.Props)}
+	case *packet.Ack:
+		return &packet.Ack{Kind: p.Kind, PacketID: p.PacketID, Code: p.Code, Props: strip(p.Props)}
+	case *packet.Suback:
+		return &packet.Suback{Kind: p.Kind, PacketID: p.PacketID, Codes: p.Codes, Props: strip(p.Props)}
+	case *packet.Disconnect:
+		return &packet.Disconnect{Code: p.Code, Props: strip(p.Props)}
+	}
+	return p
 }
 
 // answerAck queues a PUBACK or PUBREC that reports success.

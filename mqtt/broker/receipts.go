@@ -254,7 +254,7 @@ func (c *conn) release(f *flight) {
 
 func (c *conn) refusedAck(r *receipt) *packet.Ack {
 	a := &packet.Ack{Kind: r.kind, PacketID: r.id, Code: r.refused.Code}
-	if !c.quiet && r.refused.Text != "" {
+	if r.refused.Text != "" {
 		a.Props.Has, a.Props.ReasonString = packet.PReasonString, r.refused.Text
 	}
 	return a

@@ -305,3 +305,15 @@ func selfSigned(t *testing.T) (tls.Certificate, *x509.CertPool) {
 	pool.AddCert(leaf)
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, pool
 }
+
+// TestReasonStrings: a client that asked for no problem information gets codes only [MQTT-3.1.2-29].
+func TestReasonStrings(t *testing.T) {
+	n := newNode(t, nil)
+	for problem, wanted := range map[string]bool{"problem=0": false, "problem=1": true} {
+		c := n.connected("CONNECT v5 clean id=a " + problem)
+		c.send(`PUBLISH q1 #1 t=$SYS "m"`)
+		if a := c.next().(*packet.Ack); a.Code != packet.TopicNameInvalid || (a.Props.ReasonString != "") != wanted {
+			t.Errorf("%s: %v, reason %q", problem, a.Code, a.Props.ReasonString)
+		}
+	}
+}
