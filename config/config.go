@@ -107,7 +107,7 @@ func Default() *Config {
 		},
 		Log: Log{Data: "./millrace-data", MaxBytes: Share{Percent: 80}, Retention: Duration(7 * 24 * time.Hour), Partitions: 8},
 		Limits: Limits{PacketBytes: 1_000_000, ReceiveMaximum: 1024, SessionExpiry: Duration(7 * 24 * time.Hour),
-			Subscriptions: 10_000, Inflight: 1024, HalfOpenPerIP: 256},
+			Subscriptions: 10_000, Inflight: 1024, HalfOpenPerIP: 4096},
 		Logging: Logging{Level: "info", Format: "text"},
 	}
 }

@@ -153,6 +153,8 @@ type Batch struct {
 	Early bool
 	// Side is whatever the appender wants to find again when the batch comes out of the tail. Nil after a read from disk.
 	Side any
+	// SideBytes is what Side takes in memory, about: it counts against the budget of whoever keeps the batch.
+	SideBytes int
 
 	raw   RawBatch
 	plain []byte // the records section uncompressed, when known

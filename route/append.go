@@ -3,6 +3,7 @@ package route
 import (
 	"sync"
 	"sync/atomic"
+	"unsafe"
 
 	"github.com/millrace-io/millrace/eventlog"
 	"github.com/millrace-io/millrace/mqtt/session"
@@ -166,6 +167,7 @@ func (s *Store) flush(c *call, b *batching) {
 	}
 	batch.Early = b.early
 	batch.Side = &side{batch: session.Batch{Part: sessionPart(b.part), Msgs: b.msgs}}
+	batch.SideBytes = cap(b.msgs) * int(unsafe.Sizeof(session.Message{}))
 	b.msgs = nil
 	s.log.Append(batch, func(o eventlog.Outcome) { s.answer(c, b, &o) })
 }

@@ -33,7 +33,7 @@ type ringEntry struct {
 // batchOverhead is what a batch costs beside its bytes, in memory, roughly.
 const batchOverhead = 256
 
-func (e *ringEntry) cost() int64 { return int64(e.batch.Size()) + batchOverhead }
+func (e *ringEntry) cost() int64 { return int64(e.batch.Size()+e.batch.SideBytes) + batchOverhead }
 
 func newRing(keep int64) *ring {
 	return &ring{keep: keep, progress: make(chan struct{}, 1), tails: map[*tail]struct{}{}}

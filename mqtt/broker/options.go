@@ -64,7 +64,7 @@ type Limits struct {
 	AuthTimeout    time.Duration // for Options.Authenticate; default 10 s
 	AcceptTimeout  time.Duration // for the session to be there (a restart replays first); default 60 s
 	ConnectBytes   int           // largest CONNECT; default 16 KiB
-	HalfOpenPerIP  int           // connections of one address (IPv6: of one /64) that have not sent CONNECT; default 256
+	HalfOpenPerIP  int           // connections of one address (IPv6: of one /64) that have not sent CONNECT; default 4,096: a carrier's NAT
 	Connections    int           // in all; 0: as many as there are descriptors
 	PacketBytes    int           // largest packet of a client; default 1,000,000, what a log topic takes less headers
 	ReceiveMaximum uint16        // QoS 1 and 2 publishes of one 5.0 client under way at once; default 1,024
@@ -95,7 +95,7 @@ func (o Options) withDefaults() Options {
 	def(&l.AuthTimeout, 10*time.Second)
 	def(&l.AcceptTimeout, 60*time.Second)
 	def(&l.ConnectBytes, 16<<10)
-	def(&l.HalfOpenPerIP, 256)
+	def(&l.HalfOpenPerIP, 4096)
 	def(&l.PacketBytes, 1_000_000)
 	def(&l.ReceiveMaximum, 1024)
 	def(&l.TopicAliases, 32)
