@@ -273,19 +273,15 @@ func (x *index) verify() error {
 	return nil
 }
 
+// cut takes away the entries beyond those of the checkpoint, in files of n and m bytes.
 func (x *index) cut(n, m int64) error {
 	if n < x.stored*offsetWidth || m < x.stored*timeWidth {
 		return errIndex
 	}
-	if n > x.stored*offsetWidth {
-		if err := x.offs.truncate(x.stored * offsetWidth); err != nil {
-			return err
-		}
+	if err := x.offs.cut(x.stored * offsetWidth); err != nil {
+		return err
 	}
-	if m > x.stored*timeWidth {
-		return x.times.truncate(x.stored * timeWidth)
-	}
-	return nil
+	return x.times.cut(x.stored * timeWidth)
 }
 
 // rebuild reads the log's headers and replaces both files. Where the log is damaged the index ends. Called with mu held.
@@ -390,7 +386,12 @@ func (f *file) size() (int64, error) {
 	return h.Size()
 }
 
-func (f *file) truncate(size int64) error {
+// cut makes the file no larger than size; one that is not there is not.
+func (f *file) cut(size int64) error {
+	n, err := f.size()
+	if err != nil || n <= size {
+		return err
+	}
 	h, err := f.acquire()
 	if err != nil {
 		return err

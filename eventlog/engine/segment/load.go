@@ -4,15 +4,15 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"path"
 	"strings"
 
 	"github.com/millrace-io/millrace/eventlog"
 )
 
 // recover makes the directory fit the state that the log was opened at and returns its segments. A replacement of files that
-// a crash interrupted is finished. What lies beyond the state is cut: it is in the write-ahead log. What lies before the start,
-// and files that were being written, are debris. If less is there than the state says, that is damage. Called with mu held.
+// a crash interrupted is finished. If less is there than the state says, that is damage, and nothing else is touched. What lies
+// beyond the state is cut: it is in the write-ahead log. What lies before the start, and files that were being written, are
+// debris. Called with mu held.
 func (l *Log) recover() (*view, error) {
 	names, err := l.fs.List(l.dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -25,40 +25,80 @@ func (l *Log) recover() (*view, error) {
 	if names, err = l.finishSwaps(names); err != nil {
 		return nil, err
 	}
-	bases, err := l.clear(names)
-	if err != nil {
+	v, active := l.arrange(names)
+	if err := l.check(v, active); err != nil {
 		return nil, err
 	}
-	v := &view{start: l.at.Start}
-	for _, base := range bases {
-		v.segs = append(v.segs, newSegment(l.fs, l.dir, l.cache, base, l.opts.IndexBytes))
-	}
-	if err := l.resume(v); err != nil {
+	if err := l.clear(names, v); err != nil {
 		return nil, err
+	}
+	if active != nil {
+		if err := l.resume(active); err != nil {
+			return nil, err
+		}
 	}
 	return v, l.measure(v)
 }
 
-// clear removes debris and what the state does not know, and returns the base offsets of the segments.
-func (l *Log) clear(names []string) (bases []int64, err error) {
-	there := map[int64]bool{}
+// arrange lists the segments that the state knows, with their limits.
+func (l *Log) arrange(names []string) (v *view, active *segment) {
+	var segs []*segment
 	for _, name := range names {
-		base, isLog := parseName(name, logSuffix)
-		known := base < l.at.Base || base == l.at.Base && l.at.Size > 0
-		if isLog && known {
-			bases = append(bases, base)
-			there[base] = true
+		base, ok := parseName(name, logSuffix)
+		if ok && (base < l.at.Base || base == l.at.Base && l.at.Size > 0) {
+			segs = append(segs, newSegment(l.fs, l.dir, l.cache, base, l.opts.IndexBytes))
 		}
 	}
+	for i := 1; i < len(segs); i++ {
+		segs[i-1].limit.Store(segs[i].base)
+	}
+	if n := len(segs); n > 0 && segs[n-1].base == l.at.Base {
+		active = segs[n-1]
+	} else if n > 0 {
+		segs[n-1].limit.Store(l.at.End)
+	}
+	for len(segs) > 0 && segs[0].rolled() && segs[0].limit.Load() <= l.at.Start {
+		segs = segs[1:]
+	}
+	v = &view{start: l.at.End, segs: segs}
+	if len(segs) > 0 {
+		v.start = max(l.at.Start, segs[0].base)
+	}
+	return v, active
+}
+
+// check finds out whether the active segment is what the state says.
+func (l *Log) check(v *view, active *segment) error {
+	if active == nil {
+		if len(v.segs) > 0 && l.at.Size > 0 { // segments go oldest first, so that one was not deleted
+			return fmt.Errorf("%w: segment %s is missing", eventlog.ErrCorrupt, fileName(l.at.Base, logSuffix))
+		}
+		return nil
+	}
+	fi, err := l.fs.Stat(active.log.name)
+	if err == nil && fi.Size() < l.at.Size {
+		err = &Damage{File: active.log.name, Pos: fi.Size(), Offset: active.base, Next: l.at.End,
+			Err: fmt.Errorf("%w: %d bytes, but the checkpoint has %d", eventlog.ErrCorrupt, fi.Size(), l.at.Size)}
+	}
+	return err
+}
+
+// clear removes files that belong to no segment there is.
+func (l *Log) clear(names []string, v *view) error {
+	there := map[int64]bool{}
+	for _, s := range v.segs {
+		there[s.base] = true
+	}
 	for _, name := range names {
-		if keep := l.keeps(name, there); keep {
+		if l.keeps(name, there) {
 			continue
 		}
-		if err := l.remove(name); err != nil {
-			return nil, err
+		l.dirtyDir = true
+		if err := l.fs.Remove(l.path(name)); err != nil {
+			return err
 		}
 	}
-	return bases, nil
+	return nil
 }
 
 // keeps tells whether a file belongs to a segment that is there, or is none of ours.
@@ -74,67 +114,16 @@ func (l *Log) keeps(name string, there map[int64]bool) bool {
 	return true
 }
 
-func (l *Log) remove(name string) error {
-	l.dirtyDir = true
-	return l.fs.Remove(path.Join(l.dir, name))
-}
-
-// resume tells the segments where they end, cuts the active one to the state, and drops those before the start.
-func (l *Log) resume(v *view) error {
-	for i := 1; i < len(v.segs); i++ {
-		v.segs[i-1].limit.Store(v.segs[i].base)
-	}
-	switch n := len(v.segs); {
-	case n > 0 && v.segs[n-1].base == l.at.Base:
-		if err := l.resumeActive(v.segs[n-1]); err != nil {
-			return err
-		}
-	case n > 0 && l.at.Size > 0: // segments go oldest first, so the active one was not deleted
-		return fmt.Errorf("%w: segment %s is missing", eventlog.ErrCorrupt, fileName(l.at.Base, logSuffix))
-	case n > 0:
-		v.segs[n-1].limit.Store(l.at.End)
-	}
-	for len(v.segs) > 0 && v.segs[0].rolled() && v.segs[0].limit.Load() <= v.start {
-		for _, suffix := range []string{indexSuffix, timeSuffix, logSuffix} {
-			if err := l.remove(fileName(v.segs[0].base, suffix)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return err
-			}
-		}
-		v.segs = v.segs[1:]
-	}
-	if len(v.segs) == 0 {
-		v.start = l.at.End
-	} else {
-		v.start = max(v.start, v.segs[0].base)
-	}
-	return nil
-}
-
-// resumeActive cuts the active segment and its indexes to the state.
-func (l *Log) resumeActive(s *segment) error {
-	h, err := s.log.acquire()
-	if err != nil {
+// resume cuts the active segment and its indexes to the state.
+func (l *Log) resume(s *segment) error {
+	if err := s.log.cut(l.at.Size); err != nil {
 		return err
-	}
-	defer s.log.release()
-	size, err := h.Size()
-	if err != nil {
-		return err
-	}
-	if size < l.at.Size {
-		return &Damage{File: s.log.name, Pos: size, Offset: s.base, Next: l.at.End,
-			Err: fmt.Errorf("%w: %d bytes, but the checkpoint has %d", eventlog.ErrCorrupt, size, l.at.Size)}
-	}
-	if size > l.at.Size {
-		if err := h.Truncate(l.at.Size); err != nil {
-			return err
-		}
 	}
 	s.size.Store(l.at.Size)
 	s.born, s.flushed = l.at.Born, l.at.Size
-	s.index.stored, s.index.maxTime = l.at.Entries, l.at.MaxTime
 	s.index.mu.Lock()
 	defer s.index.mu.Unlock()
+	s.index.stored, s.index.maxTime = l.at.Entries, l.at.MaxTime
 	return s.index.check()
 }
 

@@ -213,7 +213,7 @@ func (l *Log) Append(raw []byte) error {
 				return err
 			}
 			v = l.view.Load()
-			n = max(l.room(s, raw, now), batchSize(raw))
+			n = l.room(s, raw, now)
 		}
 		if err := l.write(s, raw[:n]); err != nil {
 			return err
@@ -248,7 +248,7 @@ func batchSize(raw []byte) int {
 	return n
 }
 
-// room returns how many bytes of raw, in whole batches, the active segment has room for.
+// room returns how many bytes of raw, in whole batches, the active segment has room for. An empty one has room for any batch.
 func (l *Log) room(s *segment, raw []byte, now int64) (n int) {
 	if s == nil {
 		return 0
@@ -260,7 +260,8 @@ func (l *Log) room(s *segment, raw []byte, now int64) (n int) {
 	for n < len(raw) {
 		k := batchSize(raw[n:])
 		b := eventlog.RawBatch(raw[n:])
-		if size+int64(n+k) > l.limits.bytes || b.Last()-s.base > math.MaxInt32 {
+		full := size+int64(n) > 0 && size+int64(n+k) > l.limits.bytes
+		if full || b.Last()-s.base > math.MaxInt32 {
 			return n
 		}
 		n += k
