@@ -40,12 +40,18 @@ func createTopics(c *conn, req *kmsg.CreateTopicsRequest) kmsg.Response {
 }
 
 func (s *Server) createOne(t *kmsg.CreateTopicsRequestTopic, rt *kmsg.CreateTopicsResponseTopic, validateOnly bool) *refusal {
+	if err := eventlog.CheckTopicName(t.Topic); err != nil {
+		return refuse(kerr.InvalidTopicException, err.Error())
+	}
+	if isInternal(t.Topic) {
+		return refuse(kerr.InvalidTopicException, internalTopic)
+	}
+	if _, ok := s.Engine.TopicByName(t.Topic); ok {
+		return refuse(kerr.TopicAlreadyExists, fmt.Sprintf("topic %q already exists", t.Topic))
+	}
 	spec, refusal := topicSpec(t)
 	if refusal != nil {
 		return refusal
-	}
-	if _, ok := s.Engine.TopicByName(spec.Name); ok {
-		return refuse(kerr.TopicAlreadyExists, fmt.Sprintf("topic %q already exists", spec.Name))
 	}
 	if validateOnly {
 		if refusal := s.roomForPartitions(max(spec.Partitions, 1)); refusal != nil {
@@ -73,12 +79,6 @@ func (s *Server) createOne(t *kmsg.CreateTopicsRequestTopic, rt *kmsg.CreateTopi
 // topicSpec reads what a client wants.
 func topicSpec(t *kmsg.CreateTopicsRequestTopic) (eventlog.TopicSpec, *refusal) {
 	spec := eventlog.TopicSpec{Name: t.Topic, Partitions: t.NumPartitions, Config: map[string]string{}}
-	if err := eventlog.CheckTopicName(t.Topic); err != nil {
-		return spec, refuse(kerr.InvalidTopicException, err.Error())
-	}
-	if isInternal(t.Topic) {
-		return spec, refuse(kerr.InvalidTopicException, internalTopic)
-	}
 	switch n := len(t.ReplicaAssignment); {
 	case n > 0 && (t.NumPartitions != -1 || t.ReplicationFactor != -1):
 		return spec, refuse(kerr.InvalidRequest, "an assignment leaves partitions and replication factor at -1")

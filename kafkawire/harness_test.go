@@ -152,13 +152,18 @@ type client struct {
 
 func (n *node) dial() *client {
 	n.t.Helper()
-	nc, err := net.Dial("tcp", n.addr)
+	return dialTo(n.t, n.addr)
+}
+
+func dialTo(t testing.TB, addr string) *client {
+	t.Helper()
+	nc, err := net.Dial("tcp", addr)
 	if err != nil {
-		n.t.Fatal(err)
+		t.Fatal(err)
 	}
-	n.t.Cleanup(func() { nc.Close() })
+	t.Cleanup(func() { nc.Close() })
 	nc.SetDeadline(time.Now().Add(30 * time.Second))
-	return &client{t: n.t, nc: nc, br: bufio.NewReader(nc)}
+	return &client{t: t, nc: nc, br: bufio.NewReader(nc)}
 }
 
 // frameOf is a request as it goes over the wire.

@@ -1,0 +1,328 @@
+package kafkawire
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/millrace-io/millrace/eventlog"
+	"github.com/millrace-io/millrace/internal/tier"
+)
+
+// The same requests, in the same order, to an independent implementation of the protocol: the answers must agree. Where both
+// are right and differ, the script stays clear of it or the answer is left out; each such place says why.
+func TestAgreesWithKfake(t *testing.T) {
+	for i := range uint64(tier.N(200)) {
+		seed := tier.Seed() + i
+		fake, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.Ports(0), kfake.BrokerConfigs(map[string]string{"group.min.session.timeout.ms": "6000"}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := start(t, Options{})
+		d := differ{t: t, seed: seed, rng: rand.New(rand.NewPCG(seed, 3)), ours: n.dial(), theirs: dialTo(t, fake.ListenAddrs()[0])}
+		for range 150 {
+			d.step()
+		}
+		fake.Close()
+		n.down()
+	}
+}
+
+// differ asks both.
+type differ struct {
+	t            *testing.T
+	seed         uint64
+	rng          *rand.Rand
+	ours, theirs *client
+	script       []string
+	seq          map[string]int32 // of the idempotent producer, by partition
+	pids         [2]int64
+	member       [2]string
+	gen          int32
+}
+
+// both sends what build makes for each side, and compares what digest makes of the answers. It returns ours.
+func (d *differ) both(what string, build func(side int) kmsg.Request, digest func(kmsg.Response) string) string {
+	d.t.Helper()
+	var answers [2]string
+	for side, c := range []*client{d.ours, d.theirs} {
+		req := build(side)
+		answers[side] = digest(c.receive(req, c.send(req)))
+	}
+	d.script = append(d.script, fmt.Sprintf("%s -> %s", what, answers[0]))
+	if answers[0] != answers[1] {
+		d.t.Fatalf("seed %d, after %q:\n%s\nours:   %s\ntheirs: %s", d.seed, d.script[max(0, len(d.script)-8):], what, answers[0], answers[1])
+	}
+	return answers[0]
+}
+
+func versioned[R kmsg.Request](req R, version int16) R {
+	req.SetVersion(version)
+	return req
+}
+
+func (d *differ) topic() string { return fmt.Sprint("t", d.rng.IntN(3)) }
+
+func (d *differ) step() {
+	topic, partition := d.topic(), int32(d.rng.IntN(2))
+	if d.rng.IntN(10) == 0 {
+		partition = 2 // no topic has it
+	}
+	switch d.rng.IntN(13) {
+	case 0, 1:
+		d.createTopic(topic)
+	case 2:
+		if d.rng.IntN(3) == 0 {
+			d.deleteTopic(topic)
+		}
+	case 3, 4, 5:
+		d.produce(topic, partition)
+	case 6:
+		d.produceIdempotent(topic, partition)
+	case 7:
+		d.list(topic, partition)
+	case 8:
+		d.fetch(topic, partition)
+	case 9:
+		d.commit(topic, partition)
+	case 10:
+		d.committed(topic, partition)
+	case 11, 12:
+		d.groupStep()
+	}
+}
+
+func (d *differ) createTopic(name string) {
+	v, partitions := int16(2+d.rng.IntN(6)), int32(2-d.rng.IntN(2)*d.rng.IntN(3))
+	d.both(fmt.Sprintf("create %s with %d", name, partitions), func(int) kmsg.Request {
+		req := kmsg.NewPtrCreateTopicsRequest()
+		req.Topics = append(req.Topics, createTopic(name, partitions, 1))
+		return versioned(req, v)
+	}, func(r kmsg.Response) string {
+		return fmt.Sprint(r.(*kmsg.CreateTopicsResponse).Topics[0].ErrorCode)
+	})
+	d.seq = map[string]int32{} // a partition may be a new one
+	d.pids = [2]int64{}
+}
+
+func (d *differ) deleteTopic(name string) {
+	d.both("delete "+name, func(int) kmsg.Request {
+		req := kmsg.NewPtrDeleteTopicsRequest()
+		req.TopicNames = []string{name}
+		return versioned(req, 4)
+	}, func(r kmsg.Response) string { return fmt.Sprint(r.(*kmsg.DeleteTopicsResponse).Topics[0].ErrorCode) })
+}
+
+func (d *differ) send(what, topic string, partition int32, batch func(side int) eventlog.RawBatch) string {
+	v := int16(3 + d.rng.IntN(9))
+	return d.both(fmt.Sprintf("%s to %s/%d, version %d", what, topic, partition, v), func(side int) kmsg.Request {
+		return versioned(produceRequest(topic, partition, -1, batch(side)), v)
+	}, func(r kmsg.Response) string {
+		p := r.(*kmsg.ProduceResponse).Topics[0].Partitions[0]
+		if p.ErrorCode != 0 {
+			return fmt.Sprint("error ", p.ErrorCode) // the other fields mean nothing then
+		}
+		return fmt.Sprint(p.BaseOffset, p.LogAppendTime)
+	})
+}
+
+func (d *differ) produce(topic string, partition int32) {
+	var values []string
+	for range 1 + d.rng.IntN(4) {
+		values = append(values, fmt.Sprint(d.rng.IntN(100)))
+	}
+	d.send("produce", topic, partition, func(int) eventlog.RawBatch { return batchOf(eventlog.Gzip, values...) })
+}
+
+// produceIdempotent sends the next batch, or one again. A gap as the first thing in a partition is left out: Kafka takes any
+// first sequence, kfake does not.
+func (d *differ) produceIdempotent(topic string, partition int32) {
+	if d.pids[0] == 0 {
+		for side, c := range []*client{d.ours, d.theirs} {
+			d.pids[side] = do[*kmsg.InitProducerIDResponse](c, 4, kmsg.NewPtrInitProducerIDRequest()).ProducerID
+		}
+		d.seq = map[string]int32{}
+	}
+	key := fmt.Sprint(topic, partition)
+	seq := d.seq[key]
+	switch known := seq > 0; {
+	case known && d.rng.IntN(4) == 0:
+		seq -= 2
+	case known && d.rng.IntN(6) == 0:
+		seq += 2
+	default:
+		d.seq[key] += 2
+	}
+	answer := d.send(fmt.Sprint("sequence ", seq), topic, partition, func(side int) eventlog.RawBatch {
+		b := batchOf(eventlog.None, "i", "j")
+		b.SetProducer(d.pids[side], 0, seq)
+		b.Reseal()
+		return b
+	})
+	if answer == "error 3" { // no such topic: nothing went in
+		delete(d.seq, key)
+	}
+}
+
+func (d *differ) list(topic string, partition int32) {
+	v, at := int16(1+d.rng.IntN(8)), []int64{-1, -2, -3, 0, 1001, 1003, 5000}[d.rng.IntN(7)]
+	if at == -3 && v < 7 {
+		return // not promised there
+	}
+	d.both(fmt.Sprintf("offset of %s/%d at %d, version %d", topic, partition, at, v), func(int) kmsg.Request {
+		req := kmsg.NewPtrListOffsetsRequest()
+		req.ReplicaID = -1
+		rt := kmsg.NewListOffsetsRequestTopic()
+		rt.Topic = topic
+		rp := kmsg.NewListOffsetsRequestTopicPartition()
+		rp.Partition, rp.Timestamp, rp.CurrentLeaderEpoch = partition, at, -1
+		rt.Partitions = append(rt.Partitions, rp)
+		req.Topics = append(req.Topics, rt)
+		return versioned(req, v)
+	}, func(r kmsg.Response) string {
+		p := r.(*kmsg.ListOffsetsResponse).Topics[0].Partitions[0]
+		if p.ErrorCode != 0 {
+			return fmt.Sprint("error ", p.ErrorCode)
+		}
+		return fmt.Sprint(p.Offset, p.Timestamp)
+	})
+}
+
+func (d *differ) fetch(topic string, partition int32) {
+	v, at := int16(4+d.rng.IntN(9)), int64(d.rng.IntN(20)-1)
+	d.both(fmt.Sprintf("fetch %s/%d at %d, version %d", topic, partition, at, v), func(int) kmsg.Request {
+		return versioned(fetchRequest(eventlog.Topic{Name: topic}, partition, at, 0, 0), v)
+	}, func(r kmsg.Response) string {
+		p := r.(*kmsg.FetchResponse).Topics[0].Partitions[0]
+		if p.ErrorCode != 0 {
+			return fmt.Sprint("error ", p.ErrorCode)
+		}
+		return fmt.Sprint(p.HighWatermark, p.LastStableOffset, values(d.t, p.RecordBatches, at))
+	})
+}
+
+func (d *differ) commit(topic string, partition int32) {
+	v, at := int16(2+d.rng.IntN(8)), d.rng.Int64N(100)
+	generation, member := int32(-1), [2]string{}
+	if d.rng.IntN(2) == 0 {
+		generation, member = d.gen-int32(d.rng.IntN(4)/3), d.member
+	}
+	d.both(fmt.Sprintf("commit %s/%d at %d, generation %d", topic, partition, at, generation), func(side int) kmsg.Request {
+		req := commitRequest("g", topic, partition, at)
+		req.Generation, req.MemberID = generation, member[side]
+		return versioned(req, v)
+	}, func(r kmsg.Response) string {
+		code := r.(*kmsg.OffsetCommitResponse).Topics[0].Partitions[0].ErrorCode
+		if code == 22 { // kfake looks at the generation of an empty group before the member, Kafka after it: either makes a client join again
+			code = 25
+		}
+		return fmt.Sprint(code)
+	})
+}
+
+func (d *differ) committed(topic string, partition int32) {
+	v := int16(1 + d.rng.IntN(9))
+	d.both(fmt.Sprintf("committed in %s/%d, version %d", topic, partition, v), func(int) kmsg.Request {
+		return versioned(offsetFetchRequest("g", topic, partition), v)
+	}, func(r kmsg.Response) string {
+		resp := r.(*kmsg.OffsetFetchResponse)
+		if len(resp.Groups) > 0 && len(resp.Groups[0].Topics) > 0 {
+			return fmt.Sprint(resp.Groups[0].Topics[0].Partitions[0].Offset)
+		}
+		if len(resp.Topics) > 0 {
+			return fmt.Sprint(resp.Topics[0].Partitions[0].Offset)
+		}
+		return "-1" // kfake has an error for a group that is not, Kafka has not
+	})
+}
+
+// groupStep goes through the life of a group of one, now and then the wrong way.
+func (d *differ) groupStep() {
+	memberOf := func(side int) string { return d.member[side] }
+	digest := func(r kmsg.Response) string {
+		switch r := r.(type) {
+		case *kmsg.SyncGroupResponse:
+			return fmt.Sprint(noMember(r.ErrorCode), string(r.MemberAssignment))
+		case *kmsg.HeartbeatResponse:
+			return fmt.Sprint(noMember(r.ErrorCode))
+		case *kmsg.LeaveGroupResponse:
+			if len(r.Members) > 0 && r.ErrorCode == 0 {
+				return fmt.Sprint(noMember(r.Members[0].ErrorCode))
+			}
+			return fmt.Sprint(noMember(r.ErrorCode))
+		}
+		return fmt.Sprintf("%T", r)
+	}
+	generation := d.gen - int32(d.rng.IntN(5)/4)
+	switch d.rng.IntN(5) {
+	case 0:
+		d.join()
+	case 1, 2:
+		v := int16(d.rng.IntN(6))
+		d.both(fmt.Sprint("sync, generation ", generation), func(side int) kmsg.Request {
+			return versioned(syncRequest("g", &kmsg.JoinGroupResponse{Generation: generation, MemberID: memberOf(side)}, memberOf(side), "all"), v)
+		}, digest)
+	case 3:
+		d.both(fmt.Sprint("heartbeat, generation ", generation), func(side int) kmsg.Request {
+			req := kmsg.NewPtrHeartbeatRequest()
+			req.Group, req.Generation, req.MemberID = "g", generation, memberOf(side)
+			return versioned(req, 3)
+		}, digest)
+	case 4:
+		if d.rng.IntN(2) > 0 {
+			return
+		}
+		v := int16(d.rng.IntN(6))
+		d.both("leave", func(side int) kmsg.Request {
+			req := kmsg.NewPtrLeaveGroupRequest()
+			req.Group, req.MemberID = "g", memberOf(side)
+			m := kmsg.NewLeaveGroupRequestMember()
+			m.MemberID = memberOf(side)
+			req.Members = append(req.Members, m)
+			return versioned(req, v)
+		}, digest)
+		d.member = [2]string{"gone", "gone"}
+	}
+}
+
+// noMember makes one of kfake's GROUP_ID_NOT_FOUND and Kafka's UNKNOWN_MEMBER_ID, for a group that is not.
+func noMember(code int16) int16 {
+	if code == kerr.GroupIDNotFound.Code {
+		return kerr.UnknownMemberID.Code
+	}
+	return code
+}
+
+// join makes the one member, or has it join again. With another id there would be two, and who waits for whom.
+func (d *differ) join() {
+	v := int16(1 + d.rng.IntN(9)) // kfake drops members of version 0, which has no rebalance timeout, before they can sync
+	if d.member[0] == "" || d.member[0] == "gone" {
+		d.member = [2]string{}
+	}
+	var next [2]string
+	round := func() {
+		side := 0
+		d.both(fmt.Sprintf("join, version %d", v), func(s int) kmsg.Request {
+			return versioned(joinRequest("g", d.member[s]), v)
+		}, func(r kmsg.Response) string {
+			resp := r.(*kmsg.JoinGroupResponse)
+			next[side] = resp.MemberID
+			side++
+			if resp.ErrorCode != 0 {
+				return fmt.Sprint("error ", resp.ErrorCode, resp.MemberID != "")
+			}
+			d.gen = resp.Generation
+			return fmt.Sprint(resp.Generation, *resp.Protocol, resp.LeaderID == resp.MemberID, len(resp.Members))
+		})
+		d.member = next
+	}
+	first := d.member[0] == ""
+	round()
+	if first && v >= 4 { // the first answer was an id
+		round()
+	}
+}
