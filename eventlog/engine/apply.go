@@ -14,7 +14,7 @@ import (
 // until there is enough for large writes, or until somebody needs it done: readers do not, memory serves them.
 type applier struct {
 	*Engine
-	wake     chan struct{}     // one token: apply all there is
+	wake     chan struct{}     // one token: there is enough
 	requests chan applyRequest // apply through a commit, then answer
 	entries  []ringEntry
 	parts    []*partition
@@ -31,6 +31,7 @@ const (
 	applyWrite    = 1 << 20 // bytes of one write
 	applyRetry    = 100 * time.Millisecond
 	maxApplyBuild = 4 << 20 // a larger write buffer is not kept
+	keepCap       = 256     // nor are longer lists, per partition
 )
 
 func (a *applier) hurry() { signal(a.wake) }
@@ -40,7 +41,8 @@ func (a *applier) run() {
 	for {
 		select {
 		case <-a.wake:
-			for a.round() {
+			if a.round() && a.ring.unappliedBytes() >= a.applyFrom {
+				a.hurry()
 			}
 		case r := <-a.requests:
 			for !a.ring.appliedThrough(r.commit) && a.round() {
@@ -98,7 +100,9 @@ func (a *applier) round() bool {
 			return false
 		}
 		clear(p.applying)
-		p.applying = p.applying[:0]
+		if p.applying = p.applying[:0]; cap(p.applying) > keepCap {
+			p.applying = nil
+		}
 	}
 	n := len(a.entries)
 	clear(a.entries)
@@ -117,7 +121,7 @@ func (a *applier) applyTo(p *partition) error {
 			if err == nil || p.topic.gone.Load() {
 				break
 			}
-			if !errors.Is(err, syscall.ENOSPC) {
+			if !errors.Is(err, syscall.ENOSPC) && a.checkSpace() { // some systems name a full disk otherwise
 				return err
 			}
 			select {
@@ -136,6 +140,9 @@ func (a *applier) applyTo(p *partition) error {
 	k := copy(p.mem, p.mem[n:])
 	clear(p.mem[k:])
 	p.mem = p.mem[:k]
+	if k == 0 && cap(p.mem) > keepCap { // there may be thousands of partitions
+		p.mem = nil
+	}
 	return nil
 }
 

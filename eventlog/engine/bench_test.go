@@ -3,6 +3,7 @@ package engine
 import (
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -90,4 +91,66 @@ func benchAppend(b *testing.B, e *Engine, t eventlog.Topic, clients, window, rec
 	if os.Getenv("BENCH_SYNC") != "" {
 		b.Logf("%+v", s.Sync)
 	}
+}
+
+// BenchmarkCheckpoint makes checkpoints of a thousand dirty partitions, over and over, and measures what a durable append
+// takes meanwhile, and in peace.
+func BenchmarkCheckpoint(b *testing.B) {
+	e := openOS(b, Options{MaintainEvery: -1, CheckpointBytes: 1 << 40})
+	const parts = 1000
+	t := createTopic(b, e, "bench", parts, nil)
+	dirty := func() {
+		var wg sync.WaitGroup
+		for i := range int32(parts) {
+			wg.Add(1)
+			batch := sideBatch(b, eventlog.Part{Topic: t.ID, Index: i}, "some value")
+			e.Append(batch, func(eventlog.Outcome) { wg.Done() })
+		}
+		wg.Wait()
+	}
+	latencies := func(until <-chan struct{}) (out []time.Duration) {
+		for {
+			select {
+			case <-until:
+				return out
+			default:
+				began := time.Now()
+				appendWait(b, e, eventlog.Part{Topic: t.ID}, "x")
+				out = append(out, time.Since(began))
+			}
+		}
+	}
+	report := func(what string, l []time.Duration) {
+		if len(l) == 0 {
+			return
+		}
+		slices.Sort(l)
+		b.ReportMetric(float64(l[len(l)/2])/1e6, what+"-p50-ms")
+		b.ReportMetric(float64(l[len(l)*99/100])/1e6, what+"-p99-ms")
+		b.ReportMetric(float64(l[len(l)-1])/1e6, what+"-max-ms")
+	}
+	dirty()
+	if err := e.checkpoint(); err != nil { // makes the files and directories
+		b.Fatal(err)
+	}
+	var during []time.Duration
+	b.ResetTimer()
+	for range b.N {
+		b.StopTimer()
+		dirty()
+		done := make(chan struct{})
+		b.StartTimer()
+		go func() {
+			defer close(done)
+			if err := e.checkpoint(); err != nil {
+				b.Error(err)
+			}
+		}()
+		during = append(during, latencies(done)...)
+	}
+	b.StopTimer()
+	report("during", during)
+	quiet := make(chan struct{})
+	time.AfterFunc(2*time.Second, func() { close(quiet) })
+	report("quiet", latencies(quiet))
 }

@@ -125,6 +125,9 @@ func (c *committer) commit(items []*item) {
 	c.state.time = c.now
 	c.publish()
 	c.finish(items)
+	if c.ring.unappliedBytes() >= c.applyFrom {
+		c.applier.hurry()
+	}
 	if c.walSince.Add(alignUp(int64(c.frame.size))) >= c.checkpointBytes {
 		c.requestCheckpoint()
 	}

@@ -170,4 +170,16 @@ func TestDamagedSegment(t *testing.T) {
 	if o := appendWait(t, e, p, "on"); o.Err != nil || o.Base != 3 {
 		t.Errorf("append: %+v", o)
 	}
+	tail, err := e.Tail(eventlog.Vector{p: 0})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tail.Close()
+	events, err := tail.Poll(nil, 1<<20)
+	if err != nil || len(events) < 2 || events[0].Kind != eventlog.Gap || events[0].Next != 1 || events[1].Batch.Base() != 1 {
+		t.Errorf("the tail says %+v, %v, want a gap over the damage and what follows", events, err)
+	}
+	if n := e.Stats().DamagedRecords; n != 1 {
+		t.Errorf("%d damaged records are counted", n)
+	}
 }

@@ -29,6 +29,7 @@ type Stats struct {
 	TornBytes             int64             // cut off the WAL's end at Open
 	Refused               map[string]uint64 // appends refused, by reason
 	RetainedBytes         uint64            // deleted by retention
+	DamagedRecords        uint64            // offsets that tails passed over because the segment is damaged there
 	Topics, Partitions    int
 	Producers             int // (partition, producer) pairs remembered, as of the last Maintain
 	OpenFiles             int // of segments
@@ -47,8 +48,8 @@ func (h *SyncHistogram) add(d time.Duration) {
 }
 
 type counters struct {
-	checkpoints, retained atomic.Uint64
-	producers             atomic.Int64
+	checkpoints, retained, damaged atomic.Uint64
+	producers                      atomic.Int64
 
 	mu      sync.Mutex
 	commit  Stats // the parts that a commit counts
@@ -122,6 +123,7 @@ func (e *Engine) Stats() Stats {
 	s.Checkpoints = e.counters.checkpoints.Load()
 	s.LastCheckpoint = time.Duration(e.checkpoints.took.Load())
 	s.RetainedBytes = e.counters.retained.Load()
+	s.DamagedRecords = e.counters.damaged.Load()
 	s.Producers = int(e.counters.producers.Load())
 	s.OpenFiles = e.files.Open()
 	s.MaxLogBytes = e.maxLog

@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/millrace-io/millrace/eventlog"
+	"github.com/millrace-io/millrace/eventlog/engine/segment"
 )
 
 // tail follows partitions through the ring. A partition whose place is not in the ring (any more) is behind: it is read until
@@ -30,6 +32,9 @@ type tailPart struct {
 
 // tailRead is how much of a partition is read at a time, so that those behind take turns.
 const tailRead = 256 << 10
+
+// tailRetry is when a tail that could not read is woken to try again.
+const tailRetry = 100 * time.Millisecond
 
 // Tail implements eventlog.Driver.
 func (e *Engine) Tail(from eventlog.Vector) (eventlog.Tail, error) {
@@ -113,7 +118,7 @@ func (t *tail) Poll(into []eventlog.Event, maxBytes int) ([]eventlog.Event, erro
 	into, left := t.pollRing(into, share)
 	into, err := t.pollBehind(into, maxBytes-share+left)
 	if err != nil {
-		signal(t.wake)
+		time.AfterFunc(tailRetry, func() { signal(t.wake) })
 		return into, err
 	}
 	return t.endGone(into), nil
@@ -183,12 +188,18 @@ func (t *tail) pollBehind(into []eventlog.Event, left int) ([]eventlog.Event, er
 		t.behind = t.behind[1:]
 		batches, next, err := t.e.read(tp.p, tp.next, min(left, tailRead))
 		var out *eventlog.OutOfRangeError
+		var damage *segment.Damage
 		switch {
 		case errors.As(err, &out) && tp.next < out.Start:
 			into = append(into, tp.gap(out.Start))
 		case errors.As(err, &out) || errors.Is(err, eventlog.ErrUnknownTopic): // beyond the end, or gone: see endGone
 			tp.behind = false
 			continue
+		case errors.As(err, &damage) && damage.Next > tp.next: // nobody waits for what cannot be read; everybody is told
+			t.e.o.Logger.Error("damaged records are passed over", "topic", tp.p.topic.name, "partition", tp.p.part.Index,
+				"from", tp.next, "to", damage.Next, "error", err)
+			t.e.counters.damaged.Add(uint64(damage.Next - tp.next))
+			into = append(into, tp.gap(damage.Next))
 		case err != nil:
 			t.behind = append(t.behind, tp)
 			return into, fmt.Errorf("tail: %w", err)
