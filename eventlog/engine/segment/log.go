@@ -430,7 +430,7 @@ func (l *Log) Sync() (State, error) {
 	if err != nil {
 		return State{}, fmt.Errorf("sync log %s: %w", l.dir, err)
 	}
-	for _, s := range dirty {
+	for _, s := range dirty { // a file that was closed meanwhile is opened again: the system remembers what it failed to write
 		for _, f := range s.written() {
 			if err := f.sync(); err != nil {
 				return State{}, fmt.Errorf("sync log %s: %w", l.dir, err)
