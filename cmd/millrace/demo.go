@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -75,7 +76,7 @@ func demo(ctx context.Context, e env, data string, o sim.ReplayOptions) (err err
 	if err != nil {
 		return failure{err}
 	}
-	explain(e.Out, n, c.Log.Data)
+	explain(e.Out, n, c.Log.Data, cmp.Or(o.Vehicles, 7))
 	status := statusLine(e.Out)
 	o.Dial, o.QoS, o.Report = sim.DialTCP(n.Address("MQTT")), 1, func(s sim.FleetStats) { status(s, n) }
 	o.Connect.Version, o.Connect.CleanStart, o.Connect.KeepAlive = 5, true, 60
@@ -114,9 +115,9 @@ func freeAddress(port int) config.Address {
 	return "127.0.0.1:0"
 }
 
-func explain(w io.Writer, n *app.Node, data string) {
+func explain(w io.Writer, n *app.Node, data string, vehicles int) {
 	host, port, _ := net.SplitHostPort(n.Address("MQTT"))
-	fmt.Fprintf(w, `A node is running, and seven recorded buses of Helsinki are driving. © Helsinki Region Transport, CC BY 4.0.
+	fmt.Fprintf(w, `A node is running, and %d recorded buses of Helsinki are driving. © Helsinki Region Transport, CC BY 4.0.
 
 Watch them, as any MQTT client does:
   mosquitto_sub -h %s -p %s -t '/hfp/v2/journey/ongoing/vp/#' -v
@@ -129,7 +130,7 @@ Health and metrics: http://%s/
 Data:               %s
 Ctrl-C ends it.
 
-`, host, port, n.Address("Kafka"), n.Address("Kafka"), n.Address("HTTP"), data)
+`, vehicles, host, port, n.Address("Kafka"), n.Address("Kafka"), n.Address("HTTP"), data)
 }
 
 // statusLine returns what shows the state of things: over and over on one line of a terminal, else a line now and then.

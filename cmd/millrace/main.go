@@ -77,13 +77,16 @@ Exit codes: 0 done; 1 failed, or what was checked is wrong; 2 wrong command line
 		Example: `  millrace serve                             # a node on loopback, data in ./millrace-data
   millrace demo                              # a node with a replayed fleet
   millrace config check --config my.yaml     # is this configuration right?`,
-		SilenceUsage: true, SilenceErrors: true, Args: cobra.NoArgs,
+		SilenceUsage: true, SilenceErrors: true, Args: cobra.NoArgs, RunE: help,
 	}
 	root.SetOut(e.Out)
 	root.SetErr(e.Err)
 	root.AddCommand(newServe(e), newDemo(e), newSim(e), newConfig(e), newVersion(e))
 	return root
 }
+
+// help is what a command does that only has commands below it.
+func help(c *cobra.Command, _ []string) error { return c.Help() }
 
 func newVersion(e env) *cobra.Command {
 	var output string

@@ -96,7 +96,7 @@ func logger(e env, c *config.Config) *slog.Logger {
 
 func newConfig(e env) *cobra.Command {
 	c := &cobra.Command{
-		Use: "config", Short: "Check or show a configuration", Args: cobra.NoArgs,
+		Use: "config", Short: "Check or show a configuration", Args: cobra.NoArgs, RunE: help,
 		Long: `A configuration is defaults, then a YAML file, then MILLRACE_… variables (MILLRACE_LOG_DATA is log.data), then flags.`,
 	}
 	c.AddCommand(newConfigCheck(e), newConfigShow(e))

@@ -15,7 +15,7 @@ import (
 
 func newSim(e env) *cobra.Command {
 	c := &cobra.Command{
-		Use: "sim", Short: "Play devices against any MQTT broker", Args: cobra.NoArgs,
+		Use: "sim", Short: "Play devices against any MQTT broker", Args: cobra.NoArgs, RunE: help,
 		Long: `Play devices against any MQTT broker: a recorded fleet of Helsinki buses, made-up load, or a subscriber.
 The recording is © Helsinki Region Transport, CC BY 4.0.`,
 	}
