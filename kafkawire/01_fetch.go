@@ -38,6 +38,7 @@ type fetch struct {
 	code  int16 // of the whole response
 	parts []fetchPart
 	at    []int // where each topic's partitions begin in parts
+	held  int64 // of Options.MaxFetched
 }
 
 type fetchPart struct {
@@ -61,8 +62,35 @@ func startFetch(c *conn, r *request) (*reply, error) {
 		f.code = kerr.FetchSessionIDNotFound.Code
 		f.req.Topics = nil
 	}
-	return &reply{slow: true, finish: f.run}, nil
+	return &reply{slow: true, finish: f.run, sent: f.release}, nil
 }
+
+// reserve takes memory for the records, as much as there are up to limit. When clients that take their responses slowly hold
+// it all, the others go on in small steps.
+func (f *fetch) reserve(limit int) int {
+	n := 0
+	for i := range f.parts {
+		if p := &f.parts[i]; p.code == 0 && n < limit {
+			n += f.c.s.Engine.ReadableBytes(p.part, p.offset, min(limit-n, p.maxBytes))
+		}
+	}
+	if n <= smallFetch {
+		return min(limit, smallFetch)
+	}
+	if !f.c.s.fetches.TryAcquire(int64(n)) {
+		return min(limit, smallFetch)
+	}
+	f.held = int64(n)
+	return n
+}
+
+func (f *fetch) release() {
+	f.c.s.fetches.Release(f.held)
+	f.held = 0
+}
+
+// smallFetch is the size of a response, but for a larger first batch, that needs no memory reserved.
+const smallFetch = 64 << 10
 
 func (f *fetch) run(out *frame) error {
 	f.resolve()
@@ -123,7 +151,7 @@ func (f *fetch) failing() bool {
 // wait waits until there is enough to answer.
 func (f *fetch) wait() {
 	wait := min(time.Duration(f.req.MaxWaitMillis)*time.Millisecond, f.c.s.MaxFetchWait)
-	if f.req.MinBytes <= 0 || wait <= 0 || f.failing() || f.enough() {
+	if len(f.parts) == 0 || f.req.MinBytes <= 0 || wait <= 0 || f.failing() || f.enough() {
 		return
 	}
 	parts := make([]eventlog.Part, len(f.parts))
@@ -179,7 +207,7 @@ func (f *fetch) deleted() bool {
 // collect reads the records, in the order the client asked for: it rotates its partitions, so none starves. The first batch of
 // all is sent however large it is, or a client with small limits would be stuck before it for ever (KIP-74).
 func (f *fetch) collect() {
-	left := min(int(max(f.req.MaxBytes, 0)), f.c.s.MaxFetchBytes)
+	left := f.reserve(min(int(max(f.req.MaxBytes, 0)), f.c.s.MaxFetchBytes))
 	empty := true
 	for i := range f.parts {
 		p := &f.parts[i]

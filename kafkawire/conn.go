@@ -20,8 +20,7 @@ const (
 	maxInFlight = 128      // requests of one connection that are not answered
 	firstLimit  = 64 << 10 // size of requests before the first one made sense
 	firstWait   = 10 * time.Second
-	freeBuffer  = 1 << 20   // requests up to here do not count against Options.MaxBuffered
-	keepBuffer  = 64 << 10  // the largest buffer a connection keeps for its next request
+	smallBuffer = 64 << 10  // requests up to here share a buffer of their connection; larger ones share Options.MaxBuffered
 	flushAt     = 256 << 10 // responses are gathered up to here
 )
 
@@ -59,6 +58,7 @@ type reply struct {
 	finish func(*frame) error // nil, or makes the frame when it is the reply's turn; an error ends the connection
 	slow   bool               // finish may wait
 	frame  frame
+	sent   func() // nil, or called when the frame is written, or never will be
 }
 
 // frame is a response on its way out, whole, with its length before it. Empty: nothing is sent.
@@ -188,17 +188,17 @@ func (c *conn) next() (*request, error) {
 // body reads the bytes of a request. Memory grows with what arrives, not with what was announced. A Produce request gets
 // memory of its own, because the log keeps it; the others share the connection's.
 func (c *conn) body(r *request, size int, own bool) ([]byte, error) {
-	if size > freeBuffer {
+	if size > smallBuffer {
 		if err := c.s.buffers.Acquire(c.ctx, int64(size)); err != nil {
 			return nil, err
 		}
 		r.release = sync.OnceFunc(func() { c.s.buffers.Release(int64(size)) })
 	}
 	var b []byte
-	if !own && cap(c.buf) >= min(size, keepBuffer) {
+	if !own && cap(c.buf) >= min(size, smallBuffer) {
 		b = c.buf[:min(size, cap(c.buf))]
 	} else {
-		b = make([]byte, min(size, keepBuffer))
+		b = make([]byte, min(size, smallBuffer))
 	}
 	for at := 0; ; {
 		c.nc.SetReadDeadline(time.Now().Add(c.s.StallTimeout))
@@ -217,7 +217,7 @@ func (c *conn) body(r *request, size int, own bool) ([]byte, error) {
 		copy(grown, b)
 		b = grown
 	}
-	if !own && len(b) <= keepBuffer {
+	if !own && len(b) <= smallBuffer {
 		c.buf = b[:cap(b)]
 	}
 	return b, nil
@@ -295,6 +295,7 @@ func (r *request) header(b []byte) []byte {
 // write sends the replies in their order, gathering those that are ready into one write.
 func (c *conn) write() error {
 	out := outgoing{c: c}
+	defer func() { out.forget() }()
 	for rep := range c.replies {
 		if err := out.take(rep); err != nil {
 			return err
@@ -308,6 +309,7 @@ type outgoing struct {
 	c    *conn
 	bufs net.Buffers
 	size int
+	sent []func()
 }
 
 // take adds a reply, and sends what was gathered if no other is waiting.
@@ -335,6 +337,9 @@ func (o *outgoing) add(rep *reply) error {
 		case <-o.c.ctx.Done():
 			return o.c.ctx.Err()
 		}
+	}
+	if rep.sent != nil {
+		o.sent = append(o.sent, rep.sent)
 	}
 	if rep.finish != nil {
 		if err := rep.finish(&rep.frame); err != nil {
@@ -373,9 +378,18 @@ func (o *outgoing) flush() error {
 			return fmt.Errorf("write responses: %w", err)
 		}
 	}
-	clear(o.bufs)
-	o.bufs, o.size = o.bufs[:0], 0
+	o.forget()
 	return nil
+}
+
+// forget lets go of what was gathered.
+func (o *outgoing) forget() {
+	for _, f := range o.sent {
+		f()
+	}
+	clear(o.sent)
+	clear(o.bufs)
+	o.bufs, o.sent, o.size = o.bufs[:0], o.sent[:0], 0
 }
 
 // advertised is the address that clients of this connection should use.

@@ -38,8 +38,6 @@ import (
 // Engine is what the server needs of *engine.Engine.
 type Engine interface {
 	ClusterID() string
-	Health() error
-
 	TopicByName(name string) (eventlog.Topic, bool)
 	TopicByID(id eventlog.TopicID) (eventlog.Topic, bool)
 	ListTopics() []eventlog.Topic
@@ -83,7 +81,8 @@ type Options struct {
 	MaxConnections  int           // 4096
 	MaxRequestBytes int           // 100 MiB
 	MaxFetchBytes   int           // 55 MiB: of records in one response, but for a first batch larger than that
-	MaxBuffered     int64         // 256 MiB: of requests over 1 MiB being read or appended, in all connections
+	MaxBuffered     int64         // 256 MiB: of requests over 64 KiB being read or appended, in all connections
+	MaxFetched      int64         // 256 MiB: of records over 64 KiB in responses on their way, in all connections
 	MaxPartitions   int           // 20,000: of all topics together
 	IdleTimeout     time.Duration // 10 minutes without a request
 	StallTimeout    time.Duration // 30 s: without progress in a request, or in taking a response
@@ -113,6 +112,8 @@ func (o *Options) setDefaults() {
 	def(&o.MaxFetchBytes, 55<<20)
 	def(&o.MaxBuffered, 256<<20)
 	o.MaxBuffered = max(o.MaxBuffered, int64(o.MaxRequestBytes))
+	def(&o.MaxFetched, 256<<20)
+	o.MaxFetched = max(o.MaxFetched, int64(o.MaxFetchBytes))
 	def(&o.MaxPartitions, 20_000)
 	def(&o.IdleTimeout, 10*time.Minute)
 	def(&o.StallTimeout, 30*time.Second)
@@ -142,7 +143,8 @@ func newID(prefix string) string {
 type Server struct {
 	Options
 	groups  *coordinator
-	buffers *semaphore.Weighted // bytes of requests over freeBuffer
+	buffers *semaphore.Weighted // Options.MaxBuffered
+	fetches *semaphore.Weighted // Options.MaxFetched
 	ctx     context.Context     // ends with Close
 	cancel  context.CancelFunc
 	stats   counters
@@ -162,6 +164,7 @@ func New(o Options) (*Server, error) {
 	s := &Server{
 		Options:   o,
 		buffers:   semaphore.NewWeighted(o.MaxBuffered),
+		fetches:   semaphore.NewWeighted(o.MaxFetched),
 		listeners: map[net.Listener]struct{}{},
 		conns:     map[*conn]struct{}{},
 	}

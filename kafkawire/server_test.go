@@ -167,6 +167,43 @@ func TestLargeRequestsShareABudget(t *testing.T) {
 	c.ends()
 }
 
+// Clients that ask for much and take little hold a bounded amount of memory; others go on beside them, in small steps.
+func TestSlowReadersShareABudget(t *testing.T) {
+	n := start(t, Options{MaxFetchBytes: 1 << 20, MaxFetched: 1 << 20})
+	topic := n.topic("a", 1, nil)
+	writer := n.dial()
+	const batches = 40
+	for range batches {
+		writer.produce("a", 0, string(make([]byte, 30_000)))
+	}
+	fetch := func(offset int64) *kmsg.FetchRequest {
+		req := fetchRequest(topic, 0, offset, 1, 1000)
+		req.SetVersion(12)
+		return req
+	}
+	size := func(c *client) int {
+		return len(do[*kmsg.FetchResponse](c, 12, fetch(0)).Topics[0].Partitions[0].RecordBatches)
+	}
+	quick, slow := n.dial(), n.dial()
+	if got := size(quick); got < 900_000 {
+		t.Fatalf("alone: %d bytes", got)
+	}
+	var ids []int32
+	for range 30 { // more than the sockets' buffers take
+		ids = append(ids, slow.send(fetch(0)))
+	}
+	waitFor(t, func() bool { return size(quick) < 100_000 })
+	offset := int64(0)
+	for offset < batches {
+		p := do[*kmsg.FetchResponse](quick, 12, fetch(offset)).Topics[0].Partitions[0]
+		offset += int64(len(values(t, p.RecordBatches, offset)))
+	}
+	for _, id := range ids {
+		slow.receive(fetch(0), id)
+	}
+	waitFor(t, func() bool { return size(quick) >= 900_000 })
+}
+
 func TestSilentClientsAreDropped(t *testing.T) {
 	n := start(t, Options{IdleTimeout: 100 * time.Millisecond, StallTimeout: 100 * time.Millisecond})
 	c := n.dial()

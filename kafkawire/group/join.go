@@ -29,7 +29,7 @@ func (g *Group) join(c Caller, req *kmsg.JoinGroupRequest) *kerr.Error {
 		return kerr.InvalidSessionTimeout
 	case !g.supports(req.ProtocolType, req.Protocols):
 		return kerr.InconsistentGroupProtocol
-	case g.size()+sizeOf(req.Protocols) > g.cfg.MaxBytes:
+	case g.sizeWithout(req)+sizeOf(req.Protocols) > g.cfg.MaxBytes:
 		return kerr.GroupMaxSizeReached
 	case req.MemberID != "":
 		return g.rejoin(c, req)
@@ -50,10 +50,12 @@ func (g *Group) join(c Caller, req *kmsg.JoinGroupRequest) *kerr.Error {
 	return nil
 }
 
-// size is what the members say of themselves, in bytes.
-func (g *Group) size() (n int) {
-	for _, m := range g.members {
-		n += sizeOf(m.protocols)
+// sizeWithout is what the members say of themselves, in bytes, but for the one that is joining again.
+func (g *Group) sizeWithout(req *kmsg.JoinGroupRequest) (n int) {
+	for id, m := range g.members {
+		if id != req.MemberID && (req.InstanceID == nil || g.static[*req.InstanceID] != id) {
+			n += sizeOf(m.protocols)
+		}
 	}
 	return n
 }
