@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"context"
 	"errors"
 	"strings"
 	"testing"
@@ -28,7 +27,7 @@ func TestConfigs(t *testing.T) {
 		{"min.cleanable.dirty.ratio", "NaN"}, {"preallocate", "maybe"}, {"retention.m", "1"}, {"remote.storage.enable", "true"},
 		{"follower.replication.throttled.replicas", strings.Repeat("x", maxConfigValue+1)},
 	} {
-		_, err := e.CreateTopic(context.Background(), eventlog.TopicSpec{Name: "bad", Config: map[string]string{c.name: c.bad}})
+		_, err := e.CreateTopic(t.Context(), eventlog.TopicSpec{Name: "bad", Config: map[string]string{c.name: c.bad}})
 		if !errors.Is(err, eventlog.ErrInvalid) || !strings.Contains(err.Error(), c.name) {
 			t.Errorf("%s=%.20q: %v", c.name, c.bad, err)
 		}
@@ -45,11 +44,11 @@ func TestConfigsSurvive(t *testing.T) {
 	e := open(t, o)
 	createTopic(t, e, "t", 2, map[string]string{"cleanup.policy": "compact,delete", "retention.bytes": "1000000"})
 	value, nothing := "3000", (*string)(nil)
-	if err := e.ConfigureTopic(context.Background(), "t", map[string]*string{"retention.ms": &value, "retention.bytes": nothing}); err != nil {
+	if err := e.ConfigureTopic(t.Context(), "t", map[string]*string{"retention.ms": &value, "retention.bytes": nothing}); err != nil {
 		t.Fatal(err)
 	}
 	for _, bad := range []map[string]*string{{"retention.ms": &[]string{"x"}[0]}, {"nonsense": nothing}, {"nonsense": &value}} {
-		if err := e.ConfigureTopic(context.Background(), "t", bad); !errors.Is(err, eventlog.ErrInvalid) {
+		if err := e.ConfigureTopic(t.Context(), "t", bad); !errors.Is(err, eventlog.ErrInvalid) {
 			t.Errorf("configure %v: %v", bad, err)
 		}
 	}

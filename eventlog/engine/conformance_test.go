@@ -139,7 +139,7 @@ func appendWait(t testing.TB, e *Engine, p eventlog.Part, values ...string) even
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	o, err := eventlog.New(e).AppendWait(ctx, b)
 	if errors.Is(err, context.DeadlineExceeded) {
@@ -150,7 +150,7 @@ func appendWait(t testing.TB, e *Engine, p eventlog.Part, values ...string) even
 
 func createTopic(t testing.TB, e *Engine, name string, parts int32, config map[string]string) eventlog.Topic {
 	t.Helper()
-	topic, err := e.CreateTopic(context.Background(), eventlog.TopicSpec{Name: name, Partitions: parts, Config: config})
+	topic, err := e.CreateTopic(t.Context(), eventlog.TopicSpec{Name: name, Partitions: parts, Config: config})
 	if err != nil {
 		t.Fatal(err)
 	}

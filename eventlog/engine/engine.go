@@ -279,8 +279,7 @@ func Open(o Options) (*Engine, error) {
 		return nil, fmt.Errorf("open log: %w", err)
 	}
 	if err := e.recover(); err != nil {
-		e.closeFiles()
-		return nil, fmt.Errorf("open log: %w", err)
+		return nil, fmt.Errorf("open log: %w", errors.Join(err, e.closeFiles()))
 	}
 	go e.committer.run()
 	go e.answer()
@@ -409,104 +408,3 @@ func (e *Engine) checkSpace() bool {
 
 // ClusterID names this log, since its first start, as Kafka's tools print it.
 func (e *Engine) ClusterID() string { return base64.RawURLEncoding.EncodeToString(e.clusterID[:]) }
-
-// clock is the node's time, which never goes back.
-type clock struct {
-	now  func() time.Time
-	last atomic.Int64
-}
-
-func (c *clock) read() int64 {
-	t := c.now().UnixMilli()
-	for {
-		last := c.last.Load()
-		if t <= last {
-			return last
-		}
-		if c.last.CompareAndSwap(last, t) {
-			return t
-		}
-	}
-}
-
-// Now is the node's time in milliseconds since 1970, for the timestamps of records. It never goes back: after a restart it is
-// at least what any durable record was stamped with, whatever the system's clock says.
-func (e *Engine) Now() int64 { return e.clock.read() }
-
-// segmentsOf opens a partition's segments when they are first needed.
-func (e *Engine) segmentsOf(p *partition) (*segment.Log, error) {
-	s := &p.segments
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	switch {
-	case s.log != nil:
-		return s.log, nil
-	case s.closed && p.topic.gone.Load():
-		return nil, fmt.Errorf("segments of %v: %w", p.part, eventlog.ErrUnknownTopic)
-	case s.closed:
-		return nil, fmt.Errorf("segments of %v: %w", p.part, eventlog.ErrClosed)
-	}
-	at := s.at
-	at.Start = max(at.Start, min(p.start.Load(), at.End)) // it may have moved since, and files been deleted
-	log, err := segment.Open(e.o.FS, p.dir(), e.segmentOptions(p.topic.cfg.Load()), e.files, at)
-	if err != nil {
-		return nil, fmt.Errorf("open the segments of %v: %w", p.part, err)
-	}
-	s.log = log
-	return log, nil
-}
-
-// synced is what a checkpoint records.
-func (s *segmentLog) synced() segment.State {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.at
-}
-
-func (s *segmentLog) setSynced(at segment.State) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.at = at
-}
-
-// end is the offset after the last record in segments.
-func (s *segmentLog) end() int64 {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.log != nil {
-		return s.log.End()
-	}
-	return s.at.End
-}
-
-func (s *segmentLog) bytes() int64 {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.log != nil {
-		return s.log.Size()
-	}
-	return s.at.Bytes
-}
-
-func (s *segmentLog) close() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.closed = true
-	if s.log == nil {
-		return nil
-	}
-	log := s.log
-	s.log = nil
-	return log.Close()
-}
-
-// size is the bytes of a partition: in segments, and in memory only.
-func (p *partition) size() int64 {
-	n := p.segments.bytes()
-	p.mu.RLock()
-	defer p.mu.RUnlock()
-	for _, b := range p.mem {
-		n += int64(b.Size())
-	}
-	return n
-}

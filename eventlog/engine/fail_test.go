@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -20,12 +19,12 @@ import (
 // values reads a whole partition.
 func values(t testing.TB, e *Engine, p eventlog.Part) (out []string) {
 	t.Helper()
-	starts, err := e.Starts(context.Background(), p.Topic)
+	starts, err := e.Starts(t.Context(), p.Topic)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for at := starts[p.Index]; ; {
-		batches, next, err := e.Read(context.Background(), eventlog.Position{Part: p, Offset: at}, 1<<20)
+		batches, next, err := e.Read(t.Context(), eventlog.Position{Part: p, Offset: at}, 1<<20)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -51,15 +50,6 @@ func wantValues(t testing.TB, e *Engine, p eventlog.Part, want ...string) {
 	t.Helper()
 	if got := values(t, e, p); strings.Join(got, " ") != strings.Join(want, " ") {
 		t.Errorf("the log has %q, want %q", got, want)
-	}
-}
-
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !ok(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("still not: %s", what)
-		}
 	}
 }
 
@@ -103,7 +93,7 @@ func testFatal(t *testing.T, kind vfs.Kind) {
 		t.Errorf("the log was tried %d times", failures.Load())
 	}
 	wantValues(t, e, p, "a")
-	if err := e.Maintain(context.Background()); err == nil {
+	if err := e.Maintain(t.Context()); err == nil {
 		t.Error("maintenance of a failed log")
 	}
 	e.Close()
@@ -135,7 +125,7 @@ func TestNoSpace(t *testing.T) {
 		t.Errorf("health: %v", err)
 	}
 	wantValues(t, e, p, "a")
-	if err := e.Trim(context.Background(), eventlog.Position{Part: p, Offset: 1}); err != nil {
+	if err := e.Trim(t.Context(), eventlog.Position{Part: p, Offset: 1}); err != nil {
 		t.Errorf("trim: %v", err)
 	}
 	mem.SetFree(e.spaceNeeded + 1<<20)
@@ -199,7 +189,7 @@ func TestFailedCheckpoint(t *testing.T) {
 		p := topicOf(t, e, nil)
 		appendWait(t, e, p, "a")
 		broken.Store(true)
-		if err := e.Maintain(context.Background()); !errors.Is(err, syscall.EIO) {
+		if err := e.Maintain(t.Context()); !errors.Is(err, syscall.EIO) {
 			t.Errorf("%v fails: %v", kind, err)
 		}
 		if err := e.Health(); !errors.Is(err, eventlog.ErrClosed) {
@@ -325,7 +315,7 @@ func TestOpenRefuses(t *testing.T) {
 			t.Fatal(err)
 		}
 		e = open(t, small(m)) // nothing is touched before it is needed
-		if _, _, err := e.Read(context.Background(), eventlog.Position{Part: p}, 1); !errors.Is(err, eventlog.ErrCorrupt) {
+		if _, _, err := e.Read(t.Context(), eventlog.Position{Part: p}, 1); !errors.Is(err, eventlog.ErrCorrupt) {
 			t.Fatalf("read: %v", err)
 		}
 	})

@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"math"
@@ -73,7 +72,7 @@ func TestSequences(t *testing.T) {
 			t.Fatalf("step %d, %s: %+v, want offset %d, duplicate %v", i, s.what, r, s.base, s.dup)
 		}
 	}
-	if ends, err := e.Ends(context.Background(), p.Topic); err != nil || ends[0] != 12 {
+	if ends, err := e.Ends(t.Context(), p.Topic); err != nil || ends[0] != 12 {
 		t.Errorf("ends %v, %v, want 12", ends, err)
 	}
 }
@@ -229,7 +228,7 @@ func TestLogAppendTime(t *testing.T) {
 	if r.Err != nil || r.LogAppendTime < before || again.LogAppendTime != r.LogAppendTime || !again.Duplicate {
 		t.Fatalf("answers %+v and %+v, want one append time of %d or later", r, again, before)
 	}
-	batches, _, err := e.Read(context.Background(), eventlog.Position{Part: p}, 1000)
+	batches, _, err := e.Read(t.Context(), eventlog.Position{Part: p}, 1000)
 	if err != nil || len(batches) != 1 {
 		t.Fatal(batches, err)
 	}
@@ -250,7 +249,7 @@ func TestOwn(t *testing.T) {
 	appendWait(t, e, p, "ours")
 	produceWait(t, e, p, foreign(t, p, 3, 0, 0, rec("theirs")))
 	for range 2 {
-		batches, next, err := e.Read(context.Background(), eventlog.Position{Part: p}, 1000)
+		batches, next, err := e.Read(t.Context(), eventlog.Position{Part: p}, 1000)
 		if err != nil || len(batches) != 2 || next != 2 || !batches[0].Own || batches[1].Own {
 			t.Fatalf("batches %+v, next %d, %v", batches, next, err)
 		}
@@ -293,7 +292,7 @@ func TestProducersExpire(t *testing.T) {
 	now = now.Add(50 * time.Minute)
 	send(t, e, p, 2, 0, 0, 1)
 	now = now.Add(50 * time.Minute)
-	if err := e.Maintain(context.Background()); err != nil {
+	if err := e.Maintain(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if n := e.Stats().Producers; n != 1 {

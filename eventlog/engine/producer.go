@@ -83,8 +83,6 @@ func appendTime(raw eventlog.RawBatch) int64 {
 // remembers tells whether sequences of this producer id are checked: those of foreign idempotent producers.
 func remembers(id int64) bool { return id >= 0 && id < FirstOwnProducerID }
 
-const producerFixed = 8 + 2 + 8 + 1
-
 func (p *producer) append(b []byte, id int64) []byte {
 	b = binary.BigEndian.AppendUint64(b, uint64(id))
 	b = binary.BigEndian.AppendUint16(b, uint16(p.epoch))

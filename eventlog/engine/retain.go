@@ -14,35 +14,6 @@ import (
 	"github.com/millrace-io/millrace/eventlog/engine/segment"
 )
 
-// segmentOptions is how a topic's partitions are kept.
-func (e *Engine) segmentOptions(c *topicConfig) segment.Options {
-	return segment.Options{SegmentBytes: c.segmentBytes, SegmentAge: c.segmentAge(), Now: e.o.Now}
-}
-
-// segmentAge is when a segment is rolled for its age: what is in the active one cannot be compacted.
-func (c *topicConfig) segmentAge() time.Duration {
-	if c.compact {
-		return millis(min(c.segmentMs, c.maxLagMs))
-	}
-	return millis(c.segmentMs)
-}
-
-// millis is a number of milliseconds as a duration, the longest one if it does not fit.
-func millis(ms int64) time.Duration {
-	if ms > math.MaxInt64/int64(time.Millisecond) {
-		return math.MaxInt64
-	}
-	return time.Duration(ms) * time.Millisecond
-}
-
-func (s *segmentLog) setLimits(c *topicConfig) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.log != nil {
-		s.log.SetLimits(c.segmentBytes, c.segmentAge())
-	}
-}
-
 func (e *Engine) maintainLoop() {
 	defer close(e.maintained)
 	if e.o.MaintainEvery < 0 {

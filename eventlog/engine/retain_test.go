@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -23,14 +22,14 @@ func timed(t *testing.T, o Options) (e *Engine, advance func(time.Duration)) {
 
 func maintain(t testing.TB, e *Engine) {
 	t.Helper()
-	if err := e.Maintain(context.Background()); err != nil {
+	if err := e.Maintain(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 }
 
 func startOf(t testing.TB, e *Engine, p eventlog.Part) int64 {
 	t.Helper()
-	starts, err := e.Starts(context.Background(), p.Topic)
+	starts, err := e.Starts(t.Context(), p.Topic)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -203,7 +202,7 @@ func TestDeletedTopicsLeaveNoFiles(t *testing.T) {
 	}
 	p := topicOf(t, e, nil)
 	fill(t, e, p, 3)
-	if err := e.DeleteTopic(context.Background(), "topic"); err != nil {
+	if err := e.DeleteTopic(t.Context(), "topic"); err != nil {
 		t.Fatal(err)
 	}
 	if n := topicsLeft(); n != 1 {
@@ -215,7 +214,7 @@ func TestDeletedTopicsLeaveNoFiles(t *testing.T) {
 	}
 	p = topicOf(t, e, nil)
 	fill(t, e, p, 3)
-	if err := e.DeleteTopic(context.Background(), "topic"); err != nil {
+	if err := e.DeleteTopic(t.Context(), "topic"); err != nil {
 		t.Fatal(err)
 	}
 	mem = mem.Kill()

@@ -10,7 +10,6 @@ import (
 	"sync/atomic"
 
 	"github.com/millrace-io/millrace/eventlog"
-	"github.com/millrace-io/millrace/eventlog/engine/segment"
 )
 
 // topic is one life of a topic.
@@ -199,12 +198,4 @@ func (t *topic) publish() {
 	parts := t.head.parts
 	t.parts.Store(&parts)
 	t.gone.Store(t.head.gone)
-}
-
-// segmentLog is a partition's segments, opened when they are first needed.
-type segmentLog struct {
-	mu     sync.Mutex
-	log    *segment.Log
-	at     segment.State // as of their last sync; where they open
-	closed bool
 }

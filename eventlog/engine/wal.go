@@ -41,29 +41,34 @@ type walFile struct {
 // counts any more.
 func openWAL(fsys vfs.FS, n int, size int64, salt, generation uint64) (*wal, error) {
 	w := &wal{size: size, salt: salt, generation: generation, freed: make(chan struct{}, 1)}
+	if err := w.prepare(fsys, n); err != nil {
+		return nil, errors.Join(err, w.close())
+	}
+	w.next()
+	return w, nil
+}
+
+// prepare opens or makes the files, and makes their names durable.
+func (w *wal) prepare(fsys vfs.FS, n int) error {
 	if err := fsys.MkdirAll(walDir); err != nil {
-		return nil, fmt.Errorf("make the WAL's directory: %w", err)
+		return fmt.Errorf("make the WAL's directory: %w", err)
 	}
 	for i := range n {
-		f, err := openWALFile(fsys, walName(i), size)
+		f, err := openWALFile(fsys, walName(i), w.size)
 		if err != nil {
-			w.close()
-			return nil, fmt.Errorf("prepare WAL file %s: %w", walName(i), err)
+			return fmt.Errorf("prepare WAL file %s: %w", walName(i), err)
 		}
 		w.files = append(w.files, &walFile{f: f, name: walName(i), free: true})
 	}
 	if err := removeOtherWALFiles(fsys, n); err != nil {
-		w.close()
-		return nil, err
+		return err
 	}
 	for _, dir := range []string{walDir, "."} {
 		if err := fsys.SyncDir(dir); err != nil {
-			w.close()
-			return nil, fmt.Errorf("sync the WAL's directory: %w", err)
+			return fmt.Errorf("sync the WAL's directory: %w", err)
 		}
 	}
-	w.next()
-	return w, nil
+	return nil
 }
 
 // openWALFile opens a file of the right size, or writes a new one full of zeros.
@@ -73,25 +78,27 @@ func openWALFile(fsys vfs.FS, name string, size int64) (vfs.File, error) {
 		if n, err := f.Size(); err == nil && n == size {
 			return f, nil
 		}
-		f.Close()
+		_ = f.Close() // it is replaced
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
 	if f, err = fsys.Create(name); err != nil {
 		return nil, err
 	}
+	if err := writeZeros(f, size); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+func writeZeros(f vfs.File, size int64) error {
 	zeros := make([]byte, min(size, 1<<20))
 	for off := int64(0); off < size; off += int64(len(zeros)) {
 		if _, err := f.WriteAt(zeros[:min(int64(len(zeros)), size-off)], off); err != nil {
-			f.Close()
-			return nil, err
+			return err
 		}
 	}
-	if err := f.Sync(); err != nil {
-		f.Close()
-		return nil, err
-	}
-	return f, nil
+	return f.Sync()
 }
 
 // removeOtherWALFiles clears files of a WAL that was larger.
@@ -233,17 +240,17 @@ func readAll(fsys vfs.FS, name string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }() // it was only read
 	n, err := f.Size()
 	if err != nil {
 		return nil, err
 	}
 	p := make([]byte, n)
 	k, err := f.ReadAt(p, 0)
-	if err == io.EOF && k == len(p) {
+	if errors.Is(err, io.EOF) && k == len(p) {
 		err = nil
 	}
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		err = io.ErrUnexpectedEOF
 	}
 	return p, err
