@@ -31,6 +31,13 @@ type Options struct {
 	Config  *config.Config
 	Version string
 	Logger  *slog.Logger // required
+	Test    Test
+}
+
+// Test makes a node behave as on other machines, or in worse moments. It is for measurements only.
+type Test struct {
+	DatasyncDelay   time.Duration // every fdatasync takes this much longer
+	CheckpointEvery time.Duration // the log makes a checkpoint at least this often
 }
 
 // Node is one running program: broker, log and servers. Start, then Stop.

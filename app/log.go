@@ -41,9 +41,12 @@ func (n *Node) openEngine() error {
 	if err != nil {
 		return n.dataError(err)
 	}
+	if d := n.o.Test.DatasyncDelay; d > 0 {
+		fsys = vfs.Faults(fsys, vfs.Delay(d, vfs.OpDatasync))
+	}
 	retention := time.Duration(c.Retention)
 	o := engine.Options{FS: fsys, Logger: n.o.Logger.With("part", "log"), DefaultPartitions: int32(c.Partitions),
-		DefaultRetention: retention, OpenFiles: n.budget.files}
+		DefaultRetention: retention, OpenFiles: n.budget.files, CheckpointEvery: n.o.Test.CheckpointEvery}
 	if o.MaxLogBytes, err = maxLogBytes(fsys, c.MaxBytes); err != nil {
 		return n.dataError(err)
 	}

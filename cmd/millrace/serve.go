@@ -16,6 +16,7 @@ const stopTime = 20 * time.Second
 
 func newServe(e env) *cobra.Command {
 	var s settings
+	var test app.Test
 	c := &cobra.Command{
 		Use: "serve", Short: "Run a node", Args: cobra.NoArgs,
 		Long: `Run a node: MQTT on 127.0.0.1:1883, Kafka on 127.0.0.1:9092, health and metrics on 127.0.0.1:8080, data in ./millrace-data.
@@ -29,17 +30,28 @@ SIGTERM or Ctrl-C stops it cleanly; a second one at once. Everything acknowledge
 			if err != nil {
 				return err
 			}
-			return serve(cmd.Context(), e, c)
+			return serve(cmd.Context(), e, c, test)
 		},
 	}
 	s.flags(c)
+	testFlags(c, &test)
 	return c
 }
 
+// testFlags are for measurements only (scripts/bench): they are not shown, and not for anybody's data.
+func testFlags(c *cobra.Command, t *app.Test) {
+	f := c.Flags()
+	f.DurationVar(&t.DatasyncDelay, "test-datasync-delay", 0, "for measurements only: make every fdatasync take this much longer")
+	f.DurationVar(&t.CheckpointEvery, "test-checkpoint-every", 0, "for measurements only: make a checkpoint at least this often")
+	for _, name := range []string{"test-datasync-delay", "test-checkpoint-every"} {
+		f.Lookup(name).Hidden = true
+	}
+}
+
 // serve runs a node until ctx ends or the node fails.
-func serve(ctx context.Context, e env, c *config.Config) error {
+func serve(ctx context.Context, e env, c *config.Config, test app.Test) error {
 	log := logger(e, c)
-	n, err := app.Start(ctx, app.Options{Config: c, Version: version, Logger: log})
+	n, err := app.Start(ctx, app.Options{Config: c, Version: version, Logger: log, Test: test})
 	if err != nil {
 		return failure{err}
 	}

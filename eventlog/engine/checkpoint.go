@@ -65,7 +65,7 @@ func (c *committer) snapshot() *snapshot {
 		return nil
 	}
 	s := c.state.snapshot()
-	s.clusterID, s.maxLog, s.salt, s.generation = c.clusterID, c.maxLog, c.wal.salt, c.wal.lastGeneration()
+	s.clusterID, s.maxLog, s.salt, s.generation = c.clusterID, c.firstBudget, c.wal.salt, c.wal.lastGeneration()
 	return s
 }
 
@@ -240,14 +240,21 @@ func (e *Engine) markDirty(p *partition) {
 
 func (e *Engine) checkpointLoop() {
 	defer close(e.checkpointed)
+	var due <-chan time.Time
+	if every := e.o.CheckpointEvery; every > 0 {
+		tick := time.NewTicker(every)
+		defer tick.Stop()
+		due = tick.C
+	}
 	for {
 		select {
+		case <-due:
 		case <-e.checkpoints.wake:
-			if err := e.checkpoint(); err != nil && e.failure() == nil {
-				e.fail(err)
-			}
 		case <-e.stop:
 			return
+		}
+		if err := e.checkpoint(); err != nil && e.failure() == nil {
+			e.fail(err)
 		}
 	}
 }

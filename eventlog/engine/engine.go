@@ -44,6 +44,7 @@ type Options struct {
 	WALFileBytes      int64         // 32 MiB; one append is at most a quarter of it
 	WALFiles          int           // 4
 	CheckpointBytes   int64         // WAL bytes between checkpoints: half of the WAL
+	CheckpointEvery   time.Duration // a checkpoint this often too; 0: by bytes only
 	MemoryBytes       int64         // 32 MiB: tail ring, unapplied batches and commit queue together
 	SegmentBytes      int64         // 1 GiB: segment.bytes of topics that do not set it
 	DefaultPartitions int32         // 8
@@ -118,8 +119,9 @@ type Engine struct {
 	clock    clock
 	unlock   func() error
 
-	clusterID [16]byte
-	maxLog    int64
+	clusterID   [16]byte
+	firstBudget int64 // for all topics, decided at the first start
+	maxLog      int64 // the budget in effect
 
 	commitBytes     int   // of one commit, unless one append is larger
 	unappliedMax    int64 // committed bytes that wait for the applier, at most
