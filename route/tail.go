@@ -32,10 +32,11 @@ func (s *Store) Tail(from session.Vector) (broker.Tail, error) {
 // tail is a broker.Tail. A batch with records that must be dead-lettered is held back, and with it its partition, until its
 // dead letters are durable: the frontier of the sessions never passes a record that is not accounted for.
 type tail struct {
-	store *Store
-	inner eventlog.Tail
-	wake  chan struct{}
-	quit  chan struct{}
+	store   *Store
+	inner   eventlog.Tail
+	wake    chan struct{}
+	quit    chan struct{} // closed by Close
+	closing sync.Once
 
 	place     map[eventlog.Part]int64 // the next offset wanted
 	events    []eventlog.Event        // scratch
@@ -76,9 +77,11 @@ func (t *tail) poke() {
 func (t *tail) Wake() <-chan struct{} { return t.wake }
 
 func (t *tail) Close() {
-	t.store.dead.detach(t)
-	close(t.quit)
-	t.inner.Close()
+	t.closing.Do(func() {
+		t.store.dead.detach(t)
+		close(t.quit)
+		t.inner.Close()
+	})
 }
 
 // release lets a partition go on: its dead letters are durable.
