@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -18,6 +19,7 @@ import (
 
 	"github.com/millrace-io/millrace/eventlog"
 	"github.com/millrace-io/millrace/internal/tier"
+	"github.com/millrace-io/millrace/internal/vfs"
 )
 
 // franz is a client as a user would have it.
@@ -301,41 +303,76 @@ func TestFranzAdmin(t *testing.T) {
 	}
 }
 
-// A committed offset is there after the power was cut the moment the commit was answered. So is what was produced.
+// A committed offset is there when the power is cut the moment its commit is answered. So is what was produced.
 func TestPowerLossKeepsCommits(t *testing.T) {
-	for i := range uint64(tier.N(30)) {
+	for i := range uint64(tier.N(60)) {
 		seed := tier.Seed() + i
 		rng := rand.New(rand.NewPCG(seed, 1))
 		n := start(t, Options{})
-		n.topic("a", 2, nil)
-		c := n.dial()
-		want := map[string]int64{}
-		var produced int64
+		n.topic("a", 4, nil)
+		var answered, sent, produced [4]int64 // by partition: the offset committed in group g; records
 		for round := range 3 {
-			for range 1 + rng.IntN(20) {
-				g := fmt.Sprint("g", rng.IntN(4))
-				at := rng.Int64N(1 << 40)
-				commit(c, g, "a", 1, at)
-				want[g] = at
-				if rng.IntN(3) == 0 {
-					produced = c.produce("a", 0, "x") + 1
-				}
+			var left atomic.Int64
+			left.Store(1 + rng.Int64N(80))
+			var wg sync.WaitGroup
+			var crashed *vfs.Mem
+			cut := rand.New(rand.NewPCG(seed, uint64(round)))
+			for p := range answered {
+				c := n.dial()
+				wg.Go(func() {
+					for left.Load() > 0 {
+						sent[p]++
+						if !c.tryCommit(int32(p), sent[p]) {
+							return
+						}
+						if answered[p] = sent[p]; left.Add(-1) == 0 {
+							crashed = n.fs.Crash(cut)
+						}
+						if !c.tryProduce(int32(p)) {
+							return
+						}
+						if produced[p]++; left.Add(-1) == 0 {
+							crashed = n.fs.Crash(cut)
+						}
+					}
+				})
 			}
-			n.powerLoss(seed<<8 + uint64(round))
-			c = n.dial()
-			for g, at := range want {
-				if got := committed(c, g, "a", 1); got != at {
-					t.Fatalf("seed %d, round %d: %s committed %d, after the power loss it is %d", seed, round, g, at, got)
-				}
-			}
+			wg.Wait()
+			n.back(crashed)
 			topic, _ := n.eng.TopicByName("a")
 			ends, err := n.eng.Ends(t.Context(), topic.ID)
-			if err != nil || ends[0] < produced {
-				t.Fatalf("seed %d, round %d: %d produced, %v there (%v)", seed, round, produced, ends, err)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c := n.dial()
+			for p := range answered {
+				at := max(committed(c, "g", "a", int32(p)), 0)
+				if at < answered[p] || at > sent[p] {
+					t.Fatalf("seed %d, round %d, partition %d: the commit of %d was answered, that of %d sent; after the power loss it is %d",
+						seed, round, p, answered[p], sent[p], at)
+				}
+				if ends[p] < produced[p] {
+					t.Fatalf("seed %d, round %d, partition %d: %d records were answered, %d are there", seed, round, p, produced[p], ends[p])
+				}
+				answered[p], sent[p], produced[p] = at, at, ends[p]
 			}
 		}
 		n.down()
 	}
+}
+
+func (c *client) tryCommit(partition int32, at int64) bool {
+	req := commitRequest("g", "a", partition, at)
+	req.SetVersion(8)
+	resp, err := c.tryDo(req)
+	return err == nil && resp.(*kmsg.OffsetCommitResponse).Topics[0].Partitions[0].ErrorCode == 0
+}
+
+func (c *client) tryProduce(partition int32) bool {
+	req := produceRequest("a", partition, -1, batchOf(eventlog.None, "x"))
+	req.SetVersion(9)
+	resp, err := c.tryDo(req)
+	return err == nil && resp.(*kmsg.ProduceResponse).Topics[0].Partitions[0].ErrorCode == 0
 }
 
 // What may not be written is not promised: with a full disk commits are refused, and work again when there is space.

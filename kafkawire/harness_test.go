@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"math/rand/v2"
 	"net"
 	"sync"
 	"testing"
@@ -110,12 +109,10 @@ func (n *node) restart() {
 	n.up()
 }
 
-// powerLoss cuts the power, at once, and starts again with what the disk has.
-func (n *node) powerLoss(seed uint64) {
-	crashed := n.fs.Crash(rand.New(rand.NewPCG(seed, 0)))
-	n.srv.Close()
-	n.eng.Close()
-	n.fs = crashed
+// back starts the node again with what the disk has after the power was cut.
+func (n *node) back(disk *vfs.Mem) {
+	n.down()
+	n.fs = disk
 	n.up()
 }
 
@@ -164,6 +161,15 @@ func dialTo(t testing.TB, addr string) *client {
 	t.Cleanup(func() { nc.Close() })
 	nc.SetDeadline(time.Now().Add(30 * time.Second))
 	return &client{t: t, nc: nc, br: bufio.NewReader(nc)}
+}
+
+// tryDo sends a request and returns the response, if there is one.
+func (c *client) tryDo(req kmsg.Request) (kmsg.Response, error) {
+	c.next++
+	if _, err := c.nc.Write(frameOf(req, c.next)); err != nil {
+		return nil, err
+	}
+	return c.tryReceive(req, c.next)
 }
 
 // frameOf is a request as it goes over the wire.
