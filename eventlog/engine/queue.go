@@ -142,6 +142,26 @@ func signal(c chan struct{}) {
 	}
 }
 
+// fifo is a queue of items.
+type fifo struct {
+	items []*item
+	head  int // those before it are taken
+}
+
+func (f *fifo) len() int          { return len(f.items) - f.head }
+func (f *fifo) waiting() []*item  { return f.items[f.head:] }
+func (f *fifo) push(its ...*item) { f.items = append(f.items, its...) }
+
+// drop takes the first n items away.
+func (f *fifo) drop(n int) {
+	clear(f.items[f.head : f.head+n])
+	if f.head += n; f.head > len(f.items)/2 {
+		k := copy(f.items, f.items[f.head:])
+		clear(f.items[k:])
+		f.items, f.head = f.items[:k], 0
+	}
+}
+
 // turn is how many bytes a partition gets into a commit before the next one's turn, when not all that waits fits.
 const turn = 64 << 10
 
@@ -149,12 +169,11 @@ const turn = 64 << 10
 // order is the queue's. When it does not, partitions take turns, so that one producer's bulk does not hold up the others;
 // within a partition the order stays, and an item without a partition keeps its place among all.
 type backlog struct {
-	items []*item // in the queue's order, not yet in lanes
-	size  int     // bytes of items
-	lanes []*partition
-	next  int // the lane whose turn it is
-	out   []*item
-	spare []*item
+	waiting fifo // in the queue's order, not yet in lanes
+	size    int  // bytes of waiting
+	lanes   []*partition
+	next    int // the lane whose turn it is
+	spare   []*item
 }
 
 // refill takes what waits in the queue.
@@ -163,97 +182,98 @@ func (b *backlog) refill(q *queue) (closed bool) {
 	for _, it := range fresh {
 		b.size += it.size
 	}
-	if len(b.items) == 0 {
-		b.items, b.spare = fresh, b.items
-		return closed
-	}
-	b.items = append(b.items, fresh...)
+	b.waiting.push(fresh...)
 	clear(fresh)
 	b.spare = fresh
 	return closed
 }
 
-func (b *backlog) empty() bool { return len(b.items) == 0 && len(b.lanes) == 0 }
+func (b *backlog) empty() bool { return b.waiting.len() == 0 && len(b.lanes) == 0 }
 
-// take returns the items of the next commit, of at most limit bytes, or one item that is larger. They are the caller's; into
-// is where they go.
-func (b *backlog) take(into []*item, limit int) (out []*item, size int) {
+// commitment is the items of one commit as they are chosen.
+type commitment struct {
+	items []*item
+	size  int
+	limit int
+}
+
+// add takes an item in, unless it makes the commit too large. The first one always fits.
+func (c *commitment) add(it *item) bool {
+	if len(c.items) > 0 && c.size+it.size > c.limit {
+		return false
+	}
+	c.items = append(c.items, it)
+	c.size += it.size
+	return true
+}
+
+// take returns the items of the next commit, of at most limit bytes, or one item that is larger. They go into a slice that is
+// the caller's.
+func (b *backlog) take(into []*item, limit int) (items []*item, size int) {
 	if len(b.lanes) == 0 && b.size <= limit {
-		out, size = append(into, b.items...), b.size
-		clear(b.items)
-		b.items, b.size = b.items[:0], 0
-		return out, size
+		items, size = append(into, b.waiting.waiting()...), b.size
+		b.waiting.drop(b.waiting.len())
+		b.size = 0
+		return items, size
 	}
-	b.out = into
-	full := false
-	for !full {
+	c := commitment{items: into, limit: limit}
+	for {
 		b.fillLanes()
-		for len(b.lanes) > 0 && !full {
-			size, full = b.takeTurn(size, limit)
+		for len(b.lanes) > 0 {
+			if !b.takeTurn(&c) {
+				return c.items, c.size
+			}
 		}
-		if full || len(b.items) == 0 {
-			break
+		// A barrier, and all before it is taken.
+		if b.waiting.len() == 0 || !c.add(b.waiting.waiting()[0]) {
+			return c.items, c.size
 		}
-		it := b.items[0] // a barrier, and all before it is taken
-		if full = len(b.out) > 0 && size+it.size > limit; !full {
-			b.drop(1)
-			b.out = append(b.out, it)
-			size += it.size
-		}
+		b.drop(1)
 	}
-	out, b.out = b.out, nil
-	return out, size
 }
 
 // fillLanes sorts the items before the first barrier into their partitions' lanes.
 func (b *backlog) fillLanes() {
 	n := 0
-	for _, it := range b.items {
+	for _, it := range b.waiting.waiting() {
 		if it.barrier() {
 			break
 		}
-		if len(it.p.head.lane) == 0 {
+		if it.p.head.lane.len() == 0 {
 			b.lanes = append(b.lanes, it.p)
 		}
-		it.p.head.lane = append(it.p.head.lane, it)
+		it.p.head.lane.push(it)
 		n++
 	}
 	b.drop(n)
 }
 
 func (b *backlog) drop(n int) {
-	for _, it := range b.items[:n] {
+	for _, it := range b.waiting.waiting()[:n] {
 		b.size -= it.size
 	}
-	k := copy(b.items, b.items[n:])
-	clear(b.items[k:])
-	b.items = b.items[:k]
+	b.waiting.drop(n)
 }
 
-// takeTurn gives the next lane its turn.
-func (b *backlog) takeTurn(size, limit int) (newSize int, full bool) {
+// takeTurn gives the next lane its turn; false if the commit is full.
+func (b *backlog) takeTurn(c *commitment) (more bool) {
 	if b.next >= len(b.lanes) {
 		b.next = 0
 	}
-	p := b.lanes[b.next]
-	lane, n := p.head.lane, 0
-	for given := 0; n < len(lane) && given < turn; n++ {
-		it := lane[n]
-		if len(b.out) > 0 && size+it.size > limit {
-			full = true
+	lane := &b.lanes[b.next].head.lane
+	n, more := 0, true
+	for given := 0; n < lane.len() && given < turn; n++ {
+		it := lane.waiting()[n]
+		if more = c.add(it); !more {
 			break
 		}
-		b.out = append(b.out, it)
-		size += it.size
 		given += it.size
 	}
-	k := copy(lane, lane[n:])
-	clear(lane[k:])
-	p.head.lane = lane[:k]
-	if k == 0 {
+	lane.drop(n)
+	if lane.len() == 0 {
 		b.lanes = append(b.lanes[:b.next], b.lanes[b.next+1:]...)
 	} else {
 		b.next++
 	}
-	return size, full
+	return more
 }

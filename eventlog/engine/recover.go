@@ -3,7 +3,6 @@ package engine
 import (
 	"cmp"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -22,7 +21,7 @@ func (e *Engine) recover() error {
 	if err != nil {
 		return err
 	}
-	e.clusterID, e.maxLog = s.clusterID, s.maxLog
+	e.clusterID, e.firstBudget, e.maxLog = s.clusterID, s.maxLog, s.maxLog
 	if e.o.MaxLogBytes > 0 {
 		e.maxLog = e.o.MaxLogBytes
 	}
@@ -80,17 +79,15 @@ func (e *Engine) loadCheckpoint() (*snapshot, error) {
 const budgetShare = 80
 
 func (e *Engine) firstSnapshot() (*snapshot, error) {
-	s := &snapshot{time: e.Now(), maxLog: e.o.MaxLogBytes}
+	s := &snapshot{time: e.Now()}
 	if _, err := io.ReadFull(e.o.Rand, s.clusterID[:]); err != nil {
 		return nil, fmt.Errorf("draw a cluster id: %w", err)
 	}
-	if s.maxLog == 0 {
-		free, _, err := e.o.FS.Free()
-		if err != nil {
-			return nil, fmt.Errorf("ask for the free disk space: %w", err)
-		}
-		s.maxLog = free / 100 * budgetShare
+	free, _, err := e.o.FS.Free()
+	if err != nil {
+		return nil, fmt.Errorf("ask for the free disk space: %w", err)
 	}
+	s.maxLog = free / 100 * budgetShare
 	return s, nil
 }
 
@@ -312,7 +309,7 @@ func (e *Engine) settle(old *snapshot) error {
 		return err
 	}
 	s := e.committer.state.snapshot()
-	s.clusterID, s.maxLog, s.salt, s.generation = e.clusterID, e.maxLog, salt, old.generation
+	s.clusterID, s.maxLog, s.salt, s.generation = e.clusterID, e.firstBudget, salt, old.generation
 	if err := e.writeSnapshot(s); err != nil {
 		return err
 	}
@@ -359,11 +356,14 @@ func (e *Engine) removeDebris(s *snapshot) error {
 	if err != nil {
 		return fmt.Errorf("list %s: %w", topicsDir, err)
 	}
-	var errs []error
 	for _, n := range names {
-		if dir := topicsDir + "/" + n; len(dir) == len(topicDir(eventlog.TopicID{})) && !known[dir] {
-			errs = append(errs, e.o.FS.RemoveAll(dir))
+		dir := topicsDir + "/" + n
+		if len(dir) != len(topicDir(eventlog.TopicID{})) || known[dir] {
+			continue
+		}
+		if err := e.o.FS.RemoveAll(dir); err != nil {
+			e.o.Logger.Warn("remove the files of a topic that is no more; the next start tries again", "dir", dir, "error", err)
 		}
 	}
-	return errors.Join(errs...)
+	return nil
 }

@@ -42,7 +42,7 @@ type partition struct {
 		producers  map[int64]*producer
 		encoded    []byte // producers as a checkpoint has them; nil when they changed since
 		commit     uint64 // the last one that has records of this partition
-		lane       []*item
+		lane       fifo   // of the commit queue, while not all that waits fits
 	}
 
 	// What everybody sees: as of the last durable commit.
