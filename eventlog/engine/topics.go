@@ -26,10 +26,11 @@ func (e *Engine) do(ctx context.Context, run func(s *state) ([]entry, func(), er
 	}
 }
 
-// operationBytes is more than an operation's entries take: configs have at most a kilobyte each, and few have that.
+// operationBytes is more than an operation's entries take, a topic's name and configs above all.
 const operationBytes = 8 << 10
 
-const maxConfigValue = 1 << 10
+// maxConfigBytes is the most that the names and values of a topic's configs take together.
+const maxConfigBytes = 4 << 10
 
 // CreateTopic implements eventlog.Driver.
 func (e *Engine) CreateTopic(ctx context.Context, spec eventlog.TopicSpec) (eventlog.Topic, error) {
@@ -77,13 +78,21 @@ func (e *Engine) checkSpec(spec *eventlog.TopicSpec) error {
 }
 
 func (e *Engine) checkConfigs(set map[string]string) error {
-	for name, value := range set {
-		if len(value) > maxConfigValue {
-			return fmt.Errorf("%w: topic config %s of %d bytes, at most %d", eventlog.ErrInvalid, name, len(value), maxConfigValue)
-		}
+	if _, err := e.defaults.parse(set); err != nil {
+		return err
 	}
-	_, err := e.defaults.parse(set)
-	return err
+	return checkConfigBytes(set)
+}
+
+func checkConfigBytes(set map[string]string) error {
+	n := 0
+	for name, value := range set {
+		n += len(name) + len(value)
+	}
+	if n > maxConfigBytes {
+		return fmt.Errorf("%w: topic configs of %d bytes together, at most %d", eventlog.ErrInvalid, n, maxConfigBytes)
+	}
+	return nil
 }
 
 func (e *Engine) newTopicID() (id eventlog.TopicID, err error) {
@@ -132,6 +141,9 @@ func (e *Engine) ConfigureTopic(ctx context.Context, name string, set map[string
 			configs[k], changed[k] = *v, *v
 		}
 		if err := e.checkConfigs(changed); err != nil {
+			return nil, nil, err
+		}
+		if err := checkConfigBytes(configs); err != nil {
 			return nil, nil, err
 		}
 		return []entry{{kind: entryConfigure, part: eventlog.Part{Topic: t.id}, configs: configs}}, t.reconfigured, nil
