@@ -360,6 +360,15 @@ func (bl *Builder) Len() int { return int(bl.count) }
 // Size is the size of the batch so far, uncompressed, in bytes.
 func (bl *Builder) Size() int { return max(len(bl.buf), HeaderSize) }
 
+// Grow makes room for n more bytes of records, to spare Add the copying.
+func (bl *Builder) Grow(n int) {
+	if bl.count == 0 && bl.buf == nil {
+		bl.buf = make([]byte, HeaderSize, HeaderSize+n)
+	} else if cap(bl.buf)-len(bl.buf) < n {
+		bl.buf = append(make([]byte, 0, len(bl.buf)+n), bl.buf...)
+	}
+}
+
 // Add encodes one record; nothing it is given is kept. It returns where in Plain the value begins.
 func (bl *Builder) Add(timestamp int64, key, value []byte, headers []Header) (valueAt int) {
 	if bl.count == 0 {

@@ -3,7 +3,6 @@ package route
 import (
 	"sync"
 	"sync/atomic"
-	"unsafe"
 
 	"github.com/millrace-io/millrace/eventlog"
 	"github.com/millrace-io/millrace/mqtt/session"
@@ -32,57 +31,64 @@ type side struct {
 	batch session.Batch
 }
 
-// batching is one batch of a call while it is filled.
-type batching struct {
-	part    eventlog.Part
-	codec   eventlog.Codec
-	early   bool
-	builder *eventlog.Builder
+// plan is a batch of a call before it is encoded: how many messages, and roughly how many bytes.
+type plan struct {
+	part  eventlog.Part
+	codec eventlog.Codec
+	early bool
+	full  bool // a later plan has taken over
+	count int
+	size  int
+}
+
+// step is what is to be done with one message of a call.
+type step struct {
+	to   *resolved
+	plan int32 // index of its batch; -1: it is dealt with
+}
+
+// appender is the scratch of one call of Append.
+type appender struct {
+	encoder encoder
+	steps   []step
+	plans   []plan
+	last    int // the plan that took the last message
+}
+
+var appenders = sync.Pool{New: func() any { return new(appender) }}
+
+// outgoing is a batch of a call on its way.
+type outgoing struct {
+	store   *Store
+	call    *call
+	builder eventlog.Builder
 	msgs    []session.Message // views; payloads are the caller's until the batch is built
 	from    []origin
+	side    side
 }
 
 // origin tells where a batch's message comes from: its index in the call, and where its payload begins in the batch.
 type origin struct{ index, at int32 }
 
-// appender is the scratch of one call of Append.
-type appender struct {
-	encoder encoder
-	open    []*batching
-	parts   []eventlog.Part // touched, for Room
-}
-
-var appenders = sync.Pool{New: func() any { return new(appender) }}
-
-// builders are lent to batches while they are filled: growing a buffer anew for each would be most of the cost of encoding.
-var builders = sync.Pool{New: func() any { return new(eventlog.Builder) }}
-
-func newBatching(p eventlog.Part, r *route) *batching {
-	return &batching{part: p, codec: r.Compression, early: r.AckMemory, builder: builders.Get().(*eventlog.Builder)}
-}
-
-// Append implements broker.Store. One batch is built per partition that the call touches. results is the callee's to keep.
+// Append implements broker.Store. One batch is built per partition that the call touches, more if it is large. results is the
+// callee's to keep.
 func (s *Store) Append(msgs []session.Message, done func(results []session.Result)) (wait <-chan struct{}) {
 	c := &call{done: done, results: make([]session.Result, len(msgs))}
 	c.left.Store(1)
 	a := appenders.Get().(*appender)
 	now := s.now()
-	for i := range msgs {
-		if err := s.add(c, a, now, i, &msgs[i]); err != nil {
-			c.results[i].Err = err
-			s.stats.refused.add(reason(err), 1)
-		}
+	planned := s.plan(c, a, now, msgs)
+	out := s.encode(c, a, now, msgs, planned)
+	for i := range out {
+		s.send(&a.plans[i], &out[i])
 	}
-	for _, b := range a.open {
-		s.flush(c, b)
-	}
-	for _, p := range a.parts {
-		if wait = s.log.Room(p); wait != nil {
+	for i := range a.plans {
+		if wait = s.log.Room(a.plans[i].part); wait != nil {
 			break
 		}
 	}
-	clear(a.open)
-	a.open, a.parts = a.open[:0], a.parts[:0]
+	clear(a.steps)
+	a.steps, a.plans = a.steps[:0], a.plans[:0]
 	appenders.Put(a)
 	if c.left.Add(-1) == 0 { // everything is decided: the answer still comes from a goroutine that is not the caller's
 		go done(c.results)
@@ -90,100 +96,149 @@ func (s *Store) Append(msgs []session.Message, done func(results []session.Resul
 	return wait
 }
 
-// add puts one message where it belongs.
-func (s *Store) add(c *call, a *appender, now int64, i int, m *session.Message) error {
-	r := s.cache.get(m.Topic, s.resolve)
+// plan finds out where each message goes, and deals with those that go nowhere. It returns how many go to the log.
+func (s *Store) plan(c *call, a *appender, now int64, msgs []session.Message) (planned int) {
+	at := s.places.Load()
+	for i := range msgs {
+		m := &msgs[i]
+		r := s.cache.get(m.Topic, s.resolve)
+		a.steps = append(a.steps, step{to: r, plan: -1})
+		switch err := refuse(r, m); {
+		case err != nil:
+			c.results[i].Err = err
+			s.stats.refused.add(reason(err), 1)
+		case r.route.Discard:
+			v := *m
+			v.Topic, v.Time = r.name, now
+			s.stats.unlogged.Add(1)
+			s.unlogged(&v)
+		default:
+			to := at.topics[r.route.topic]
+			part := eventlog.Part{Topic: to.ID, Index: r.part}
+			if r.key == nil {
+				part.Index = partition(bytesOf(m.Client), to.Partitions)
+			}
+			a.steps[i].plan = a.planFor(part, r.route, estimate(r, m))
+			planned++
+		}
+	}
+	return planned
+}
+
+// refuse says why a message cannot be taken, or nil.
+func refuse(r *resolved, m *session.Message) error {
 	switch {
 	case r.route == nil:
 		return errNoRoute
 	case r.route.Discard && m.Retain:
 		return errRetain
 	}
-	headers, err := a.encoder.encode(r.name, m)
-	if err != nil {
-		return err
+	if m.Props != nil {
+		for i := range m.Props.User {
+			if reserved(m.Props.User[i].Name) {
+				return errReservedName
+			}
+		}
 	}
-	if r.route.Discard {
-		s.stats.unlogged.Add(1)
-		v := *m
-		v.Topic, v.Time = r.name, now
-		s.unlogged(&v)
-		return nil
-	}
-	key, to := r.key, s.places.Load().topics[r.route.topic]
-	part := eventlog.Part{Topic: to.ID, Index: r.part}
-	if key == nil {
-		key = bytesOf(m.Client)
-		part.Index = partition(key, to.Partitions)
-	}
-	value := m.Payload
-	if value == nil {
-		value = empty
-	}
-	b := s.batchFor(c, a, part, r.route, len(value)+len(r.name)+len(key))
-	b.msgs = append(b.msgs, view(m, r.name, now))
-	b.from = append(b.from, origin{index: int32(i), at: int32(b.builder.Add(now, key, value, headers))})
 	return nil
 }
 
-// view is the message as subscribers see it. It shares with m the payload, for the caller to replace, and the client id.
-func view(m *session.Message, name string, now int64) session.Message {
-	return session.Message{Offset: -1, Time: now, Topic: name, Payload: m.Payload, QoS: m.QoS, Retain: m.Retain,
-		Clear: m.Retain && len(m.Payload) == 0, Client: m.Client, Props: clonedProps(m.Props), QoS2: m.QoS2, Will: m.Will}
+// estimate is at least the bytes of a message's record.
+func estimate(r *resolved, m *session.Message) int {
+	n := 128 + len(r.name) + len(r.key) + 2*len(m.Client) + len(m.Payload)
+	if p := m.Props; p != nil {
+		n += 160 + len(p.ContentType) + len(p.ResponseTopic) + len(p.Correlation)
+		for i := range p.User {
+			n += 8 + len(p.User[i].Name) + len(p.User[i].Value)
+		}
+	}
+	return n
 }
 
-// batchFor finds the open batch of a partition, or begins one. A batch that size more bytes would make too large goes first.
-func (s *Store) batchFor(c *call, a *appender, p eventlog.Part, r *route, size int) *batching {
-	for i, b := range a.open {
-		if b.part != p || b.codec != r.Compression || b.early != r.AckMemory {
+// planFor finds the batch of a partition that has room for size more bytes, or plans one. Batches go to the log in the order
+// in which they were planned, so messages of one partition and route keep theirs.
+func (a *appender) planFor(p eventlog.Part, r *route, size int) int32 {
+	for n := range a.plans {
+		i := (a.last + n) % len(a.plans)
+		if b := &a.plans[i]; !b.full && b.part == p && b.codec == r.Compression && b.early == r.AckMemory {
+			if b.full = b.size+size > maxBatch; b.full {
+				break
+			}
+			b.count, b.size, a.last = b.count+1, b.size+size, i
+			return int32(i)
+		}
+	}
+	a.plans = append(a.plans, plan{part: p, codec: r.Compression, early: r.AckMemory, count: 1, size: size})
+	a.last = len(a.plans) - 1
+	return int32(a.last)
+}
+
+// encode makes the records of all planned messages, and the views that the tail will find.
+func (s *Store) encode(c *call, a *appender, now int64, msgs []session.Message, planned int) []outgoing {
+	if planned == 0 {
+		return nil
+	}
+	out := make([]outgoing, len(a.plans))
+	views, origins := make([]session.Message, planned), make([]origin, planned)
+	for i := range out {
+		p, o := &a.plans[i], &out[i]
+		o.store, o.call = s, c
+		o.builder.Grow(p.size)
+		o.msgs, views = views[:0:p.count], views[p.count:]
+		o.from, origins = origins[:0:p.count], origins[p.count:]
+	}
+	for i := range a.steps {
+		st := &a.steps[i]
+		if st.plan < 0 {
 			continue
 		}
-		if b.builder.Size()+size <= maxBatch {
-			return b
+		m, o := &msgs[i], &out[st.plan]
+		key, value := st.to.key, m.Payload
+		if key == nil {
+			key = bytesOf(m.Client)
 		}
-		s.flush(c, b)
-		a.open[i] = newBatching(p, r)
-		return a.open[i]
+		if value == nil {
+			value = empty
+		}
+		at := o.builder.Add(now, key, value, a.encoder.encode(st.to.name, m))
+		o.from = append(o.from, origin{index: int32(i), at: int32(at)})
+		o.msgs = append(o.msgs, session.Message{Offset: -1, Time: now, Topic: st.to.name, Payload: m.Payload, QoS: m.QoS, Retain: m.Retain,
+			Clear: m.Retain && len(m.Payload) == 0, Client: m.Client, Props: clonedProps(m.Props), QoS2: m.QoS2, Will: m.Will})
 	}
-	b := newBatching(p, r)
-	a.open, a.parts = append(a.open, b), append(a.parts, p)
-	return b
+	return out
 }
 
-// flush hands a batch to the log.
-func (s *Store) flush(c *call, b *batching) {
-	c.left.Add(1)
-	batch, plain, err := b.builder.Batch(b.part, b.codec)
-	builders.Put(b.builder)
-	b.builder = nil
+// send hands a batch to the log.
+func (s *Store) send(p *plan, o *outgoing) {
+	o.call.left.Add(1)
+	batch, plain, err := o.builder.Batch(p.part, p.codec)
 	if err != nil {
-		go s.answer(c, b, &eventlog.Outcome{Err: err})
+		go o.answer(eventlog.Outcome{Err: err})
 		return
 	}
-	for i, from := range b.from {
-		m := &b.msgs[i]
+	for i, from := range o.from {
+		m := &o.msgs[i]
 		end := int(from.at) + len(m.Payload)
 		m.Payload = plain[from.at:end:end]
 	}
-	batch.Early = b.early
-	batch.Side = &side{batch: session.Batch{Part: sessionPart(b.part), Msgs: b.msgs}}
-	batch.SideBytes = cap(b.msgs) * int(unsafe.Sizeof(session.Message{}))
-	b.msgs = nil
-	s.log.Append(batch, func(o eventlog.Outcome) { s.answer(c, b, &o) })
+	o.side.batch = session.Batch{Part: sessionPart(p.part), Msgs: o.msgs}
+	batch.Early, batch.Side = p.early, &o.side
+	s.log.Append(batch, o.answer)
 }
 
 // answer maps what became of a batch to the messages of its call.
-func (s *Store) answer(c *call, b *batching, o *eventlog.Outcome) {
-	ok := 0
-	for i, from := range b.from {
-		r, to := o.At(i), &c.results[from.index]
-		if to.Pos = (session.Position{Part: sessionPart(b.part), Offset: r.Offset}); r.Err == nil {
+func (o *outgoing) answer(outcome eventlog.Outcome) {
+	ok, part := 0, o.side.batch.Part
+	for i, from := range o.from {
+		r, to := outcome.At(i), &o.call.results[from.index]
+		if r.Err == nil {
+			to.Pos = session.Position{Part: part, Offset: r.Offset}
 			ok++
 			continue
 		}
-		to.Pos, to.Err = session.Position{}, refusal(r.Err)
-		s.stats.refused.add(reason(r.Err), 1)
+		to.Err = refusal(r.Err)
+		o.store.stats.refused.add(reason(r.Err), 1)
 	}
-	s.stats.appended.Add(uint64(ok))
-	c.answered()
+	o.store.stats.appended.Add(uint64(ok))
+	o.call.answered()
 }

@@ -71,8 +71,8 @@ func (e *encoder) grow(f func([]byte) []byte) []byte {
 	return e.numbers[at:len(e.numbers):len(e.numbers)]
 }
 
-// encode returns the headers of a message's record. A user property with a reserved name is refused.
-func (e *encoder) encode(name string, m *session.Message) ([]eventlog.Header, error) {
+// encode returns the headers of a message's record.
+func (e *encoder) encode(name string, m *session.Message) []eventlog.Header {
 	e.headers, e.numbers = e.headers[:0], e.numbers[:0]
 	e.add(hTopic, bytesOf(name))
 	if m.QoS > 0 {
@@ -94,13 +94,13 @@ func (e *encoder) encode(name string, m *session.Message) ([]eventlog.Header, er
 	if m.Will != 0 {
 		e.add(hWill, e.grow(func(b []byte) []byte { return binary.BigEndian.AppendUint64(b, uint64(m.Will)) }))
 	}
-	if p := m.Props; p != nil {
-		return e.headers, e.props(p)
+	if m.Props != nil {
+		e.props(m.Props)
 	}
-	return e.headers, nil
+	return e.headers
 }
 
-func (e *encoder) props(p *session.Props) error {
+func (e *encoder) props(p *session.Props) {
 	if p.HasExpiry {
 		e.add(hExpiry, e.grow(func(b []byte) []byte { return strconv.AppendUint(b, uint64(p.Expiry), 10) }))
 	}
@@ -117,12 +117,8 @@ func (e *encoder) props(p *session.Props) error {
 		e.add(hCorrelation, p.Correlation)
 	}
 	for i := range p.User {
-		if reserved(p.User[i].Name) {
-			return errReservedName
-		}
 		e.add(p.User[i].Name, bytesOf(p.User[i].Value))
 	}
-	return nil
 }
 
 // clonedProps copies what may alias a read buffer.

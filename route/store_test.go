@@ -386,6 +386,32 @@ func TestBatchesStaySmall(t *testing.T) {
 	}
 }
 
+// However large and small messages of many clients meet in a call, each client's stay in order.
+func TestOrderInLargeCalls(t *testing.T) {
+	mem := logtest.NewMemory(1, logtest.Hostility{})
+	defer mem.Close()
+	n := open(t, mem, []Spec{{MQTT: "zipped", Topic: "one", Partitions: 3, Compression: eventlog.Snappy}, {MQTT: "#", Topic: "one", Partitions: 3}})
+	rng := rand.New(rand.NewPCG(tier.Seed(), 9))
+	last := map[string]int64{}
+	for range tier.N(200) {
+		var msgs []session.Message
+		for range 1 + rng.IntN(40) {
+			m := session.Message{Topic: []string{"zipped", "a", "b"}[rng.IntN(3)], Client: fmt.Sprint(rng.IntN(6)), Payload: make([]byte, rng.IntN(100))}
+			if rng.IntN(4) == 0 {
+				m.Payload = make([]byte, rng.IntN(maxBatch))
+			}
+			msgs = append(msgs, m)
+		}
+		for i, r := range n.publish(msgs...) {
+			stream := msgs[i].Client + " " + msgs[i].Topic
+			if at, there := last[stream]; r.Err != nil || there && r.Pos.Offset <= at {
+				t.Fatalf("%s: offset %d after %d, %v", stream, r.Pos.Offset, at, r.Err)
+			}
+			last[stream] = r.Pos.Offset
+		}
+	}
+}
+
 // A full partition says wait, and says when there is room.
 func TestAppendSaysWait(t *testing.T) {
 	mem := logtest.NewMemory(1, logtest.Hostility{Manual: true, RoomBytes: 1000})
