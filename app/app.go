@@ -20,6 +20,7 @@ import (
 	"github.com/millrace-io/millrace/console"
 	"github.com/millrace-io/millrace/eventlog"
 	"github.com/millrace-io/millrace/eventlog/engine"
+	"github.com/millrace-io/millrace/internal/vfs"
 	"github.com/millrace-io/millrace/kafkawire"
 	"github.com/millrace-io/millrace/metrics"
 	"github.com/millrace-io/millrace/mqtt/broker"
@@ -32,6 +33,19 @@ type Options struct {
 	Version string
 	Logger  *slog.Logger // required
 	Test    Test
+
+	// Where they are not set, the system's: files (in the folder log.data), clock, listeners.
+	Files  vfs.FS
+	Now    func() time.Time
+	Listen func(network, address string) (net.Listener, error)
+
+	tune tuning
+}
+
+// tuning alters what has no setting: this package's tests make everything small, so that everything happens often.
+type tuning struct {
+	engine func(*engine.Options)
+	broker func(*broker.Options)
 }
 
 // Test makes a node behave as on other machines, or in worse moments. It is for measurements only.
@@ -88,6 +102,9 @@ func (n *Node) stages() []stage {
 
 // Start builds and starts a node. It returns when clients are let in.
 func Start(ctx context.Context, o Options) (*Node, error) {
+	if o.Listen == nil {
+		o.Listen = net.Listen
+	}
 	n := &Node{o: o, metrics: metrics.New(o.Version), quit: make(chan struct{}), failed: make(chan error, 1)}
 	for _, s := range n.stages() {
 		n.phase.Store(&s.name)
@@ -171,7 +188,11 @@ func (n *Node) closeRoutes(context.Context) error {
 }
 
 func (n *Node) startBroker(ctx context.Context) error {
-	n.broker = broker.New(n.brokerOptions())
+	o := n.brokerOptions()
+	if n.o.tune.broker != nil {
+		n.o.tune.broker(&o)
+	}
+	n.broker = broker.New(o)
 	return n.broker.Start(ctx)
 }
 
@@ -181,8 +202,8 @@ func (n *Node) startKafka(context.Context) (err error) {
 	if n.engine == nil {
 		return nil // Kafka clients talk to the cluster
 	}
-	n.kafka, err = kafkawire.New(kafkawire.Options{Engine: n.engine, Logger: n.o.Logger.With("part", "kafka"), AutoCreate: true,
-		Fixed: n.store.Fixed, MaxConnections: n.budget.kafka})
+	n.kafka, err = kafkawire.New(kafkawire.Options{Engine: n.engine, Logger: n.o.Logger.With("part", "kafka"), Now: n.o.Now,
+		AutoCreate: true, Fixed: n.store.Fixed, MaxConnections: n.budget.kafka})
 	return err
 }
 

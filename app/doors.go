@@ -50,7 +50,7 @@ func (n *Node) listen(context.Context) (err error) {
 }
 
 func (n *Node) take(d door, a config.Address) (err error) {
-	if d.listener, err = net.Listen("tcp", string(a)); err != nil {
+	if d.listener, err = n.o.Listen("tcp", string(a)); err != nil {
 		return doorError(d, a, err)
 	}
 	n.doors = append(n.doors, d)

@@ -37,18 +37,23 @@ func (n *Node) openCluster(ctx context.Context) error {
 
 func (n *Node) openEngine() error {
 	c := &n.o.Config.Log
-	fsys, err := vfs.OS(c.Data)
-	if err != nil {
-		return n.dataError(err)
+	fsys, err := n.o.Files, error(nil)
+	if fsys == nil {
+		if fsys, err = vfs.OS(c.Data); err != nil {
+			return n.dataError(err)
+		}
 	}
 	if d := n.o.Test.DatasyncDelay; d > 0 {
 		fsys = vfs.Faults(fsys, vfs.Delay(d, vfs.OpDatasync))
 	}
 	retention := time.Duration(c.Retention)
-	o := engine.Options{FS: fsys, Logger: n.o.Logger.With("part", "log"), DefaultPartitions: int32(c.Partitions),
+	o := engine.Options{FS: fsys, Now: n.o.Now, Logger: n.o.Logger.With("part", "log"), DefaultPartitions: int32(c.Partitions),
 		DefaultRetention: retention, OpenFiles: n.budget.files, CheckpointEvery: n.o.Test.CheckpointEvery}
 	if o.MaxLogBytes, err = maxLogBytes(fsys, c.MaxBytes); err != nil {
 		return n.dataError(err)
+	}
+	if n.o.tune.engine != nil {
+		n.o.tune.engine(&o)
 	}
 	if n.engine, err = engine.Open(o); err != nil {
 		return n.dataError(err)
