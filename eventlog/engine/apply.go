@@ -152,7 +152,7 @@ func (a *applier) write(p *partition) error {
 	if err != nil {
 		return err
 	}
-	a.markDirty(p)
+	defer a.markDirty(p)
 	batches := p.applying
 	for end := log.End(); len(batches) > 0 && batches[0].Base() < end; {
 		batches = batches[1:]

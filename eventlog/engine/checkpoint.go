@@ -231,7 +231,8 @@ type checkpointer struct {
 
 func (e *Engine) requestCheckpoint() { signal(e.checkpoints.wake) }
 
-// markDirty notes that a partition's segments will have unsynced bytes.
+// markDirty notes that a partition's segments have unsynced bytes. Whoever wrote them says so afterwards: said before, a
+// checkpoint could take the note and sync before the write.
 func (e *Engine) markDirty(p *partition) {
 	e.checkpoints.dirtyMu.Lock()
 	defer e.checkpoints.dirtyMu.Unlock()
@@ -296,6 +297,10 @@ func (e *Engine) writeSnapshot(s *snapshot) error {
 		for j := range s.topics[i].parts {
 			ps := &s.topics[i].parts[j]
 			ps.state = ps.p.segments.synced()
+			if ps.state.End < ps.end && !ps.p.topic.gone.Load() { // the WAL is the only one to have the rest: keep it
+				return fmt.Errorf("checkpoint at commit %d: the segments of %v are synced to %d, the log ends at %d: %w", s.commit,
+					ps.p.part, ps.state.End, ps.end, ErrDamaged)
+			}
 		}
 	}
 	if err := writeCheckpoint(e.o.FS, s); err != nil {

@@ -37,7 +37,7 @@ func (e *Engine) compactBelow(p *partition, c *topicConfig) error {
 	if c.minDirtyRatio <= 0 || c.maxLagMs < math.MaxInt64 {
 		o.MinDirty = math.SmallestNonzeroFloat64 // whatever there is
 	}
-	e.markDirty(p)
+	defer e.markDirty(p)
 	_, err = log.Compact(e.o.Now(), below, o)
 	return err
 }
