@@ -97,7 +97,7 @@ func (c client) sub(args ...string) *subscriber {
 func (s *subscriber) stop() {
 	s.end.Do(func() {
 		s.cmd.Process.Kill()
-		s.cmd.Wait() //nolint:errcheck // it was killed
+		s.cmd.Wait() // it was killed
 	})
 }
 

@@ -13,7 +13,7 @@ func raiseFileLimit() uint64 {
 	want := l
 	want.Cur = want.Max
 	if unix.Setrlimit(unix.RLIMIT_NOFILE, &want) == nil {
-		return uint64(want.Cur)
+		return uint64(want.Cur) //nolint:unconvert // signed on some systems
 	}
-	return uint64(l.Cur)
+	return uint64(l.Cur) //nolint:unconvert // signed on some systems
 }

@@ -43,11 +43,11 @@ func TestOnTheEngine(t *testing.T) {
 		t.Helper()
 		seen := map[string]int{}
 		for _, m := range got {
-			seen[fmt.Sprint(m.Topic, m.Payload)]++
+			seen[m.Topic+string(m.Payload)]++
 		}
 		for pos, m := range want {
-			if seen[fmt.Sprint(m.Topic, m.Payload)] != 1 {
-				t.Fatalf("%s: %v: %d times", where, pos, seen[fmt.Sprint(m.Topic, m.Payload)])
+			if seen[m.Topic+string(m.Payload)] != 1 {
+				t.Fatalf("%s: %v: %d times", where, pos, seen[m.Topic+string(m.Payload)])
 			}
 		}
 	}

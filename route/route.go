@@ -214,9 +214,6 @@ func (s *Store) resolve(name string) *resolved {
 	return r
 }
 
-// intern returns the shared copy of a topic name.
-func (s *Store) intern(name string) string { return s.cache.get(name, s.resolve).name }
-
 // parts lists the partitions that carry MQTT messages.
 func (p *places) parts() (parts []eventlog.Part) {
 	for _, t := range p.topics {
