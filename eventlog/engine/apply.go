@@ -69,6 +69,8 @@ func (e *Engine) applyThrough(commit uint64) error {
 	case e.applier.requests <- r:
 	case <-e.failed:
 		return e.failure()
+	case <-e.stop:
+		return fmt.Errorf("write segments: %w", eventlog.ErrClosed)
 	}
 	select {
 	case <-r.done:
