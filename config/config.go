@@ -2,8 +2,8 @@
 // Nothing else in the program reads the environment.
 //
 // A configuration is checked as a whole: Load returns all that is wrong at once, each with where it was written and what to
-// write instead. An unknown key is an error, with the nearest known one. Secrets are never written in a configuration, only
-// where to find them (Secret).
+// write instead. An unknown key is an error, with the nearest known one. There is no secret in a configuration, and there will be
+// none: a field that needs one says where to find it.
 //
 // The package starts no goroutines and writes nothing; it reads the files it is told to.
 package config

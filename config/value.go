@@ -1,12 +1,9 @@
 package config
 
 import (
-	"errors"
 	"fmt"
 	"math"
 	"net"
-	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -186,49 +183,4 @@ func (a Address) Loopback() bool {
 	}
 	ip := net.ParseIP(host)
 	return host == "localhost" || ip != nil && ip.IsLoopback()
-}
-
-// Secret says where a secret is: `file:path`, `env:NAME`, or `credential:name` (a file in $CREDENTIALS_DIRECTORY, as systemd
-// hands them over). It never holds the secret, so it may be printed.
-type Secret string
-
-func (s *Secret) UnmarshalText(b []byte) error {
-	kind, name, ok := strings.Cut(string(b), ":")
-	switch {
-	case len(b) == 0:
-	case ok && name != "" && (kind == "file" || kind == "env"):
-	case ok && kind == "credential" && name == filepath.Base(name) && name != "." && name != "..":
-	default: // the text is not repeated: it may be the secret
-		return errors.New("a secret is not written here; write file:<path>, env:<NAME> or credential:<name>")
-	}
-	*s = Secret(b)
-	return nil
-}
-
-func (s Secret) MarshalText() ([]byte, error) { return []byte(s), nil }
-
-// Reveal fetches the secret. A trailing line end of a file is not part of it.
-func (s Secret) Reveal() (string, error) {
-	kind, name, _ := strings.Cut(string(s), ":")
-	switch kind {
-	case "env":
-		v, ok := os.LookupEnv(name)
-		if !ok {
-			return "", fmt.Errorf("%s: the variable is not set", s)
-		}
-		return v, nil
-	case "credential":
-		dir := os.Getenv("CREDENTIALS_DIRECTORY")
-		if dir == "" {
-			return "", fmt.Errorf("%s: $CREDENTIALS_DIRECTORY is not set; use LoadCredential= in the systemd unit", s)
-		}
-		name = filepath.Join(dir, name)
-	case "":
-		return "", nil
-	}
-	b, err := os.ReadFile(name)
-	if err != nil {
-		return "", fmt.Errorf("%s: %w", s, err)
-	}
-	return strings.TrimRight(string(b), "\r\n"), nil
 }

@@ -2,7 +2,8 @@
 // record looks like (docs/records.md), and which MQTT topic a record of a Kafka client reaches. Store implements the broker's
 // Store over an eventlog.Log.
 //
-// A Store owns one goroutine, which writes dead letters; a Tail owns one, which passes on wake-ups. On disk are the routes'
+// A Store owns one goroutine, which writes dead letters, and one for each topic that is being made again after somebody
+// deleted it; a Tail owns one, which passes on wake-ups. On disk are the routes'
 // log topics, their dead-letter topics, and three compacted internal topics: __millrace_sessions and __millrace_retained, whose
 // records package session encodes, and __millrace_routes, which remembers where in each partition MQTT began to look (see
 // origin.go).
@@ -67,6 +68,7 @@ type Store struct {
 	retained eventlog.Topic
 	routes   eventlog.Topic
 	dead     *deadLetters
+	work     sync.WaitGroup // topics that are being made again
 
 	stats counters
 }
@@ -105,8 +107,11 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	return s, nil
 }
 
-// Close ends the store's goroutine. The log stays open; appends that are under way are still answered.
-func (s *Store) Close() { s.dead.close() }
+// Close ends the store's goroutines. The log stays open; appends that are under way are still answered.
+func (s *Store) Close() {
+	s.dead.close()
+	s.work.Wait()
+}
 
 const (
 	// recordOverhead is what a record's headers and batch may add to an MQTT packet: a client id, names of headers.
@@ -236,11 +241,11 @@ func (s *Store) Fixed(topic string) (reason string) {
 
 // topicGone makes a deleted topic again, and lets the tails follow the new one.
 func (s *Store) topicGone(id eventlog.TopicID) {
-	go func() {
-		if err := s.move(s.dead.ctx, id); err != nil {
+	s.work.Go(func() {
+		if err := s.move(s.dead.ctx, id); err != nil && s.dead.ctx.Err() == nil {
 			s.logger.Error("a deleted topic cannot be made again; its messages are refused", "err", err)
 		}
-	}()
+	})
 }
 
 func (s *Store) move(ctx context.Context, id eventlog.TopicID) error {
