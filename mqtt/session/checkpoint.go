@@ -266,7 +266,7 @@ func (c *Core) finishCheckpoint(sh *shard) {
 				b.owes = false
 			}
 			c.touch(s)
-		}, c.record(s, change{sub: b, opts: b.opts}))
+		}, c.record(s, b, b.opts, false))
 	}
 	v := checkpointValue{sh.number, c.positions(sh.goal)}
 	c.write(sh.lane, func(err error) {

@@ -130,6 +130,7 @@ func (c *Core) proceed(a *attempt) {
 	if s != nil && s.will != nil && (ends || s.willAt <= c.now) {
 		w := s.will
 		s.will, s.willAt = nil, 0
+		c.schedule(s)
 		c.hold(a.r.Key)
 		c.turns[a.r.Key].waiting = a
 		c.fire(w, nil)
@@ -148,7 +149,7 @@ func (c *Core) proceed(a *attempt) {
 	case a.r.Expiry > 0:
 		inc = c.incarnation()
 		recs = append(recs, sessionRecord(a.r.Key, sessionValue{inc: inc, expiry: a.r.Expiry}))
-	case s != nil && s.durable:
+	case s != nil && s.durable, s == nil && c.stale[staleKey{kindSession, a.r.Key}] != nil:
 		recs = append(recs, StateRecord{Key: sessionKey(kindSession, a.r.Key)})
 	}
 	var w *will
@@ -183,7 +184,9 @@ func (c *Core) finish(a *attempt, old *session, resume bool, inc Incarnation, w 
 	s := old
 	if !resume {
 		if old != nil {
-			c.removeParts(old)
+			if old.durable {
+				c.discardAll(old.shard.lane, old.parts())
+			}
 			c.remove(old)
 		}
 		s = c.create(a.r.Key, inc)
@@ -266,7 +269,7 @@ func (c *Core) lost(s *session, cause Cause, closing Conn) {
 	}
 	if w != nil && cause == Normal {
 		delete(c.armed, w.id)
-		c.tombstone(s.shard.lane, kindWill, s.key)
+		c.tombstone(s.shard.lane, kindWill, s.key, nil)
 		w = nil
 	}
 	c.arm(s)
@@ -349,7 +352,7 @@ func (c *Core) expired(s *session) {
 		s.due = c.now + 50
 		c.timers.put(s)
 	case w != nil:
-		s.will, s.willAt = nil, 0
+		s.will, s.willAt = nil, 0 // its delay is over, or the session's expiry is
 		ends := s.expireAt != 0 && s.expireAt <= c.now
 		c.schedule(s)
 		c.fire(w, func() {
@@ -357,8 +360,10 @@ func (c *Core) expired(s *session) {
 				c.end(s)
 			}
 		})
-	default:
+	case s.expireAt != 0 && s.expireAt <= c.now:
 		c.end(s)
+	default:
+		c.schedule(s)
 	}
 }
 
@@ -368,35 +373,46 @@ func (c *Core) end(s *session) {
 		return
 	}
 	if s.durable {
-		c.removeParts(s)
-		c.tombstone(s.shard.lane, kindSession, s.key)
+		parts := s.parts()
+		c.hold(s.key) // nobody may be told that there is no session while a crash could bring it back
+		c.tombstone(s.shard.lane, kindSession, s.key, func(err error) {
+			if err == nil {
+				c.discardAll(s.shard.lane, parts)
+			}
+			c.release(s.key)
+		})
 	}
 	c.remove(s)
 }
 
-// removeParts removes the records of a session, but for the session's own and the will. What is left of them after a crash or a
-// refused write belongs to no incarnation, and is removed by the next restore.
-func (c *Core) removeParts(s *session) {
-	if !s.durable {
-		return
-	}
-	remove := func(key []byte) { c.write(s.shard.lane, nil, StateRecord{Key: key}) }
+// parts are the keys of a session's records, but for the session's own and the will. They are removed once the session itself is:
+// a session that is there has all of its parts. What is left of them after a crash or a refused write belongs to no
+// incarnation, and is removed by the next restore.
+func (s *session) parts() (keys [][]byte) {
 	for _, b := range s.queue.subs.list {
-		remove(subKey(s.key, b.filter))
+		keys = append(keys, subKey(s.key, b.filter))
 	}
 	if s.saved {
-		remove(sessionKey(kindQueue, s.key))
+		keys = append(keys, sessionKey(kindQueue, s.key))
 	}
 	for _, d := range s.flight.all() {
 		if d.qos == 2 && d.state != unsaved {
-			remove(idKey(kindOut, s.key, d.id))
+			keys = append(keys, idKey(kindOut, s.key, d.id))
 		}
 	}
 	for _, d := range s.flight.done {
-		remove(idKey(kindOut, s.key, d.id))
+		keys = append(keys, idKey(kindOut, s.key, d.id))
 	}
 	for _, id := range s.inbound.stored() {
-		remove(idKey(kindIn, s.key, id))
+		keys = append(keys, idKey(kindIn, s.key, id))
+	}
+	return keys
+}
+
+// discardAll writes tombstones that nothing waits for.
+func (c *Core) discardAll(l *lane, keys [][]byte) {
+	for _, key := range keys {
+		c.write(l, nil, StateRecord{Key: key})
 	}
 }
 
@@ -433,13 +449,17 @@ type staleKey struct {
 }
 
 // tombstone removes a session's own record or its will. If that is refused it is tried again, as long as memory agrees.
-func (c *Core) tombstone(l *lane, kd kind, k Key) {
+// done may be nil.
+func (c *Core) tombstone(l *lane, kd kind, k Key, done func(err error)) {
 	c.write(l, func(err error) {
 		if err != nil {
 			if len(c.stale) == 0 {
 				c.staleAt = c.now + redoEvery
 			}
 			c.stale[staleKey{kd, k}] = l
+		}
+		if done != nil {
+			done(err)
 		}
 	}, StateRecord{Key: sessionKey(kd, k)})
 }
@@ -459,7 +479,7 @@ func (c *Core) tryAgain() int64 {
 		case c.turns[st.key] != nil:
 			continue
 		case st.kind == kindWill && (s == nil || s.will == nil), st.kind == kindSession && (s == nil || !s.durable):
-			c.tombstone(c.stale[st], st.kind, st.key)
+			c.tombstone(c.stale[st], st.kind, st.key, nil)
 		}
 		delete(c.stale, st)
 	}

@@ -59,7 +59,8 @@ type Core struct {
 
 	restoring map[Key]*saved // until Restored
 	garbage   []deadKey
-	orphans   []*will // of sessions that wrote nothing but these
+	triples   map[Triple]struct{} // seen below their sessions' frontiers
+	orphans   []*will             // of sessions that wrote nothing but these
 	replaying bool
 	anchors   int // first checkpoints that Ready waits for
 	failed    bool
@@ -139,7 +140,7 @@ func New(o Options, h Host, targets []Target) *Core {
 		o: o, host: h, replaying: true,
 		lanes: map[Target]*lane{}, writes: map[uint64][]outcome{}, reads: map[uint64]*fetch{}, wills: map[uint64]*will{},
 		index: map[Part]int32{}, sessions: map[Key]*session{}, lives: map[Incarnation]*session{}, armed: map[Incarnation]*will{},
-		links: map[Conn]*link{}, attempts: map[Conn]*attempt{}, turns: map[Key]*turn{}, restoring: map[Key]*saved{}, stale: map[staleKey]*lane{},
+		links: map[Conn]*link{}, attempts: map[Conn]*attempt{}, turns: map[Key]*turn{}, restoring: map[Key]*saved{}, triples: map[Triple]struct{}{}, stale: map[staleKey]*lane{},
 	}
 	c.cache = newMatchCache()
 	targets = slices.Clone(targets)
@@ -371,14 +372,9 @@ func (c *Core) message(m *Message, place int32) {
 	if m.Will != 0 {
 		c.willSeen(m.Will)
 	}
-	if m.QoS2.Incarnation != 0 {
-		if s := c.lives[m.QoS2.Incarnation]; s != nil {
-			if !s.inbound.saw(m.QoS2, place, m.Offset, c.replaying) {
-				c.host.Count(DropDuplicate, 1)
-				return
-			}
-			c.touch(s)
-		}
+	if m.QoS2.Incarnation != 0 && c.duplicate(m, place) {
+		c.host.Count(DropDuplicate, 1)
+		return
 	}
 	if m.Retain {
 		c.retain(m, place)
@@ -387,6 +383,25 @@ func (c *Core) message(m *Message, place int32) {
 	for i := range found.targets {
 		c.offer(&found.targets[i], m, place)
 	}
+}
+
+// duplicate tells whether a record of QoS 2 is the second one of its triple, as far as its publisher's session is here. A replay
+// for another sessions partition may begin below the frontier of the publisher's own, where its ids are already forgotten.
+func (c *Core) duplicate(m *Message, place int32) bool {
+	s := c.lives[m.QoS2.Incarnation]
+	if s == nil {
+		return false
+	}
+	if c.replaying && m.Offset < s.queue.f.at(place) {
+		_, twin := c.triples[m.QoS2]
+		c.triples[m.QoS2] = struct{}{}
+		return twin
+	}
+	if !s.inbound.saw(m.QoS2, place, m.Offset, c.replaying) {
+		return true
+	}
+	c.touch(s)
+	return false
 }
 
 func (c *Core) advance(place int32, next int64) {

@@ -114,12 +114,12 @@ type applies struct {
 	options
 	ids     []uint32
 	none    bool // no subscription applies
-	pending bool // only subscriptions that are not durable yet do
+	pending bool // wait: a subscription that is not durable yet makes a difference
 }
 
-// effective is the sum for a message at a position. If only subscriptions that are not durable yet apply, it is theirs: the
-// position is collected. A retained message that was asked for (place is of the retained topic) and a message without a
-// position are not compared with start vectors.
+// effective is the sum for a message at a position. Where a subscription that is not durable yet would change whether or at
+// which QoS the message is delivered, the answer is pending: the position is collected until that is known. A retained message
+// that was asked for (place is of the retained topic) and a message without a position are not compared with start vectors.
 func (c *Core) effective(t *target, m *Message, place int32, off int64) applies {
 	all := applies{options: options{qos: min(t.qos, m.QoS), rap: t.rap}, ids: t.ids}
 	if !t.mixed {
@@ -130,9 +130,14 @@ func (c *Core) effective(t *target, m *Message, place int32, off int64) applies 
 		return (!positioned || off >= b.start.at(place)) &&
 			!(b.opts.noLocal && m.Client != "" && m.Client == t.session.key.ClientID)
 	}
-	n := 0
+	n, waiting, pending := 0, byte(0), false
 	for _, b := range t.subs {
-		if reached(b) && !b.pending {
+		switch {
+		case !reached(b):
+		case b.pending:
+			pending = true
+			waiting = max(waiting, min(b.opts.qos, m.QoS))
+		default:
 			n++
 		}
 	}
@@ -140,14 +145,16 @@ func (c *Core) effective(t *target, m *Message, place int32, off int64) applies 
 		return all
 	}
 	var part target
-	none := true
 	for _, b := range t.subs {
-		if reached(b) && b.pending == (n == 0) {
+		if reached(b) && !b.pending {
 			part.add(b)
-			none = false
 		}
 	}
-	return applies{options: options{qos: min(part.qos, m.QoS), rap: part.rap}, ids: part.ids, none: none, pending: n == 0}
+	a := applies{options: options{qos: min(part.qos, m.QoS), rap: part.rap}, ids: part.ids, none: n == 0 && !pending}
+	if pending && (n == 0 || waiting > a.qos) {
+		a.pending, a.qos = true, max(a.qos, waiting)
+	}
+	return a
 }
 
 // target finds what one session's subscriptions make of a topic, nil if none matches.

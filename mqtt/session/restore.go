@@ -444,7 +444,7 @@ func (c *Core) tryReady() {
 		c.write(d.lane, nil, StateRecord{Key: d.key})
 	}
 	early := c.early
-	c.orphans, c.garbage, c.early = nil, nil, nil
+	c.orphans, c.garbage, c.early, c.triples = nil, nil, nil, nil
 	for _, a := range early {
 		c.begin(a)
 	}
@@ -468,7 +468,7 @@ func (c *Core) wake(s *session) {
 	c.touch(s)
 	for _, b := range s.queue.subs.list {
 		if b.owes {
-			s.scan(b, true)
+			s.scan(cursor{sub: b, asOf: b.asOf, restored: true})
 		}
 	}
 }

@@ -222,16 +222,21 @@ func (c *Core) removeCleared(st *retainedStore) {
 // on when those are delivered. It skips what came to its subscription as a live message.
 type cursor struct {
 	sub      *sub
+	asOf     vector
 	after    string
 	restored bool // it may have begun before a crash: positions in flight are not queued again
 }
 
-func (s *session) scan(b *sub, restored bool) {
-	s.unscan(b.filter)
-	s.cursors = append(s.cursors, cursor{sub: b, restored: restored})
+func (s *session) scan(cur cursor) {
+	s.unscan(cur.sub.filter)
+	s.cursors = append(s.cursors, cur)
 	if s.link != nil {
 		s.link.live = false
 	}
+}
+
+func (s *session) scans(b *sub) bool {
+	return slices.ContainsFunc(s.cursors, func(cur cursor) bool { return cur.sub == b })
 }
 
 func (s *session) unscan(filter string) {
@@ -303,7 +308,7 @@ func (c *Core) wanted(s *session, cur *cursor, r *retained) bool {
 	switch {
 	case r.cleared, r.expires > 0 && r.expires <= c.now:
 		return false
-	case r.offset >= cur.sub.asOf.at(r.place) && c.places[r.place].tailed:
+	case r.offset >= cur.asOf.at(r.place) && c.places[r.place].tailed:
 		return false
 	case cur.restored && r.at >= 0 && s.flight.owns(r.store.place, r.at):
 		return false

@@ -27,7 +27,7 @@ func (c *Core) subscribe(l *link, p *packet.Subscribe) {
 		ch := c.change(s, &p.Filters[i], id)
 		changes = append(changes, ch)
 		if s.durable {
-			recs = append(recs, c.record(s, ch))
+			recs = append(recs, c.record(s, ch.sub, ch.opts, ch.sub.owes))
 		}
 	}
 	done := func(err error) {
@@ -90,7 +90,7 @@ func (c *Core) checkFilter(s *session, f *packet.Filter) packet.Code {
 type change struct {
 	sub  *sub
 	opts options
-	owes bool
+	owes bool // retained messages
 	asOf vector
 }
 
@@ -114,6 +114,7 @@ func (c *Core) change(s *session, f *packet.Filter, id uint32) change {
 	ch := change{sub: b, opts: opts}
 	if f.RetainHandling == 0 || f.RetainHandling == 1 && isNew {
 		ch.owes, ch.asOf = true, c.next()
+		b.owes, b.asOf, b.queued = true, ch.asOf, false // what is written from now on says so
 	}
 	return ch
 }
@@ -131,8 +132,8 @@ func (c *Core) commit(s *session, ch change) {
 	c.filter.Set(b.filter, s, b) // the options count in matches
 	c.touch(s)
 	if ch.owes {
-		b.owes, b.asOf, b.queued = true, ch.asOf, false
-		s.scan(b, false)
+		b.queued = false
+		s.scan(cursor{sub: b, asOf: ch.asOf})
 	}
 }
 
@@ -140,8 +141,13 @@ func (c *Core) commit(s *session, ch change) {
 func (c *Core) refuse(s *session, ch change) {
 	b := ch.sub
 	b.writes--
-	if !s.ended && b.pending && b.writes == 0 && s.queue.subs.get(b.filter) == b {
+	switch {
+	case s.ended || s.queue.subs.get(b.filter) != b:
+	case b.pending && b.writes == 0:
 		c.removeSub(s, b)
+	case ch.owes && !s.scans(b):
+		b.queued = true
+		c.touch(s)
 	}
 }
 
@@ -201,13 +207,12 @@ func (c *Core) unsubscribe(l *link, p *packet.Unsubscribe) {
 	}, recs...)
 }
 
-// record is the subscription as it is once the change is made.
-func (c *Core) record(s *session, ch change) StateRecord {
-	v := subValue{inc: s.inc, opts: ch.opts, start: c.positions(ch.sub.start)}
-	if ch.owes {
-		v.owes, v.owed = true, c.positions(ch.asOf)
-	} else if ch.sub.owes && !ch.sub.queued {
-		v.owes, v.owed = true, c.positions(ch.sub.asOf)
+// record is the subscription as it is once the change is made. It says that retained messages are owed until a checkpoint has
+// written their positions.
+func (c *Core) record(s *session, b *sub, opts options, owes bool) StateRecord {
+	v := subValue{inc: s.inc, opts: opts, start: c.positions(b.start), owes: owes}
+	if owes {
+		v.owed = c.positions(b.asOf)
 	}
-	return StateRecord{subKey(s.key, ch.sub.filter), v.append(nil)}
+	return StateRecord{subKey(s.key, b.filter), v.append(nil)}
 }

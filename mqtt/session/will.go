@@ -134,7 +134,7 @@ func (c *Core) removeWill(w *will) {
 	delete(c.armed, w.id)
 	if !w.removed {
 		w.removed = true
-		c.tombstone(w.lane, kindWill, w.key)
+		c.tombstone(w.lane, kindWill, w.key, nil)
 	}
 }
 

@@ -418,6 +418,7 @@ func (w *world) crash() {
 		case n == 0:
 			w.append(a.msg)
 		case n == 1 && w.twins && a.in != nil && a.msg.QoS2.Incarnation != 0:
+			w.model.late[string(a.msg.Payload)] = true
 			w.late = append(w.late, a)
 		}
 	}
@@ -450,6 +451,7 @@ type simClient struct {
 	nextID   uint16
 	present  bool
 	attempts []*simConn // CONNECTs not answered
+	unsure   bool       // it has forgotten its session, the server perhaps not
 }
 
 // simPub is a message that a client publishes at QoS 2.
@@ -507,11 +509,15 @@ func (c *simClient) connectWith(r *Connect, room int) {
 		r.Will = n.will.packet
 	}
 	w.logf("%s connect clean %v expiry %d max %d room %d will %s", c.key.ClientID, r.CleanStart, r.Expiry, r.ReceiveMaximum, room, n.will)
-	if c.conn != nil { // the server will find out
+	if old := c.conn; old != nil { // the server will find out
+		if !old.accepted {
+			w.model.unanswered(old)
+		}
 		c.cut()
 	}
-	if r.CleanStart {
+	if r.CleanStart = r.CleanStart || c.unsure; r.CleanStart {
 		c.forget()
+		c.unsure = true
 	}
 	c.conn = n
 	c.attempts = append(c.attempts, n)
@@ -527,6 +533,7 @@ func (n *simConn) Accept(a Accepted) {
 	n.client.answered(n)
 	n.w.model.accepted(n, a)
 	if n.client.conn == n { // else it has given this connection up
+		n.client.unsure = false
 		n.client.connected(a.SessionPresent)
 	}
 }
@@ -570,7 +577,7 @@ func (n *simConn) end() {
 
 // cut leaves a client without connection. If its session expires at once the client forgets it too.
 func (c *simClient) cut() {
-	if c.conn.r.Expiry == 0 {
+	if c.conn.r.Expiry == 0 && c.conn.accepted {
 		c.forget()
 	}
 	c.conn, c.acks = nil, nil
