@@ -173,6 +173,8 @@ func (f *fetch) wait() {
 		case <-moved:
 		case <-timeout.C:
 			return
+		case <-f.c.s.drain:
+			return
 		case <-f.c.ctx.Done():
 			return
 		}

@@ -11,6 +11,7 @@ import (
 	"os"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -35,9 +36,9 @@ type conn struct {
 
 	// The reader's.
 	br       *bufio.Reader
-	buf      []byte // for requests that are done with when their handler returns
-	proven   bool   // a request made sense
-	clientID string // of the last request
+	buf      []byte      // for requests that are done with when their handler returns
+	clientID string      // of the last request
+	proven   atomic.Bool // a request made sense
 
 	replies chan *reply
 	open    sync.WaitGroup // replies not written yet; the reader adds
@@ -72,6 +73,8 @@ func newConn(s *Server, nc net.Conn, host string, port int32) *conn {
 
 // serve runs the connection to its end.
 func (c *conn) serve() {
+	stop := context.AfterFunc(c.ctx, func() { c.nc.Close() })
+	defer stop()
 	var writer sync.WaitGroup
 	writer.Add(1)
 	go func() {
@@ -82,9 +85,9 @@ func (c *conn) serve() {
 		}
 	}()
 	c.guard(c.read)
-	c.cancel()
 	close(c.replies)
 	writer.Wait()
+	c.cancel()
 	c.nc.Close()
 }
 
@@ -99,6 +102,9 @@ func (c *conn) guard(loop func() error) {
 		}
 	}()
 	err := loop()
+	if errors.Is(err, errDraining) {
+		return // what was read is answered yet
+	}
 	if err == nil || errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) || c.ctx.Err() != nil {
 		c.end()
 		return
@@ -124,6 +130,7 @@ func (c *conn) end() {
 var (
 	errBadRequest  = errors.New("bad request")
 	errUnsupported = errors.New("unsupported request")
+	errDraining    = errors.New("the server closes")
 )
 
 // read takes requests off the socket and starts them, one after another.
@@ -138,7 +145,7 @@ func (c *conn) read() error {
 		if err != nil {
 			return fmt.Errorf("%w: %s version %d: %w", errBadRequest, r.api.name, r.version, err)
 		}
-		c.proven = true
+		c.proven.Store(true)
 		c.open.Add(1)
 		select {
 		case c.replies <- rep:
@@ -151,21 +158,27 @@ func (c *conn) read() error {
 
 // next reads one request and checks its shape.
 func (c *conn) next() (*request, error) {
+	if c.proven.Load() && c.s.draining() {
+		return nil, errDraining
+	}
 	wait := c.s.IdleTimeout
-	if !c.proven {
+	if !c.proven.Load() {
 		wait = min(wait, firstWait)
 	}
-	c.nc.SetReadDeadline(time.Now().Add(wait))
+	c.readWithin(wait)
 	head, err := c.br.Peek(6) // the size, and the API key behind it
 	if err != nil {
-		if errors.Is(err, os.ErrDeadlineExceeded) && c.proven && len(head) == 0 {
+		if c.s.draining() {
+			return nil, errDraining
+		}
+		if errors.Is(err, os.ErrDeadlineExceeded) && c.proven.Load() && len(head) == 0 {
 			return nil, io.EOF // merely idle
 		}
 		return nil, err
 	}
 	size, key := int(int32(binary.BigEndian.Uint32(head))), int16(binary.BigEndian.Uint16(head[4:]))
 	limit := c.s.MaxRequestBytes
-	if !c.proven {
+	if !c.proven.Load() {
 		limit = min(limit, firstLimit)
 	}
 	if size < 8 || size > limit {
@@ -185,6 +198,23 @@ func (c *conn) next() (*request, error) {
 	return r, nil
 }
 
+// readWithin bounds how long the next reads may take. When the server closes they take no time at all.
+func (c *conn) readWithin(d time.Duration) {
+	c.nc.SetReadDeadline(time.Now().Add(d))
+	if c.s.draining() {
+		c.stopReading()
+	}
+}
+
+// stopReading ends the reads. Only a client that just came is heard once: see firstGrace.
+func (c *conn) stopReading() {
+	var grace time.Duration
+	if !c.proven.Load() {
+		grace = firstGrace
+	}
+	c.nc.SetReadDeadline(time.Now().Add(grace))
+}
+
 // body reads the bytes of a request. Memory grows with what arrives, not with what was announced. A Produce request gets
 // memory of its own, because the log keeps it; the others share the connection's.
 func (c *conn) body(r *request, size int, own bool) ([]byte, error) {
@@ -201,10 +231,13 @@ func (c *conn) body(r *request, size int, own bool) ([]byte, error) {
 		b = make([]byte, min(size, smallBuffer))
 	}
 	for at := 0; ; {
-		c.nc.SetReadDeadline(time.Now().Add(c.s.StallTimeout))
+		c.readWithin(c.s.StallTimeout)
 		n, err := io.ReadFull(c.br, b[at:])
 		if at += n; err != nil {
 			r.release()
+			if c.s.draining() {
+				return nil, errDraining
+			}
 			if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 				err = fmt.Errorf("%w: cut off after %d of %d bytes: %w", errBadRequest, at, size, err)
 			}

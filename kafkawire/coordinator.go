@@ -205,7 +205,7 @@ func (co *coordinator) view(ctx context.Context, f func()) bool {
 	return false
 }
 
-// ask has a group take in a request and waits for the response; nil if the connection or the coordinator ended instead.
+// ask has a group take in a request and waits for the response; nil if the connection or the server ended instead.
 func (co *coordinator) ask(c *conn, name string, commit bool, step func(g *group.Group, now time.Time, who group.Caller) group.Output) kmsg.Response {
 	answer := make(chan kmsg.Response, 1)
 	clientID, host := c.clientID, c.remoteHost()
@@ -223,6 +223,13 @@ func (co *coordinator) ask(c *conn, name string, commit bool, step func(g *group
 	case resp := <-answer:
 		return resp
 	case <-c.ctx.Done():
+	case <-c.s.drain:
+		select {
+		case resp := <-answer: // not if it takes others to come
+			return resp
+		case <-time.After(drainTime / 4):
+		case <-c.ctx.Done():
+		}
 	case <-co.ended:
 	}
 	return nil

@@ -145,7 +145,8 @@ type Server struct {
 	groups  *coordinator
 	buffers *semaphore.Weighted // Options.MaxBuffered
 	fetches *semaphore.Weighted // Options.MaxFetched
-	ctx     context.Context     // ends with Close
+	drain   chan struct{}       // closed when Close begins: nothing more is read, what was read is answered
+	ctx     context.Context     // ends when Close has waited long enough for that
 	cancel  context.CancelFunc
 	stats   counters
 
@@ -167,6 +168,7 @@ func New(o Options) (*Server, error) {
 		fetches:   semaphore.NewWeighted(o.MaxFetched),
 		listeners: map[net.Listener]struct{}{},
 		conns:     map[*conn]struct{}{},
+		drain:     make(chan struct{}),
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	var err error
@@ -225,7 +227,7 @@ func (s *Server) serve(l net.Listener, host string, port int32) error {
 			s.accept(nc, host, port)
 			continue
 		}
-		if s.ctx.Err() != nil {
+		if s.draining() {
 			return ErrServerClosed
 		}
 		if errors.Is(err, net.ErrClosed) {
@@ -235,7 +237,7 @@ func (s *Server) serve(l net.Listener, host string, port int32) error {
 		s.Logger.Warn("kafka: accept failed", "listener", l.Addr().String(), "error", err, "retry_in", wait)
 		select {
 		case <-time.After(wait):
-		case <-s.ctx.Done():
+		case <-s.drain:
 			return ErrServerClosed
 		}
 	}
@@ -245,13 +247,10 @@ func (s *Server) serve(l net.Listener, host string, port int32) error {
 func (s *Server) accept(nc net.Conn, host string, port int32) {
 	c := newConn(s, nc, host, port)
 	s.mu.Lock()
-	full := len(s.conns) >= s.MaxConnections
-	if s.closed || full {
+	if len(s.conns) >= s.MaxConnections {
 		s.mu.Unlock()
-		if full {
-			s.stats.refused.Add(1)
-			s.Logger.Warn("kafka: connection refused: too many", "remote", nc.RemoteAddr().String(), "limit", s.MaxConnections)
-		}
+		s.stats.refused.Add(1)
+		s.Logger.Warn("kafka: connection refused: too many", "remote", nc.RemoteAddr().String(), "limit", s.MaxConnections)
 		nc.Close()
 		return
 	}
@@ -270,21 +269,44 @@ func (s *Server) accept(nc net.Conn, host string, port int32) {
 	}()
 }
 
-// Close ends all connections and the groups' coordinator and waits for their goroutines. The engine stays open.
+// drainTime is how long Close waits for what was read to be answered. firstGrace is how long a client that just came may take
+// to ask its first question: some take the end of such a connection for a broker that wants TLS, and give up.
+const (
+	drainTime  = 2 * time.Second
+	firstGrace = 100 * time.Millisecond
+)
+
+// Close answers what was read, ends all connections and the groups' coordinator, and waits for their goroutines. The engine
+// stays open.
 func (s *Server) Close() error {
 	s.mu.Lock()
+	first := !s.closed
 	s.closed = true
 	for l := range s.listeners {
 		l.Close()
 	}
+	if first {
+		close(s.drain)
+	}
 	for c := range s.conns {
-		c.nc.Close()
+		c.stopReading()
 	}
 	s.mu.Unlock()
-	s.cancel()
+	timer := time.AfterFunc(drainTime, s.cancel)
+	defer timer.Stop()
 	s.running.Wait()
+	s.cancel()
 	s.groups.wait()
 	return nil
+}
+
+func (s *Server) draining() bool {
+	select {
+	case <-s.drain:
+		return true
+	default:
+		return false
+	}
 }
 
 // isInternal tells the log's own topics from the user's.

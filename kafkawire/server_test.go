@@ -288,6 +288,46 @@ func TestCloseEndsWaiters(t *testing.T) {
 	}
 }
 
+// Close answers what was read: an acknowledgement that is on its way is not lost, and who just came is not sent away unheard.
+func TestCloseAnswersWhatWasRead(t *testing.T) {
+	for range tier.N(100) {
+		n := start(t, Options{})
+		n.topic("a", 1, nil)
+		c, late := n.dial(), n.dial()
+		c.produce("a", 0, "x")
+		before := n.srv.Stats().Requests["Produce"]
+		req := produceRequest("a", 0, -1, batchOf(eventlog.None, "y"))
+		req.SetVersion(9)
+		const count = 20
+		for range count {
+			c.send(req)
+		}
+		waitFor(t, func() bool {
+			s := n.srv.Stats()
+			return s.Requests["Produce"] > before && s.Connections == 2
+		})
+		versions := late.send(kmsg.NewPtrApiVersionsRequest())
+		n.srv.Close()
+		answered := int64(0)
+		for id := c.next - count + 1; ; id++ {
+			resp, err := c.tryReceive(req, id)
+			if err != nil {
+				break
+			}
+			if code := resp.(*kmsg.ProduceResponse).Topics[0].Partitions[0].ErrorCode; code != 0 {
+				t.Fatalf("error %d", code)
+			}
+			answered++
+		}
+		topic, _ := n.eng.TopicByName("a")
+		if ends, err := n.eng.Ends(t.Context(), topic.ID); err != nil || ends[0] != answered+1 {
+			t.Fatalf("%v records are there (%v), %d of the last ones were answered", ends, err, answered)
+		}
+		late.receive(kmsg.NewPtrApiVersionsRequest(), versions)
+		n.down()
+	}
+}
+
 // Responses come in the order of the requests, however long each takes.
 func TestResponsesInOrder(t *testing.T) {
 	n := start(t, Options{})
