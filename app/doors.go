@@ -29,7 +29,7 @@ type door struct {
 }
 
 // listen takes all addresses. Nobody is answered yet.
-func (n *Node) listen(context.Context) (err error) {
+func (n *Node) listen(ctx context.Context) (err error) {
 	l := &n.o.Config.Listeners
 	for i, m := range l.MQTT {
 		err = errors.Join(err, n.take(door{kind: doorMQTT, path: fmt.Sprintf("listeners.mqtt[%d]", i), flag: "--mqtt-listen"}, m.Bind))
@@ -44,7 +44,7 @@ func (n *Node) listen(context.Context) (err error) {
 		err = errors.Join(err, n.take(door{kind: doorHTTP, path: "listeners.http", flag: "--http-listen"}, l.HTTP.Bind))
 	}
 	if err != nil {
-		err = errors.Join(err, n.unlisten(nil))
+		err = errors.Join(err, n.unlisten(ctx))
 	}
 	return err
 }

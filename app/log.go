@@ -107,7 +107,7 @@ func treeSize(fsys vfs.FS, dir string) (sum int64, err error) {
 // dataError says what is wrong with the data folder, and what to do, in one line.
 func (n *Node) dataError(err error) error {
 	dir := n.o.Config.Log.Data
-	fix := ""
+	var fix string
 	switch {
 	case errors.Is(err, vfs.ErrLocked):
 		fix = "another millrace uses it: stop that one, or give this one a folder of its own with --data"
