@@ -1,0 +1,41 @@
+package config
+
+import (
+	"os"
+	"reflect"
+	"strings"
+	"testing"
+)
+
+// docs/configuration.md names every key, and every default of the limits.
+func TestDocumented(t *testing.T) {
+	b, err := os.ReadFile("../docs/configuration.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	doc := string(b)
+	for _, typ := range []reflect.Type{reflect.TypeFor[MQTT](), reflect.TypeFor[Kafka](), reflect.TypeFor[HTTP](), reflect.TypeFor[Log](), reflect.TypeFor[Route](),
+		reflect.TypeFor[Limits](), reflect.TypeFor[Logging](), reflect.TypeFor[Config]()} {
+		for _, key := range keys(typ) {
+			if !strings.Contains(doc, key) {
+				t.Errorf("the key %s of %v is not documented", key, typ)
+			}
+		}
+	}
+	limits := reflect.ValueOf(Default().Limits)
+	for f := range fields(limits.Type()) {
+		v := limits.FieldByIndex(f.Index)
+		if !v.CanInterface() || v.IsZero() || v.Kind() != reflect.Int {
+			continue
+		}
+		want := "| `" + f.Tag.Get("yaml") + "` | " + itoa(int(v.Int())) + " |"
+		if !strings.Contains(doc, want) {
+			t.Errorf("docs/configuration.md does not say %s", want)
+		}
+	}
+	example, _, _ := strings.Cut(doc[strings.Index(doc, "    listeners:"):], "\nTime spans")
+	example = strings.ReplaceAll(example, "\n    ", "\n")[4:]
+	if c, err := Parse(example, "docs/configuration.md"); err != nil || len(c.Routes) != 3 {
+		t.Errorf("the example: %v\n%s", err, example)
+	}
+}
