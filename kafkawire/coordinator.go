@@ -28,6 +28,7 @@ const (
 	offsetsBatch      = 256 << 10 // a batch of the coordinator's records is closed at this size
 	maxGroupBytes     = 1 << 20   // what the members of a group may say of themselves; their assignments are as large
 	offsetsMaxBytes   = 2 << 20   // and may reach this one with one large record: a group with its assignments
+	offsetsSegment    = 4 << 20   // only what is in earlier segments is compacted, and all there is must be read at start-up
 	forgetEvery       = time.Minute
 )
 
@@ -84,6 +85,7 @@ func newCoordinator(ctx context.Context, o *Options, cfg *group.Config) (*coordi
 		wake: make(chan struct{}, 1), ended: make(chan struct{}),
 		groups: map[string]*entry{}, answers: map[uint64]chan<- kmsg.Response{}, topics: map[string]eventlog.TopicID{},
 	}
+	cfg.Full = func() bool { return len(co.groups) > o.MaxGroups } // with the one that asks
 	topic, err := offsetsTopicOf(ctx, o.Engine)
 	if err != nil {
 		return nil, err
@@ -102,7 +104,9 @@ func offsetsTopicOf(ctx context.Context, e Engine) (eventlog.Topic, error) {
 	if ok {
 		return topic, nil
 	}
-	config := map[string]string{"cleanup.policy": "compact", "max.message.bytes": strconv.Itoa(offsetsMaxBytes)}
+	config := map[string]string{
+		"cleanup.policy": "compact", "segment.bytes": strconv.Itoa(offsetsSegment), "max.message.bytes": strconv.Itoa(offsetsMaxBytes),
+	}
 	topic, err := e.CreateTopic(ctx, eventlog.TopicSpec{Name: offsetsTopic, Partitions: 1, Config: config})
 	if errors.Is(err, eventlog.ErrInvalid) {
 		delete(config, "max.message.bytes")

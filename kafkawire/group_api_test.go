@@ -365,3 +365,62 @@ func TestGroupsNeedNames(t *testing.T) {
 		t.Errorf("leave: error %d", code)
 	}
 }
+
+func TestTooManyGroups(t *testing.T) {
+	n := start(t, Options{MaxGroups: 2})
+	n.topic("a", 1, nil)
+	c := n.dial()
+	commit(c, "one", "a", 0, 1)
+	j := join(c, 3, "two")
+	if r := do[*kmsg.JoinGroupResponse](c, 3, joinRequest("three", "")); r.ErrorCode != kerr.GroupMaxSizeReached.Code {
+		t.Fatalf("join: %+v", r)
+	}
+	if r := do[*kmsg.OffsetCommitResponse](c, 8, commitRequest("three", "a", 0, 1)); r.Topics[0].Partitions[0].ErrorCode != kerr.GroupMaxSizeReached.Code {
+		t.Fatalf("commit: %+v", r)
+	}
+	commit(c, "one", "a", 0, 2)
+	leave(c, 2, "two", j.MemberID)
+	del := kmsg.NewPtrDeleteGroupsRequest()
+	del.Groups = []string{"two"}
+	do[*kmsg.DeleteGroupsResponse](c, 2, del)
+	join(c, 3, "three")
+}
+
+// The log of offsets is compacted behind the groups' back, and a restart finds the last ones all the same.
+func TestOffsetsSurviveCompaction(t *testing.T) {
+	n := start(t, Options{})
+	const partitions, rounds = 1000, 150
+	n.topic("a", partitions, nil)
+	c := n.dial()
+	for round := range int64(rounds) {
+		req := commitRequest("g", "a", 0, round)
+		p := req.Topics[0].Partitions[0]
+		for i := range int32(partitions - 1) {
+			p.Partition, p.Offset = i+1, round+int64(i)
+			req.Topics[0].Partitions = append(req.Topics[0].Partitions, p)
+		}
+		do[*kmsg.OffsetCommitResponse](c, 8, req)
+	}
+	topic, _ := n.eng.TopicByName(offsetsTopic)
+	size := func() int64 {
+		sizes, err := n.eng.PartSizes(topic.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return sizes[0]
+	}
+	before := size()
+	if err := n.eng.Maintain(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if after := size(); after > before*3/4 {
+		t.Fatalf("%d bytes before compaction, %d after", before, after)
+	}
+	n.restart()
+	c = n.dial()
+	for _, i := range []int32{1, 500, partitions - 1} {
+		if at := committed(c, "g", "a", i); at != rounds-1+int64(i-1) {
+			t.Fatalf("partition %d: committed %d", i, at)
+		}
+	}
+}

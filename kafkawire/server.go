@@ -93,6 +93,7 @@ type Options struct {
 	MaxSession      time.Duration // 30 minutes
 	OffsetRetention time.Duration // 7 days after a group is empty
 	MaxGroupMembers int           // 10,000
+	MaxGroups       int           // 20,000
 }
 
 func (o *Options) setDefaults() {
@@ -122,6 +123,7 @@ func (o *Options) setDefaults() {
 	def(&o.MaxSession, 30*time.Minute)
 	def(&o.OffsetRetention, 7*24*time.Hour)
 	def(&o.MaxGroupMembers, 10_000)
+	def(&o.MaxGroups, 20_000)
 }
 
 func def[T comparable](field *T, value T) {

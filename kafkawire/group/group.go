@@ -51,6 +51,7 @@ type Config struct {
 	MaxBytes               int                        // of all that a group's members say of themselves
 	MaxMetadata            int                        // bytes of metadata per committed offset
 	NewID                  func(prefix string) string // makes a member id that nobody had before
+	Full                   func() bool                // nil, or tells that there must be no more groups
 }
 
 // newMemberTimeout ends the wait of a new member whose first JoinGroup is still unanswered: it may have given up on that
@@ -158,6 +159,9 @@ func (g *Group) ProtocolType() string { return g.protocolType }
 func (g *Group) Forgettable() bool {
 	return g.state == Empty && !g.stored && len(g.offsets) == 0 && len(g.pending) == 0
 }
+
+// unwelcome says that the group would be a new one, where there are too many.
+func (g *Group) unwelcome() bool { return g.cfg.Full != nil && g.Forgettable() && g.cfg.Full() }
 
 func (g *Group) take() Output {
 	out := g.out

@@ -29,6 +29,8 @@ func (g *Group) join(c Caller, req *kmsg.JoinGroupRequest) *kerr.Error {
 		return kerr.InvalidSessionTimeout
 	case !g.supports(req.ProtocolType, req.Protocols):
 		return kerr.InconsistentGroupProtocol
+	case g.unwelcome():
+		return kerr.GroupMaxSizeReached
 	case g.sizeWithout(req)+sizeOf(req.Protocols) > g.cfg.MaxBytes:
 		return kerr.GroupMaxSizeReached
 	case req.MemberID != "":

@@ -43,6 +43,9 @@ func (g *Group) Commit(now time.Time, c Caller, req *kmsg.OffsetCommitRequest, r
 // mayCommit decides whether the sender owns what it commits. An offset without generation and member comes from an
 // administrator or a consumer that assigns itself: only a group without members takes it.
 func (g *Group) mayCommit(req *kmsg.OffsetCommitRequest) *kerr.Error {
+	if g.unwelcome() {
+		return kerr.GroupMaxSizeReached
+	}
 	if req.Generation < 0 && g.state == Empty {
 		return nil
 	}
