@@ -37,6 +37,10 @@ const (
 	AttrDeleteHorizon = 0x40
 )
 
+// OwnProducer begins the range of producer ids that belong to Millrace nodes. A batch in the embedded log is ours iff its id is
+// from here on, since nobody else is let have one; other drivers put in its place what their log knows us by.
+const OwnProducer int64 = 1 << 62
+
 // ErrCorrupt says that bytes are not a well-formed, intact record batch.
 var ErrCorrupt = errors.New("corrupt record batch")
 
@@ -349,6 +353,9 @@ func varbytes(p []byte) (b, rest []byte, err error) {
 // Builder encodes records into one RecordBatch v2. The zero Builder is ready; after Batch it may be used again, and is better
 // used again, since it keeps the buffer it encodes into.
 type Builder struct {
+	// Stamped gives the batches OwnProducer, which the embedded log would have to write otherwise, and sum up the batch again.
+	Stamped bool
+
 	buf               []byte // scratch: a batch leaves in memory of its own, of its exact size
 	count             int32
 	baseTime, maxTime int64
@@ -403,7 +410,7 @@ func (bl *Builder) Add(timestamp int64, key, value []byte, headers []Header) (va
 }
 
 // Batch ends the batch: it compresses the records (None leaves them), seals the header and returns the batch with base offset
-// 0, no producer and Own set. plain is the uncompressed batch, into which Add's places point. The builder starts over.
+// 0, no producer (but see Stamped) and Own set. plain is the uncompressed batch, into which Add's places point. The builder starts over.
 func (bl *Builder) Batch(p Part, c Codec) (b *Batch, plain []byte, err error) {
 	if bl.count == 0 {
 		return nil, nil, fmt.Errorf("%w: a batch without records", ErrInvalid)
@@ -413,7 +420,7 @@ func (bl *Builder) Batch(p Part, c Codec) (b *Batch, plain []byte, err error) {
 	if c != None {
 		raw = make(RawBatch, HeaderSize, HeaderSize+len(plain)/2)
 		if raw, err = Compress(c, raw, plain[HeaderSize:]); err != nil {
-			*bl = Builder{buf: bl.buf[:HeaderSize]}
+			*bl = Builder{Stamped: bl.Stamped, buf: bl.buf[:HeaderSize]}
 			return nil, nil, err
 		}
 	}
@@ -426,9 +433,12 @@ func (bl *Builder) Batch(p Part, c Codec) (b *Batch, plain []byte, err error) {
 	binary.BigEndian.PutUint64(raw[offBaseTime:], uint64(bl.baseTime))
 	binary.BigEndian.PutUint64(raw[offMaxTime:], uint64(bl.maxTime))
 	raw.SetProducer(-1, -1, -1)
+	if bl.Stamped {
+		raw.SetProducer(OwnProducer, 0, -1)
+	}
 	binary.BigEndian.PutUint32(raw[offCount:], uint32(bl.count))
 	raw.Reseal()
-	*bl = Builder{buf: bl.buf[:HeaderSize]}
+	*bl = Builder{Stamped: bl.Stamped, buf: bl.buf[:HeaderSize]}
 	return &Batch{Part: p, Own: true, raw: raw, plain: plain[HeaderSize:]}, plain, nil
 }
 

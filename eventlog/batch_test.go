@@ -643,3 +643,17 @@ func TestWords(t *testing.T) {
 		t.Errorf("%s", s)
 	}
 }
+
+func TestStamped(t *testing.T) {
+	bl := Builder{Stamped: true}
+	for range 2 {
+		bl.Add(5, []byte("key"), []byte("value"), nil)
+		b, _, err := bl.Batch(Part{}, None)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := CheckBatch(b.Raw()); err != nil || b.Raw().ProducerID() != OwnProducer {
+			t.Errorf("producer %d, %v", b.Raw().ProducerID(), err)
+		}
+	}
+}

@@ -3,6 +3,7 @@ package route
 import (
 	"sync"
 	"sync/atomic"
+	"unsafe"
 
 	"github.com/millrace-io/millrace/eventlog"
 	"github.com/millrace-io/millrace/mqtt/session"
@@ -49,22 +50,54 @@ type step struct {
 
 // appender is the scratch of one call of Append.
 type appender struct {
-	encoder encoder
-	steps   []step
-	plans   []plan
-	last    int // the plan that took the last message
+	encoder  encoder
+	steps    []step
+	plans    []plan
+	last     int // the plan that took the last message
+	builders []eventlog.Builder
+	out      []*outgoing
 }
 
 var appenders = sync.Pool{New: func() any { return new(appender) }}
 
-// outgoing is a batch of a call on its way.
+// free gives the scratch back; the buffer that a large message took is not kept.
+func (a *appender) free() {
+	for i := range a.plans {
+		if a.plans[i].size > 2*maxBatch {
+			a.builders[i] = eventlog.Builder{Stamped: true}
+		}
+	}
+	clear(a.steps)
+	clear(a.out)
+	a.steps, a.plans, a.out = a.steps[:0], a.plans[:0], a.out[:0]
+	appenders.Put(a)
+}
+
+// outgoing is a batch of a call on its way. Nobody has it once it is answered, and it is used again: what stays in memory with the
+// batch is the side only.
 type outgoing struct {
-	store   *Store
-	call    *call
-	builder eventlog.Builder
-	msgs    []session.Message // views; payloads are the caller's until the batch is built
-	from    []origin
-	side    side
+	store  *Store
+	call   *call
+	part   session.Part
+	from   []origin
+	side   *side
+	answer func(eventlog.Outcome)
+}
+
+var outgoings sync.Pool
+
+func newOutgoing() *outgoing {
+	o, _ := outgoings.Get().(*outgoing)
+	if o == nil {
+		o = new(outgoing)
+		o.answer = o.answered
+	}
+	return o
+}
+
+func (o *outgoing) free() {
+	o.store, o.call, o.side, o.from = nil, nil, nil, o.from[:0]
+	outgoings.Put(o)
 }
 
 // origin tells where a batch's message comes from: its index in the call, and where its payload begins in the batch.
@@ -77,19 +110,16 @@ func (s *Store) Append(msgs []session.Message, done func(results []session.Resul
 	c.left.Store(1)
 	a := appenders.Get().(*appender)
 	now := s.now()
-	planned := s.plan(c, a, now, msgs)
-	out := s.encode(c, a, now, msgs, planned)
-	for i := range out {
-		s.send(&a.plans[i], &out[i])
+	s.encode(c, a, now, msgs, s.plan(c, a, now, msgs))
+	for i, o := range a.out {
+		s.send(&a.plans[i], &a.builders[i], o)
 	}
 	for i := range a.plans {
 		if wait = s.log.Room(a.plans[i].part); wait != nil {
 			break
 		}
 	}
-	clear(a.steps)
-	a.steps, a.plans = a.steps[:0], a.plans[:0]
-	appenders.Put(a)
+	a.free()
 	if c.left.Add(-1) == 0 { // everything is decided: the answer still comes from a goroutine that is not the caller's
 		go done(c.results)
 	}
@@ -174,25 +204,27 @@ func (a *appender) planFor(p eventlog.Part, r *route, size int) int32 {
 }
 
 // encode makes the records of all planned messages, and the views that the tail will find.
-func (s *Store) encode(c *call, a *appender, now int64, msgs []session.Message, planned int) []outgoing {
+func (s *Store) encode(c *call, a *appender, now int64, msgs []session.Message, planned int) {
 	if planned == 0 {
-		return nil
+		return
 	}
-	out := make([]outgoing, len(a.plans))
-	views, origins := make([]session.Message, planned), make([]origin, planned)
-	for i := range out {
-		p, o := &a.plans[i], &out[i]
-		o.store, o.call = s, c
-		o.builder.Grow(p.size)
-		o.msgs, views = views[:0:p.count], views[p.count:]
-		o.from, origins = origins[:0:p.count], origins[p.count:]
+	sides, views := make([]side, len(a.plans)), make([]session.Message, planned)
+	for len(a.builders) < len(a.plans) {
+		a.builders = append(a.builders, eventlog.Builder{Stamped: true})
+	}
+	for i := range a.plans {
+		p, o := &a.plans[i], newOutgoing()
+		a.builders[i].Grow(p.size)
+		sides[i].batch.Msgs, views = views[:0:p.count], views[p.count:]
+		o.store, o.call, o.part, o.side = s, c, sessionPart(p.part), &sides[i]
+		a.out = append(a.out, o)
 	}
 	for i := range a.steps {
 		st := &a.steps[i]
 		if st.plan < 0 {
 			continue
 		}
-		m, o := &msgs[i], &out[st.plan]
+		m, o := &msgs[i], a.out[st.plan]
 		key, value := st.to.key, m.Payload
 		if key == nil {
 			key = bytesOf(m.Client)
@@ -200,39 +232,41 @@ func (s *Store) encode(c *call, a *appender, now int64, msgs []session.Message, 
 		if value == nil {
 			value = empty
 		}
-		at := o.builder.Add(now, key, value, a.encoder.encode(st.to.name, m))
+		at := a.builders[st.plan].Add(now, key, value, a.encoder.encode(st.to.name, m))
 		o.from = append(o.from, origin{index: int32(i), at: int32(at)})
-		o.msgs = append(o.msgs, session.Message{Offset: -1, Time: now, Topic: st.to.name, Payload: m.Payload, QoS: m.QoS, Retain: m.Retain,
+		view := &o.side.batch.Msgs
+		*view = append(*view, session.Message{Offset: -1, Time: now, Topic: st.to.name, Payload: m.Payload, QoS: m.QoS, Retain: m.Retain,
 			Clear: m.Retain && len(m.Payload) == 0, Client: m.Client, Props: clonedProps(m.Props), QoS2: m.QoS2, Will: m.Will})
 	}
-	return out
 }
 
 // send hands a batch to the log.
-func (s *Store) send(p *plan, o *outgoing) {
+func (s *Store) send(p *plan, builder *eventlog.Builder, o *outgoing) {
 	o.call.left.Add(1)
-	batch, plain, err := o.builder.Batch(p.part, p.codec)
+	batch, plain, err := builder.Batch(p.part, p.codec)
 	if err != nil {
-		go o.answer(eventlog.Outcome{Err: err})
+		go o.answered(eventlog.Outcome{Err: err})
 		return
 	}
+	b := &o.side.batch
+	b.Part = o.part
 	for i, from := range o.from {
-		m := &o.msgs[i]
+		m := &b.Msgs[i] // its payload is the caller's until here
 		end := int(from.at) + len(m.Payload)
 		m.Payload = plain[from.at:end:end]
 	}
-	o.side.batch = session.Batch{Part: sessionPart(p.part), Msgs: o.msgs}
-	batch.Early, batch.Side = p.early, &o.side
+	batch.Early, batch.Side = p.early, o.side
+	batch.SideBytes = int(unsafe.Sizeof(side{})) + len(b.Msgs)*int(unsafe.Sizeof(session.Message{}))
 	s.log.Append(batch, o.answer)
 }
 
-// answer maps what became of a batch to the messages of its call.
-func (o *outgoing) answer(outcome eventlog.Outcome) {
-	ok, part := 0, o.side.batch.Part
+// answered maps what became of a batch to the messages of its call.
+func (o *outgoing) answered(outcome eventlog.Outcome) {
+	ok, call := 0, o.call
 	for i, from := range o.from {
-		r, to := outcome.At(i), &o.call.results[from.index]
+		r, to := outcome.At(i), &call.results[from.index]
 		if r.Err == nil {
-			to.Pos = session.Position{Part: part, Offset: r.Offset}
+			to.Pos = session.Position{Part: o.part, Offset: r.Offset}
 			ok++
 			continue
 		}
@@ -240,5 +274,6 @@ func (o *outgoing) answer(outcome eventlog.Outcome) {
 		o.store.stats.refused.add(reason(r.Err), 1)
 	}
 	o.store.stats.appended.Add(uint64(ok))
-	o.call.answered()
+	o.free()
+	call.answered()
 }

@@ -61,7 +61,7 @@ func (w *stateWriter) Append(recs []session.StateRecord, done func([]session.Res
 	c := &call{done: done, results: make([]session.Result, len(recs))}
 	c.left.Store(1)
 	now, first := w.store.now(), 0
-	var b eventlog.Builder
+	b := eventlog.Builder{Stamped: true}
 	for i := range recs {
 		if b.Len() > 0 && b.Size()+len(recs[i].Key)+len(recs[i].Value) > maxBatch {
 			w.flush(c, &b, first)

@@ -58,7 +58,7 @@ type Options struct {
 
 // FirstOwnProducerID begins the range of producer ids that belong to Millrace nodes: a batch is ours iff its id is from here on.
 // NewProducerID never gives them out and Produce refuses them.
-const FirstOwnProducerID int64 = 1 << 62
+const FirstOwnProducerID = eventlog.OwnProducer
 
 var (
 	ErrOutOfOrderSequence     = errors.New("producer sequence out of order")

@@ -7,7 +7,7 @@ import (
 )
 
 // ring is what is committed and in memory, in the order of commits: at its end what is not in segments yet, before that what
-// is kept for tails, as much as the budget leaves. The committer adds, the applier advances, tails look.
+// some tail has not seen, as much as the budget leaves. The committer adds, the applier advances, tails look.
 type ring struct {
 	keep     int64         // bytes held at most, but for what is not applied
 	progress chan struct{} // one token: something was applied, or the log failed
@@ -57,9 +57,13 @@ func (r *ring) add(fresh []published, commit uint64) {
 	}
 }
 
-// evict lets go of applied entries while more is held than shall be, or nobody tails.
+// evict lets go of what is applied and seen by every tail, and of what is applied while more is held than shall be.
 func (r *ring) evict() {
-	for r.first < r.applied && (r.bytes > r.keep || len(r.tails) == 0) {
+	unseen := r.end()
+	for t := range r.tails {
+		unseen = min(unseen, t.cursor)
+	}
+	for r.first < r.applied && (r.first < unseen || r.bytes > r.keep) {
 		e := &r.entries[r.head]
 		r.bytes -= e.cost()
 		*e = ringEntry{}

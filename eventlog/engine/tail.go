@@ -178,6 +178,7 @@ func (t *tail) look(limit int) bool {
 	if t.cursor < r.end() {
 		signal(t.wake)
 	}
+	r.evict()
 	return len(t.looked) > 0
 }
 

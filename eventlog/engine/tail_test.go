@@ -115,6 +115,30 @@ func TestNoTailNoMemory(t *testing.T) {
 	}
 }
 
+// TestSeenNoMemory: what is applied and every tail has seen is not kept.
+func TestSeenNoMemory(t *testing.T) {
+	e := open(t, small(vfs.NewMem()))
+	p := topicOf(t, e, nil)
+	tail, err := e.Tail(eventlog.Vector{p: 0})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tail.Close()
+	appendWait(t, e, p, "value")
+	if err := e.checkpoint(); err != nil {
+		t.Fatal(err)
+	}
+	if held, unapplied := e.ring.heldBytes(); held == 0 || unapplied != 0 {
+		t.Fatalf("%d bytes are held for a tail that has not seen them, %d not applied", held, unapplied)
+	}
+	if events, err := tail.Poll(nil, 1000); err != nil || len(events) != 1 {
+		t.Fatalf("%+v, %v", events, err)
+	}
+	if held, _ := e.ring.heldBytes(); held != 0 {
+		t.Errorf("%d bytes are held for nobody", held)
+	}
+}
+
 // TestWatch: those who watch hear of every move, and of the end.
 func TestWatch(t *testing.T) {
 	e := open(t, small(vfs.NewMem()))
