@@ -61,6 +61,7 @@ type verdict uint8
 const (
 	accepted  verdict = iota
 	rejected          // not in the log, and never will be as it is
+	later             // not in the log: repeat it as it is
 	again             // may be in the log: repeat it as it is
 	elsewhere         // as again, after looking for the leader anew
 	gone              // the broker does not know the topic
@@ -78,6 +79,9 @@ func judge(code int16) (verdict, error) {
 	case kerr.NotLeaderForPartition, kerr.LeaderNotAvailable, kerr.FencedLeaderEpoch, kerr.UnknownLeaderEpoch,
 		kerr.KafkaStorageError, kerr.ReplicaNotAvailable, kerr.BrokerNotAvailable:
 		return elsewhere, err
+	case kerr.NotEnoughReplicas, kerr.ConcurrentTransactions, kerr.NotCoordinator, kerr.CoordinatorNotAvailable,
+		kerr.CoordinatorLoadInProgress, kerr.ThrottlingQuotaExceeded:
+		return later, err
 	case kerr.OutOfOrderSequenceNumber, kerr.DuplicateSequenceNumber, kerr.UnknownProducerID, kerr.InvalidProducerEpoch,
 		kerr.InvalidProducerIDMapping, kerr.ProducerFenced, kerr.InvalidTxnState:
 		return stateless, err

@@ -81,13 +81,30 @@ func fetched(resp *kmsg.FetchResponse, w want) *kmsg.FetchResponseTopicPartition
 	return nil
 }
 
-// take picks the batches that may be seen out of a fetched partition: no control batches, none of aborted transactions,
-// nothing at or beyond the last stable offset.
+// take makes batches of what was fetched of one partition.
 func (d *Driver) take(ctx context.Context, w want, rp *kmsg.FetchResponseTopicPartition) found {
-	f := found{next: w.offset, err: kerr.ErrorForCode(rp.ErrorCode)}
-	if f.err != nil {
-		return f
+	if err := kerr.ErrorForCode(rp.ErrorCode); err != nil {
+		return found{next: w.offset, err: err}
 	}
+	raws, next, err := pick(rp, w.offset)
+	f := found{next: next, err: err}
+	if err != nil {
+		f.err = fmt.Errorf("fetched %v at %d: %w", w.part, next, err)
+	}
+	for _, raw := range raws {
+		b := eventlog.NewRawBatch(w.part, raw)
+		if b.Own, err = d.reg.owns(ctx, raw.ProducerID(), raw.ProducerEpoch()); err != nil {
+			return found{batches: f.batches, next: max(w.offset, raw.Base()), err: err}
+		}
+		f.batches = append(f.batches, b)
+	}
+	return f
+}
+
+// pick finds the batches that may be seen in a fetched partition: no control batches, none of aborted transactions, nothing
+// at or beyond the last stable offset. next is the offset to go on at, past what may not be seen.
+func pick(rp *kmsg.FetchResponseTopicPartition, from int64) (raws []eventlog.RawBatch, next int64, err error) {
+	next = from
 	aborted := newAborts(rp.AbortedTransactions)
 	for rest := rp.RecordBatches; len(rest) > 0; {
 		n, err := eventlog.BatchSize(rest)
@@ -96,28 +113,21 @@ func (d *Driver) take(ctx context.Context, w want, rp *kmsg.FetchResponseTopicPa
 		}
 		raw, err := eventlog.CheckBatch(rest)
 		if err != nil {
-			f.err = fmt.Errorf("fetched %v at %d: %w", w.part, f.next, err)
-			return f
+			return raws, next, err
 		}
 		rest = rest[len(raw):]
 		if rp.LastStableOffset >= 0 && raw.Base() >= rp.LastStableOffset {
 			break
 		}
-		if raw.Next() <= w.offset {
+		if raw.Next() <= next {
 			continue
 		}
-		f.next = max(f.next, raw.Next())
-		if aborted.hides(raw) || raw.Count() == 0 {
-			continue
+		next = raw.Next()
+		if !aborted.hides(raw) && raw.Count() > 0 {
+			raws = append(raws, raw)
 		}
-		b := eventlog.NewRawBatch(w.part, raw)
-		if b.Own, err = d.reg.owns(ctx, raw.ProducerID(), raw.ProducerEpoch()); err != nil {
-			f.err = err
-			return f
-		}
-		f.batches = append(f.batches, b)
 	}
-	return f
+	return raws, next, nil
 }
 
 // aborts are the aborted transactions of a fetched range.

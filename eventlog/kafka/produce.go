@@ -2,6 +2,7 @@ package kafka
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -49,6 +50,7 @@ type lane struct {
 	missing  time.Time
 	identity *identity // of seq
 	seq      int32
+	limit    int // up to which jobs are merged
 	single   int // the next so many shots carry one job each: something in a merged one was refused
 	tries    int
 	not      time.Time // not before
@@ -79,7 +81,7 @@ func (p *producer) append(b *eventlog.Batch, done func(eventlog.Outcome)) {
 	p.d.rooms.take(b.Part, j.size)
 	l := p.lanes[b.Part]
 	if l == nil {
-		l = &lane{part: b.Part}
+		l = &lane{part: b.Part, limit: p.d.o.BatchBytes}
 		p.lanes[b.Part] = l
 	}
 	if !l.listed {
@@ -195,7 +197,7 @@ func (p *producer) ready(l *lane) bool {
 		}
 		l.identity, l.seq = p.identity, 0
 	}
-	limit := p.d.o.BatchBytes
+	limit := l.limit
 	if l.single > 0 {
 		limit = 0
 		l.single--
@@ -258,9 +260,10 @@ func (p *producer) settle(l *lane, t *topic, resp *kmsg.ProduceResponse, err err
 			err = fmt.Errorf("%w: %s", err, *a.ErrorMessage)
 		}
 	}
-	// A refusal is about the bytes of this attempt. If an earlier one may be in the log, only its repetition tells.
+	// A refusal is about this attempt. If an earlier one may be in the log we shall never know, and what comes needs a sequence
+	// that cannot be taken for the repetition of that.
 	if v == rejected && s.maybe {
-		v = again
+		v = stateless
 	}
 	switch v {
 	case accepted:
@@ -270,7 +273,7 @@ func (p *producer) settle(l *lane, t *topic, resp *kmsg.ProduceResponse, err err
 			miss(p.d.rooms, s.jobs, fmt.Errorf("append to %v: %w", l.part, translate(err)))
 		}
 	case stateless:
-		p.d.o.Logger.Warn("the cluster does not know our producer's state", "partition", l.part, "error", err, "unknown", s.maybe)
+		p.d.o.Logger.Warn("the producer's state is lost", "partition", l.part, "error", err, "unknown", s.maybe)
 		if s.maybe {
 			miss(p.d.rooms, s.jobs, unknown(fmt.Errorf("append to %v: %w", l.part, err)))
 		}
@@ -290,6 +293,9 @@ func (p *producer) settle(l *lane, t *topic, resp *kmsg.ProduceResponse, err err
 		if len(s.jobs) > 1 { // one by one, to find whose fault it is
 			l.single += len(s.jobs)
 			l.queue = append(s.jobs, l.queue...)
+			if errors.Is(translate(err), eventlog.ErrTooLarge) {
+				l.limit = len(s.raw) / 2
+			}
 		}
 	case stateless:
 		// A new identity for what comes. What is surely not in the log comes again under it.
@@ -309,6 +315,8 @@ func (p *producer) settle(l *lane, t *topic, resp *kmsg.ProduceResponse, err err
 		p.later(l)
 	case again:
 		s.maybe = true
+		p.later(l)
+	case later:
 		p.later(l)
 	}
 }

@@ -24,7 +24,8 @@ type shot struct {
 	base  int64 // once accepted
 }
 
-// load makes a shot of the first jobs of a queue: at least one, and as many as merge into limit bytes.
+// load makes a shot of the first jobs of a queue: at least one, and as many as merge into limit bytes. An error is about the
+// first.
 func load(p eventlog.Part, queue []*job, limit int) (*shot, error) {
 	n, size := 1, queue[0].b.Size()
 	for n < len(queue) && size+queue[n].b.Size() <= limit && queue[n].b.Raw().Codec() == queue[0].b.Raw().Codec() {
@@ -43,8 +44,11 @@ func load(p eventlog.Part, queue []*job, limit int) (*shot, error) {
 			bl.Add(r.Timestamp, r.Key, r.Value, r.Headers)
 			return nil
 		})
+		if err != nil && i > 0 {
+			return load(p, queue[:i], limit) // those before it are in order
+		}
 		if err != nil {
-			return nil, fmt.Errorf("merge batch %d of %d: %w", i, n, err)
+			return nil, err
 		}
 		if bl.Size() > limit && i+1 < n { // compressed batches grow when they are opened
 			s.jobs = s.jobs[: i+1 : i+1]

@@ -79,7 +79,7 @@ func (t *txn) commit(ctx context.Context, shots []*shot) (refused map[*shot]erro
 	}
 	for _, s := range shots {
 		err := t.send(ctx, s)
-		if errors.Is(err, eventlog.ErrFenced) {
+		if errors.Is(err, eventlog.ErrFenced) || isDone(err) { // without an end it is aborted by whoever comes next, or by its time-out
 			return nil, err
 		}
 		if err != nil {
@@ -165,7 +165,8 @@ func (t *txn) send(ctx context.Context, s *shot) error {
 		switch {
 		case v == stateless:
 			return fmt.Errorf("append to %v: %w: %w", s.part, eventlog.ErrFenced, err)
-		case v == rejected && !s.maybe:
+		case v == rejected:
+			t.renew = t.renew || s.maybe // the partition's sequence is in doubt
 			return fmt.Errorf("append to %v: %w", s.part, translate(err))
 		case v == gone:
 			// The name is there but not for this broker, or the topic went between: refresh finds out which.
@@ -174,7 +175,7 @@ func (t *txn) send(ctx context.Context, s *shot) error {
 					return fmt.Errorf("append to %v: %w", s.part, err)
 				}
 			}
-		case v != rejected:
+		case v != later:
 			s.maybe = true
 		}
 		if refreshErr := t.d.topics.refresh(ctx); refreshErr != nil {

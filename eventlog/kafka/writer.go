@@ -22,6 +22,7 @@ type writer struct {
 	queue   []*job
 	running bool
 	spent   error // why nothing can be appended any more
+	limit   int   // up to which jobs are merged
 	single  int   // the next so many transactions carry one job each
 
 	txn txn // used by the running goroutine
@@ -44,7 +45,7 @@ func (d *Driver) Claim(ctx context.Context, p eventlog.Part) (eventlog.Writer, e
 	if err != nil {
 		return nil, d.fail(err, "claim %v", p)
 	}
-	w := &writer{d: d, part: p, txn: txn{d: d, id: fmt.Sprintf("%sclaim-%v-%d", eventlog.InternalPrefix, p.Topic, p.Index)}}
+	w := &writer{d: d, part: p, limit: d.o.BatchBytes, txn: txn{d: d, id: fmt.Sprintf("%sclaim-%v-%d", eventlog.InternalPrefix, p.Topic, p.Index)}}
 	w.freed = sync.NewCond(&w.mu)
 	if err := w.txn.init(ctx); err != nil {
 		return nil, d.fail(err, "claim %v", p)
@@ -132,7 +133,7 @@ func (w *writer) run() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for len(w.queue) > 0 {
-		limit := w.d.o.BatchBytes
+		limit := w.limit
 		if w.single > 0 {
 			limit = 0
 			w.single--
@@ -172,6 +173,9 @@ func (w *writer) fire(s *shot) {
 			defer w.mu.Unlock()
 			w.single += len(s.jobs)
 			w.queue = append(s.jobs, w.queue...)
+			if errors.Is(why, eventlog.ErrTooLarge) {
+				w.limit = len(s.raw) / 2
+			}
 			return
 		}
 		miss(w.d.rooms, s.jobs, why)

@@ -160,7 +160,7 @@ func (c *cluster) admit(a *pending, late bool) error {
 	return nil
 }
 
-// lose makes the outcome of an append unknown: it lands now, later, after a restart, or never.
+// lose makes the outcome of an append unknown: it lands now, after the answer, after a restart, or never.
 func (c *cluster) lose(a *pending, mayNow bool) {
 	if a.writer != nil {
 		a.writer.spent = true
@@ -180,9 +180,9 @@ func (c *cluster) lose(a *pending, mayNow bool) {
 	case n == 0 && mayNow:
 		land()
 	case n == 1:
-		c.afterRestart = append(c.afterRestart, land)
+		a.twin = func() { c.afterRestart = append(c.afterRestart, land) }
 	default:
-		c.later(land)
+		a.twin = func() { c.later(land) }
 	}
 }
 

@@ -48,7 +48,7 @@ func TestMemory(t *testing.T) {
 	cases["All"] = all
 	for name, h := range cases {
 		t.Run(name, func(t *testing.T) {
-			for i := range tier.N(20) {
+			for i := range tier.N(10) {
 				seed := tier.Seed() + uint64(i)
 				t.Run(fmt.Sprint(seed), func(t *testing.T) { Run(t, openMemory(seed, h), nil) })
 			}

@@ -71,6 +71,7 @@ type pending struct {
 	writer  *memWriter // nil: not through a claim
 	out     []eventlog.Outcome
 	done    func([]eventlog.Outcome)
+	twin    func() // if its outcome is unknown: has it land, late; to be called once it is answered
 	seq     uint64 // the order of the calls
 	size    int
 }
@@ -192,6 +193,9 @@ func (m *Memory) Room(p eventlog.Part) <-chan struct{} {
 }
 
 func (m *Memory) answered(a *pending) {
+	if a.twin != nil {
+		a.twin()
+	}
 	for _, b := range a.batches {
 		m.bytes[b.Part] -= b.Size()
 		if ch := m.rooms[b.Part]; ch != nil && m.bytes[b.Part] < m.c.h.RoomBytes {

@@ -63,7 +63,7 @@ func Run(t *testing.T, open Opener, skip map[string]string) {
 var suite = slices.Concat(topicTests, appendTests, readTests, tailTests, claimTests, lifeTests)
 
 // patience bounds every wait of the suite: reaching it is a failure.
-const patience = 30 * time.Second
+var patience = 30 * time.Second
 
 func patient(t testing.TB) context.Context {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)

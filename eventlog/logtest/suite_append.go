@@ -350,9 +350,13 @@ func testRoomWhenStalled(t testing.TB, e *Env) {
 	b := newBench(t, e)
 	b.put(b.d, b.part(0), "before", 1)
 	release := e.Stall(t)
+	most := 256 << 20
+	if e.RoomBytes > 0 {
+		most = 2 * e.RoomBytes
+	}
 	var ch <-chan struct{}
 	for n := 0; ch == nil; n += 16 << 10 {
-		if n > 256<<20 {
+		if n > most {
 			release()
 			t.Fatalf("%d bytes are outstanding and there is still room", n)
 		}

@@ -114,7 +114,12 @@ func testCloseWhileAppending(t testing.TB, e *Env) {
 				wantErr(t, "poll", err, eventlog.ErrClosed)
 				return
 			}
-			<-f.tail.Wake()
+			select {
+			case <-f.tail.Wake():
+			case <-b.ctx.Done():
+				t.Error("a tail was not woken when its log closed")
+				return
+			}
 		}
 	})
 	<-started

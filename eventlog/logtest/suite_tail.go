@@ -12,6 +12,7 @@ import (
 
 var tailTests = []test{
 	{"TailHistoryThenLive", testTailHistoryThenLive},
+	{"TailWakes", testTailWakes},
 	{"TailFromTheMiddle", testTailFromTheMiddle},
 	{"TailSlow", testTailSlow},
 	{"TailMany", testTailMany},
@@ -59,6 +60,30 @@ func testTailHistoryThenLive(t testing.TB, e *Env) {
 	f.until("everything durable was seen", f.has(b.all()...))
 	f.check(b.zero())
 	f.tail.Close()
+}
+
+// testTailWakes: who has polled everything and waits for Wake learns of what comes.
+func testTailWakes(t testing.TB, e *Env) {
+	b := newBench(t, e)
+	f := b.tail(b.zero())
+	for i := range 10 {
+		for f.poll() {
+		}
+		select { // a token from before
+		case <-f.tail.Wake():
+		default:
+		}
+		for f.poll() {
+		}
+		b.put(b.d, b.part(int32(i%4)), "s", 1)
+		select {
+		case <-f.tail.Wake():
+		case <-b.ctx.Done():
+			t.Fatal("a record came and nobody woke")
+		}
+		f.until("what woke is there", f.has(b.all()...))
+	}
+	f.check(b.zero())
 }
 
 func testTailFromTheMiddle(t testing.TB, e *Env) {
