@@ -336,5 +336,10 @@ func (c *Core) passed(s *session, b *sub, f vector) bool {
 			return false
 		}
 	}
+	for _, d := range s.flight.all() { // after a crash those are positions again
+		if !c.places[d.place].retained && d.offset < b.start.at(d.place) {
+			return false
+		}
+	}
 	return true
 }

@@ -195,7 +195,9 @@ func (c *Core) emit(l *link, m *Message, place int32, a applies, retain bool) bo
 	if mutant("drop") && id%7 == 3 {
 		return true
 	}
-	e := s.flight.push(flown{offset: m.Offset, place: place, id: id, qos: a.qos, wire: true})
+	// It goes before what is still to be sent again: that is how it must be should the connection be lost now.
+	e := s.flight.insert(l.resend, flown{offset: m.Offset, place: place, id: id, qos: a.qos, wire: true})
+	l.resend++
 	l.used++
 	c.touch(s)
 	if a.qos == 2 && s.durable {

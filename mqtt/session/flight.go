@@ -64,6 +64,15 @@ func (f *flight) push(d flown) *flown {
 	return &f.items[len(f.items)-1]
 }
 
+// insert puts a delivery before the i-th oldest.
+func (f *flight) insert(i int, d flown) *flown {
+	f.push(d)
+	all := f.all()
+	copy(all[i+1:], all[i:])
+	all[i] = d
+	return &all[i]
+}
+
 // remove takes a delivery out and returns which one it was, counted from the oldest.
 func (f *flight) remove(d *flown) int {
 	i := f.head

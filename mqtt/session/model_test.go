@@ -81,6 +81,7 @@ type modelSub struct {
 	ending  bool
 	id      uint32
 	lost    bool // whether it is there is in doubt
+	refused bool // the SUBSCRIBE that made it was refused
 }
 
 type entry struct {
@@ -239,7 +240,7 @@ func (m *model) logged(msg *Message) {
 	}
 	for _, w := range m.wills {
 		if w.payload == string(msg.Payload) {
-			if w.logged++; w.logged > 1 {
+			if w.logged++; w.logged > 1 && !m.wild {
 				m.w.fail("will %s fired twice", w.payload)
 			}
 		}
@@ -321,6 +322,9 @@ func (w *world) pending(payload string) bool {
 // doubt: nobody knows whether a subscription is there.
 func (s *modelSession) doubt(b *modelSub) {
 	b.certain, b.lost, b.ending = false, true, false
+	for _, r := range s.rets {
+		r.must = r.must && r.by != b
+	}
 	for _, e := range s.entries {
 		e.via = slices.DeleteFunc(e.via, func(x *modelSub) bool { return x == b })
 	}
@@ -570,10 +574,13 @@ func (m *model) answered(n *simConn, p *packet.Suback) {
 			b.ending = false
 		case op.unsub:
 			s.drop(b)
-		case code.Failed() && it.exists:
-			b.pend = removeFirst(b.pend, it.opts)
 		case code.Failed():
-			if !b.certain && len(b.pend) == 0 {
+			if it.exists {
+				b.pend = removeFirst(b.pend, it.opts)
+			} else {
+				b.refused = true
+			}
+			if b.refused && !b.certain && len(b.pend) == 0 {
 				s.drop(b)
 			}
 		default:
@@ -603,10 +610,10 @@ func removeFirst(list []packet.Filter, f packet.Filter) []packet.Filter {
 func (m *model) committed(s *modelSession, b *modelSub, it opItem) {
 	for _, e := range s.entries {
 		if slices.Contains(e.via, b) && !e.excused && e.apps == 0 {
-			if _, sure := b.reach(s, &e.msg, e.pos); sure {
-				e.must = true
-			}
+			_, sure := b.reach(s, &e.msg, e.pos)
+			e.must = e.must || sure
 		}
+		e.via = slices.DeleteFunc(e.via, func(x *modelSub) bool { return x == b })
 	}
 	for _, key := range it.rets {
 		r := s.rets[key]
@@ -751,7 +758,9 @@ func (m *model) emittedRetained(s *modelSession, o *simOut) {
 	id := s.client.key.ClientID
 	r := s.rets[string(o.msg.Payload)]
 	if r == nil {
-		m.w.fail("%s: retained %s is not owed", id, o.msg.Payload)
+		if !m.wild {
+			m.w.fail("%s: retained %s is not owed", id, o.msg.Payload)
+		}
 		return
 	}
 	if !o.d.Retain {
@@ -798,8 +807,8 @@ func (m *model) app(n *simConn, o *simOut) {
 	}
 	e.must = false
 	if e.apps++; e.apps == 1 {
-		// After a crash the replay goes by the options of now: what a lower QoS has lost may still come.
-		if last, ok := s.last[o.msg.Topic]; ok && p.offset < last && !(e.restless && m.w.crashes > 0) {
+		// After a crash the replay goes by the options and the policy of now: what was dropped before may still come.
+		if last, ok := s.last[o.msg.Topic]; ok && p.offset < last && !((e.restless || e.excused || e.msg.Props != nil) && m.w.crashes > 0) {
 			m.w.fail("%s: %s@%d of %s arrived after @%d", id, o.msg.Payload, p.offset, o.msg.Topic, last)
 		}
 		s.last[o.msg.Topic] = max(p.offset, s.last[o.msg.Topic])

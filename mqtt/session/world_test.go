@@ -238,6 +238,9 @@ func (w *world) append(m Message) Position {
 		p.next += int64(1 + w.rnd.IntN(2)) // records that MQTT never sees
 	}
 	m.Offset = p.next
+	if n := len(p.recs); n > 0 { // a node's times do not go back
+		m.Time = max(m.Time, p.recs[n-1].Time)
+	}
 	p.next++
 	p.recs = append(p.recs, m)
 	w.model.logged(&m)
@@ -698,7 +701,7 @@ func (c *simClient) publish2(id uint16, p *simPub) {
 	switch state {
 	case Fresh:
 		m := p.msg
-		m.QoS2 = t
+		m.QoS2, m.Time = t, c.w.now
 		c.w.pubs = append(c.w.pubs, &simAppend{msg: m, in: in, owner: c, id: id})
 	case Open:
 		c.pubrec(id, in, packet.Success)
