@@ -316,19 +316,20 @@ func TestPowerLossKeepsCommits(t *testing.T) {
 			left.Store(1 + rng.Int64N(80))
 			var wg sync.WaitGroup
 			var crashed *vfs.Mem
+			var failed [4]error
 			cut := rand.New(rand.NewPCG(seed, uint64(round)))
 			for p := range answered {
 				c := n.dial()
 				wg.Go(func() {
 					for left.Load() > 0 {
 						sent[p]++
-						if !c.tryCommit(int32(p), sent[p]) {
+						if failed[p] = c.tryCommit(int32(p), sent[p]); failed[p] != nil {
 							return
 						}
 						if answered[p] = sent[p]; left.Add(-1) == 0 {
 							crashed = n.fs.Crash(cut)
 						}
-						if !c.tryProduce(int32(p)) {
+						if failed[p] = c.tryProduce(int32(p)); failed[p] != nil {
 							return
 						}
 						if produced[p]++; left.Add(-1) == 0 {
@@ -338,6 +339,9 @@ func TestPowerLossKeepsCommits(t *testing.T) {
 				})
 			}
 			wg.Wait()
+			if crashed == nil {
+				t.Fatalf("seed %d, round %d: failures although nothing was wrong: %v", seed, round, failed)
+			}
 			n.back(crashed)
 			topic, _ := n.eng.TopicByName("a")
 			ends, err := n.eng.Ends(t.Context(), topic.ID)
@@ -361,18 +365,24 @@ func TestPowerLossKeepsCommits(t *testing.T) {
 	}
 }
 
-func (c *client) tryCommit(partition int32, at int64) bool {
+func (c *client) tryCommit(partition int32, at int64) error {
 	req := commitRequest("g", "a", partition, at)
 	req.SetVersion(8)
 	resp, err := c.tryDo(req)
-	return err == nil && resp.(*kmsg.OffsetCommitResponse).Topics[0].Partitions[0].ErrorCode == 0
+	if err != nil {
+		return err
+	}
+	return kerr.ErrorForCode(resp.(*kmsg.OffsetCommitResponse).Topics[0].Partitions[0].ErrorCode)
 }
 
-func (c *client) tryProduce(partition int32) bool {
+func (c *client) tryProduce(partition int32) error {
 	req := produceRequest("a", partition, -1, batchOf(eventlog.None, "x"))
 	req.SetVersion(9)
 	resp, err := c.tryDo(req)
-	return err == nil && resp.(*kmsg.ProduceResponse).Topics[0].Partitions[0].ErrorCode == 0
+	if err != nil {
+		return err
+	}
+	return kerr.ErrorForCode(resp.(*kmsg.ProduceResponse).Topics[0].Partitions[0].ErrorCode)
 }
 
 // What may not be written is not promised: with a full disk commits are refused, and work again when there is space.
