@@ -47,7 +47,7 @@ func TestAnswers(t *testing.T) {
 		{"GET", "/metrics", 200, "metric 1"},
 		{"GET", "/", 200, "&lt;script&gt;"},
 		{"GET", "/", 200, "open &amp; wide"},
-		{"GET", "/style.css", 200, "color-scheme"},
+		{"GET", "/style.css", 200, "system-ui"},
 		{"HEAD", "/livez", 200, ""},
 		{"GET", "/nothing", 404, ""},
 		{"POST", "/livez", 405, ""},
