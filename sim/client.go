@@ -668,9 +668,11 @@ func (c *Client) write(l *link, keepAlive time.Duration) {
 			c.wake()
 		}
 		c.mu.Unlock()
-		if _, err := l.conn.Write(out); err != nil {
-			l.fail(err)
-			return
+		if len(out) > 0 { // else an earlier round has written what this kick was for
+			if _, err := l.conn.Write(out); err != nil {
+				l.fail(err)
+				return
+			}
 		}
 		spare = out
 		if last {
