@@ -657,3 +657,29 @@ func TestStamped(t *testing.T) {
 		}
 	}
 }
+
+func BenchmarkAdd(b *testing.B) {
+	key, value := []byte("vehicle-1"), make([]byte, 100)
+	headers := []Header{{Key: "mqtt.topic", Value: []byte("fleet/vehicle-1/telemetry")}}
+	var bl Builder
+	b.ReportAllocs()
+	for b.Loop() {
+		if bl.Add(1_700_000_000_000, key, value, headers); bl.Len() == 1000 {
+			_, _, _ = bl.Batch(Part{}, None)
+		}
+	}
+}
+
+func BenchmarkEach(b *testing.B) {
+	var bl Builder
+	for range 1000 {
+		bl.Add(1_700_000_000_000, []byte("vehicle-1"), make([]byte, 100), []Header{{Key: "mqtt.topic", Value: []byte("fleet/vehicle-1/telemetry")}})
+	}
+	batch, _, _ := bl.Batch(Part{}, None)
+	b.ReportAllocs()
+	for n := 0; b.Loop(); n++ {
+		if n%1000 == 0 {
+			_ = batch.Each(func(*Record) error { return nil })
+		}
+	}
+}

@@ -138,7 +138,7 @@ func Open(ctx context.Context, o Options) (*Driver, error) {
 		return nil, fmt.Errorf("open the log on Kafka: %w", err)
 	}
 	d.plain = newProducer(d)
-	d.atomic = &atomics{d: d, txn: txn{d: d, id: "millrace-atomic-" + randomName()}, end: make(chan struct{})}
+	d.atomic = &atomics{d: d, txn: txn{d: d, id: eventlog.InternalPrefix + "atomic-" + randomName()}, end: make(chan struct{})}
 	return d, nil
 }
 

@@ -126,6 +126,9 @@ func (t *tail) follow(f *followed) {
 // Wake implements eventlog.Tail.
 func (t *tail) Wake() <-chan struct{} { return t.wake }
 
+// Poke implements eventlog.Tail.
+func (t *tail) Poke() { t.notify() }
+
 func (t *tail) notify() {
 	select {
 	case t.wake <- struct{}{}:

@@ -55,6 +55,7 @@ type Sent struct {
 	Fate   Fate
 	Offset int64 // when durable
 	Err    error // when refused or unknown
+	dead   bool  // its process died: an answer means nothing
 }
 
 // Seen is one record that was read.
@@ -128,6 +129,9 @@ func (l *Ledger) Register(name string, b *eventlog.Batch) []*Sent {
 func (l *Ledger) Answer(sent []*Sent, o eventlog.Outcome) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if len(sent) > 0 && sent[0].dead {
+		return
+	}
 	defer l.cond.Broadcast()
 	l.calls--
 	if o.Each != nil && len(o.Each) != len(sent) {
@@ -151,13 +155,13 @@ func (l *Ledger) Answer(sent []*Sent, o eventlog.Outcome) {
 	}
 }
 
-// Crash makes every outstanding record's outcome unknown: the process died, its answers never come.
+// Crash makes every outstanding record's outcome unknown: the process died. An answer that still comes was heard by nobody.
 func (l *Ledger) Crash() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, s := range l.sent {
 		if s.Fate == Outstanding {
-			s.Fate, s.Err = Unknown, eventlog.ErrUnknownOutcome
+			s.Fate, s.Err, s.dead = Unknown, eventlog.ErrUnknownOutcome, true
 		}
 	}
 	l.calls = 0

@@ -730,6 +730,8 @@ func (t *memTail) notify() {
 
 func (t *memTail) Wake() <-chan struct{} { return t.wake }
 
+func (t *memTail) Poke() { t.notify() }
+
 func (t *memTail) Add(p eventlog.Part, from int64) error {
 	t.m.c.mu.Lock()
 	defer t.m.c.mu.Unlock()

@@ -327,4 +327,15 @@ func TestLedgerHasTeeth(t *testing.T) {
 	if l.Check(p, 0, 1, []Seen{at(0, "v", true)}) == nil {
 		t.Error("an append answered twice passes")
 	}
+
+	l = NewLedger()
+	sent = l.Register("s", newBatch(t, p, eventlog.None, eventlog.Record{Value: []byte("v")}))
+	l.Crash()
+	l.Answer(sent, eventlog.Outcome{Base: 5})
+	if sent[0].Fate != Unknown || l.Outstanding() != 0 {
+		t.Errorf("answered to a dead process: %v, %d outstanding", sent[0].Fate, l.Outstanding())
+	}
+	if err := l.Check(p, 0, 10, nil); err != nil {
+		t.Errorf("an unknown record that never came: %v", err)
+	}
 }

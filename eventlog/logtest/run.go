@@ -17,7 +17,7 @@ type Env struct {
 	Driver eventlog.Driver
 	// Reopen opens the same log again, after its driver was closed.
 	Reopen func(testing.TB) eventlog.Driver
-	// Crash kills the process that holds the log (no append is answered any more) and opens the log again.
+	// Crash kills the process that holds the log and opens the log again. Answers that come after are ignored.
 	Crash func(testing.TB) eventlog.Driver
 	// Peer opens the log a second time while Driver is open: another process on the same cluster.
 	Peer func(testing.TB) eventlog.Driver
