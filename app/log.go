@@ -37,7 +37,8 @@ func (n *Node) openCluster(ctx context.Context) error {
 
 func (n *Node) openEngine() error {
 	c := &n.o.Config.Log
-	fsys, err := n.o.Files, error(nil)
+	var err error
+	fsys := n.o.Files
 	if fsys == nil {
 		if fsys, err = vfs.OS(c.Data); err != nil {
 			return n.dataError(err)

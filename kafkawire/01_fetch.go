@@ -107,7 +107,8 @@ func (f *fetch) resolve() {
 	for i := range f.req.Topics {
 		rt := &f.req.Topics[i]
 		f.at = append(f.at, len(f.parts))
-		topic, ok := eventlog.Topic{}, false
+		var topic eventlog.Topic
+		var ok bool
 		if f.req.Version < 13 {
 			topic, ok = f.c.s.topic(rt.Topic)
 		} else {

@@ -184,7 +184,9 @@ func (c *conn) next() (*request, error) {
 	if size < 8 || size > limit {
 		return nil, fmt.Errorf("%w: %d bytes, want 8 to %d", errBadRequest, size, limit)
 	}
-	c.br.Discard(4)
+	if _, err := c.br.Discard(4); err != nil {
+		return nil, err
+	}
 	r := &request{release: func() {}}
 	b, err := c.body(r, size, key == int16(kmsg.Produce))
 	if err != nil {

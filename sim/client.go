@@ -577,7 +577,7 @@ func (c *Client) Drop() {
 		return
 	}
 	if tcp, ok := l.conn.(*net.TCPConn); ok {
-		tcp.SetLinger(0) // the peer sees a reset, as it does when a device loses its power or its network
+		_ = tcp.SetLinger(0) // the peer sees a reset, as it does when a device loses its power or its network
 	}
 	l.fail(ErrOffline)
 }
@@ -657,7 +657,7 @@ func (c *Client) write(l *link, keepAlive time.Duration) {
 		select {
 		case <-l.kick:
 		case <-ping:
-			c.Send(&packet.Ping{Kind: packet.PINGREQ})
+			_ = c.Send(&packet.Ping{Kind: packet.PINGREQ}) // an error ends the connection, which is seen here next
 		case <-l.failed:
 			return
 		}

@@ -190,7 +190,7 @@ func (f *fleet) send(ctx context.Context, c *Client, d *device, begin time.Time)
 		err := c.Publish(ctx, p, func(code packet.Code) { f.answered(ref, due, code) })
 		if err != nil {
 			if ctx.Err() != nil {
-				return nil
+				return nil //nolint:nilerr // asked to end
 			}
 			return err
 		}

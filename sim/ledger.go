@@ -172,7 +172,7 @@ func (r *Reader) Got(p *packet.Publish) {
 	l := r.l
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	ref := -1
+	var ref int
 	if stamped {
 		ref = l.find(stamp.Device, stamp.Sequence)
 	} else {

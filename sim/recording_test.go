@@ -126,7 +126,7 @@ func TestTimesToNow(t *testing.T) {
 					shift := now.Sub(e.received)
 					var moved time.Duration
 					if name == "tsi" {
-						moved = time.Duration(is.(float64)-old.(float64)) * time.Second
+						moved = time.Duration((is.(float64) - old.(float64)) * float64(time.Second))
 					} else {
 						a, _ := time.Parse(time.RFC3339, old.(string))
 						b, err := time.Parse(time.RFC3339, is.(string))

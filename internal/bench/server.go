@@ -99,13 +99,13 @@ func millrace(name, path, config string, flags ...string) kind {
 
 func (s *server) stop() {
 	if s.cmd.Process != nil {
-		s.cmd.Process.Signal(syscall.SIGTERM)
+		_ = s.cmd.Process.Signal(syscall.SIGTERM)
 		done := make(chan struct{})
-		go func() { s.cmd.Wait(); close(done) }()
+		go func() { _ = s.cmd.Wait(); close(done) }()
 		select {
 		case <-done:
 		case <-time.After(20 * time.Second):
-			s.cmd.Process.Kill()
+			_ = s.cmd.Process.Kill()
 			<-done
 		}
 	}
@@ -137,7 +137,7 @@ func (s *server) rss() int64 {
 
 // disk is what the server's folder takes, in bytes of files that match.
 func (s *server) disk(suffix string) (n int64) {
-	filepath.Walk(s.dir, func(p string, i os.FileInfo, err error) error {
+	_ = filepath.Walk(s.dir, func(p string, i os.FileInfo, err error) error {
 		if err == nil && !i.IsDir() && strings.HasSuffix(p, suffix) {
 			n += i.Size()
 		}

@@ -115,7 +115,7 @@ func TestManySessions(t *testing.T) {
 	n.start()
 	sessions := tier.N(100_000)
 	each(sessions, 64, func(i int) { subscribeAway(t, n, fmt.Sprintf("stored-%d", i), fmt.Sprintf("many/%d/#", i)) })
-	n.kill()
+	n.stop()
 	took := n.start()
 	t.Logf("%d sessions: ready %v after the start", sessions, took.Round(time.Millisecond))
 	if tier.Soak() && took > 3*time.Second {

@@ -1,6 +1,7 @@
 package vfs
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -46,8 +47,7 @@ type node struct {
 
 	mu      sync.RWMutex
 	data    []byte
-	shared  bool // data belongs to another Mem too: copy before writing
-	size0   int64
+	shared  bool     // data belongs to another Mem too: copy before writing
 	journal []change // since the last sync, oldest first
 	gone    bool     // unlinked: its bytes are given back to the free space
 }
@@ -235,7 +235,7 @@ func (m *Mem) RemoveAll(name string) error {
 	defer m.mu.Unlock()
 	dir, base, err := m.walk("remove", name)
 	if err != nil {
-		if pe, ok := err.(*fs.PathError); ok && pe.Err == fs.ErrNotExist {
+		if errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
 		return err

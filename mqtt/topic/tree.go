@@ -122,7 +122,8 @@ func (n *node[K, V]) delete(rest string, more bool, k K) (old V, ok bool) {
 	}
 	level, rest, more := cut(rest)
 	at := n.wildcard(level)
-	child, found := (*node[K, V])(nil), false
+	var child *node[K, V]
+	var found bool
 	if at != nil {
 		child, found = *at, *at != nil
 	} else {

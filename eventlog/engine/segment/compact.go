@@ -188,7 +188,7 @@ func (c *compaction) eachBatch(s *segment, from int64, f func(eventlog.RawBatch)
 		}
 	}
 	switch {
-	case err == io.EOF:
+	case errors.Is(err, io.EOF):
 		return nil
 	case err == nil:
 		return eventlog.ErrClosed

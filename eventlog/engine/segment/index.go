@@ -121,7 +121,7 @@ func (x *index) search(times bool, holds func(entry) bool) (pos, base int64, err
 			return 0, 0, err
 		}
 		e, err := es.last(times, holds)
-		if err == errIndex && !es.rebuilt {
+		if errors.Is(err, errIndex) && !es.rebuilt {
 			if err := x.distrust(); err != nil {
 				return 0, 0, err
 			}
@@ -320,7 +320,7 @@ func (s *segment) scan(sealed bool) (*index, error) {
 	w := s.walk(h, 0, 64<<10)
 	for {
 		b, n, err := w.header()
-		if err == io.EOF || errors.Is(err, eventlog.ErrCorrupt) {
+		if errors.Is(err, io.EOF) || errors.Is(err, eventlog.ErrCorrupt) {
 			break
 		}
 		if err != nil {

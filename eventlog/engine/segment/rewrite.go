@@ -116,7 +116,7 @@ func (r *rewrite) discard() {
 // remove removes what was written. What cannot be removed is debris for the next Open.
 func (r *rewrite) remove() {
 	r.seg.retire()
-	r.l.fs.Remove(r.tempLog())
-	r.l.fs.Remove(r.seg.index.offs.name + tempSuffix)
-	r.l.fs.Remove(r.seg.index.times.name + tempSuffix)
+	for _, name := range []string{r.tempLog(), r.seg.index.offs.name + tempSuffix, r.seg.index.times.name + tempSuffix} {
+		_ = r.l.fs.Remove(name)
+	}
 }

@@ -151,11 +151,11 @@ func (w *walker) whole(p []byte) ([]byte, error) {
 	for {
 		size, err := eventlog.BatchSize(p[n:])
 		if n > 0 && (err != nil || size == 0 || size > len(p)-n) {
-			return p[:n:n], nil
+			return p[:n:n], nil //nolint:nilerr // what follows whole batches is the next read's to report
 		}
 		b, err := w.batch()
 		if n > 0 && (err == io.EOF || errors.Is(err, eventlog.ErrCorrupt)) {
-			return p[:n:n], nil
+			return p[:n:n], nil //nolint:nilerr // what follows whole batches is the next read's to report
 		}
 		if err != nil {
 			return nil, err
