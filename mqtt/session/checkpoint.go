@@ -26,6 +26,7 @@ type shard struct {
 	wrote    []*session // looked at by this checkpoint
 	settled  []start    // subscriptions whose retained messages were all queued when their session was looked at
 	starts   []start    // subscriptions that begin above a frontier, perhaps
+	old      []start    // those of them that will not, once this checkpoint is done
 	waits    int
 	refused  bool
 	replayed struct{ begun, done checkpointValue } // as restored
@@ -109,6 +110,7 @@ func (c *Core) beginShard(sh *shard) {
 	sh.number++
 	sh.goal, sh.phase, sh.refused = c.next(), savingQueues, false
 	sh.todo, sh.dirty, sh.wrote, sh.settled = sh.dirty, nil, nil, nil
+	sh.old = c.old(sh, sh.goal)
 	for _, s := range sh.todo {
 		s.dirty = false
 		c.coverDone(s, sh)
@@ -178,9 +180,16 @@ func (c *Core) saveSome(sh *shard) {
 			c.saveRecords(sh, s, r)
 		}
 	}
-	if len(sh.todo) == 0 && sh.waits == 0 {
-		c.finishCheckpoint(sh)
+	if len(sh.todo) > 0 || sh.waits > 0 {
+		return
 	}
+	for k, l := range c.stale {
+		if l == sh.lane && k.kind == kindWill { // the frontier must not pass a fired will whose key is still there
+			c.abandon(sh)
+			return
+		}
+	}
+	c.finishCheckpoint(sh)
 }
 
 // abandon gives a checkpoint up after a refused write. What it would have written is written by the next one.
@@ -201,7 +210,7 @@ func (c *Core) queueRecords(s *session, sh *shard) (recs []StateRecord) {
 		}
 	}
 	v := queueValue{inc: s.inc, tag: sh.number, sets: c.setValues(s, sh.goal)}
-	v.base, v.inbound = s.inbound.checkpoint(sh.number, sh.goal)
+	v.base, v.inbound = s.inbound.checkpoint(sh.number)
 	switch empty := v.base == 0 && len(v.inbound) == 0 && len(v.sets) == 0; {
 	case !empty:
 		s.saved = true
@@ -302,27 +311,34 @@ func (c *Core) checkpointDone(sh *shard) {
 		c.pump(s)
 	}
 	sh.wrote, sh.settled = nil, nil
-	c.trimStarts(sh)
+	c.trimStarts(sh, sh.old)
+	sh.old = nil
 	if c.hurry && !c.checkpointing() {
 		c.beginCheckpoint()
 	}
 }
 
-// trimStarts forgets the starts of subscriptions that the frontier has passed and that have nothing older in their queue.
-func (c *Core) trimStarts(sh *shard) {
-	kept := sh.starts[:0]
+// old are the subscriptions that begin below a frontier and have nothing older in their queue. Once a checkpoint with that
+// frontier is done no crash can bring anything older back.
+func (c *Core) old(sh *shard, f vector) (list []start) {
 	for _, st := range sh.starts {
-		if b := st.sub; !st.session.ended && b.start != nil && !c.passed(st.session, b, sh.f) {
-			kept = append(kept, st)
-		} else {
-			b.start = nil
+		if !st.session.ended && st.sub.start != nil && c.passed(st.session, st.sub, f) {
+			list = append(list, st)
 		}
 	}
-	if len(kept) < len(sh.starts) {
+	return list
+}
+
+// trimStarts forgets the starts of subscriptions that no longer need one.
+func (c *Core) trimStarts(sh *shard, old []start) {
+	for _, st := range old {
+		st.sub.start = nil
+	}
+	n := len(sh.starts)
+	sh.starts = slices.DeleteFunc(sh.starts, func(st start) bool { return st.session.ended || st.sub.start == nil })
+	if len(sh.starts) < n {
 		c.cache = newMatchCache()
 	}
-	clear(sh.starts[len(kept):])
-	sh.starts = kept
 }
 
 func (c *Core) passed(s *session, b *sub, f vector) bool {

@@ -397,7 +397,7 @@ func (c *Core) duplicate(m *Message, place int32) bool {
 		c.triples[m.QoS2] = struct{}{}
 		return twin
 	}
-	if !s.inbound.saw(m.QoS2, place, m.Offset, c.replaying) {
+	if !s.inbound.saw(m.QoS2, s.shard.number, c.replaying) {
 		return true
 	}
 	c.touch(s)

@@ -11,8 +11,10 @@ import (
 //
 // The n-th use of an id ends with its release. A message's record carries the use it belongs to, so after a crash an id is open
 // iff the log has a record of a use that no release covers, and a second record of one use is a duplicate. An id that is
-// at rest and whose last record lies below a checkpoint's frontier is forgotten; base is then the last released use of all
+// at rest and whose records lie below a checkpoint's frontier is forgotten; base is then at least the last released use of all
 // forgotten ids, so that no use of an id ever comes twice.
+//
+// Uses of one id may lie in several partitions, which the tail shows in any order: ahead holds those shown beyond a gap.
 type Inbound struct {
 	mu   sync.Mutex
 	inc  Incarnation // 0: the session is not persistent, its records carry no triple
@@ -26,9 +28,10 @@ type inboundID struct {
 	stable   uint32 // highest use known to be in the log
 	pending  bool   // an append of use released+1 is outstanding
 	stored   bool   // there is a record of its release
-	seen     uint32 // highest use the tail has shown, and where; place -1: below every frontier
-	place    int32
-	offset   int64
+	seen     uint32 // every use up to this the tail has shown
+	ahead    []uint32
+	prior    uint32 // seen, when the checkpoint mark was begun
+	mark     uint64 // the last checkpoint begun when the tail last showed a use
 	forget   uint64 // the checkpoint that covers it, once done
 }
 
@@ -55,7 +58,7 @@ func (in *Inbound) get(id uint16) *inboundID {
 		if in.ids == nil {
 			in.ids = map[uint16]*inboundID{}
 		}
-		e = &inboundID{released: in.base, stable: in.base, seen: in.base, place: -1}
+		e = &inboundID{released: in.base, stable: in.base, seen: in.base, prior: in.base}
 		in.ids[id] = e
 	}
 	return e
@@ -139,9 +142,13 @@ func (in *Inbound) release(id uint16, use uint32) {
 	}
 }
 
-// saw says that the tail has come to a record with a triple of this session. It is false for a duplicate: another record of a
-// use that was seen already. In a replay an id without an entry has not been released since, so its record opens it.
-func (in *Inbound) saw(t Triple, place int32, offset int64, replay bool) bool {
+// maxAhead bounds ahead. A use can stay away for good: a message that was dead-lettered is never shown.
+const maxAhead = 8
+
+// saw says that the tail has come to a record with a triple of this session, after the checkpoint last was begun. It is false
+// for a duplicate: another record of a use that was shown already. In a replay an id without an entry has not been released
+// since, so its record opens it.
+func (in *Inbound) saw(t Triple, last uint64, replay bool) bool {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	e := in.ids[t.PacketID]
@@ -154,10 +161,13 @@ func (in *Inbound) saw(t Triple, place int32, offset int64, replay bool) bool {
 			e.released, e.stable, e.seen = t.Use-1, t.Use-1, t.Use-1
 		}
 	}
-	if t.Use <= e.seen {
-		return t.Use == e.seen && place == e.place && offset == e.offset
+	if t.Use <= e.seen || slices.Contains(e.ahead, t.Use) {
+		return false
 	}
-	e.seen, e.place, e.offset = t.Use, place, offset
+	if e.mark != last {
+		e.mark, e.prior = last, e.seen
+	}
+	e.show(t.Use)
 	if e.pending || t.Use <= e.stable { // pending: Stable is still to come
 		return true
 	}
@@ -168,26 +178,38 @@ func (in *Inbound) saw(t Triple, place int32, offset int64, replay bool) bool {
 	return true
 }
 
-// checkpoint returns what a checkpoint with the frontier f writes: the ids that are not at rest, as of f, and the base, raised
-// so that it covers the ids that may be forgotten once the checkpoint is done. The raised base is in force at once: an id first
-// used between this write and the crash that keeps it must not repeat a use.
-func (in *Inbound) checkpoint(number uint64, f vector) (base uint32, list []inboundValue) {
+// show notes a use that was not shown before.
+func (e *inboundID) show(use uint32) {
+	if len(e.ahead) == maxAhead {
+		e.seen, e.ahead = max(use, slices.Max(e.ahead)), nil
+		return
+	}
+	e.ahead = append(e.ahead, use)
+	for i := slices.Index(e.ahead, e.seen+1); i >= 0; i = slices.Index(e.ahead, e.seen+1) {
+		e.ahead = slices.Delete(e.ahead, i, i+1)
+		e.seen++
+	}
+	if len(e.ahead) == 0 {
+		e.ahead = nil
+	}
+}
+
+// checkpoint returns what a checkpoint writes, as of its frontier: the ids that are not forgotten, and the base, raised so that
+// it covers those that may be forgotten once the checkpoint is done. The raised base is in force at once: an id first used
+// between this write and the crash that keeps it must not repeat a use.
+func (in *Inbound) checkpoint(number uint64) (base uint32, list []inboundValue) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	for id, e := range in.ids {
-		below := e.place < 0 || e.offset < f.at(e.place)
+		v := inboundValue{id: id, released: e.released, seen: e.seen, stable: e.stable}
 		e.forget = 0
-		switch {
-		case e.pending || e.open():
-			v := inboundValue{id: id, released: e.released}
-			if below {
-				v.seen = e.seen
-			}
-			list = append(list, v)
-		case below && e.seen == e.released:
+		if e.mark == number { // shown since the checkpoint was begun: above the frontier
+			v.seen = e.prior
+		} else if !e.pending && !e.open() && e.seen == e.released {
 			e.forget = number
 			in.base = max(in.base, e.released)
 		}
+		list = append(list, v)
 	}
 	slices.SortFunc(list, func(a, b inboundValue) int { return int(a.id) - int(b.id) })
 	return in.base, list
@@ -211,25 +233,27 @@ func (in *Inbound) covered(number uint64) (stored []uint16) {
 	return stored
 }
 
-// restore sets an id to what the log says of it: its last released use, and the last use seen below the frontier. After every
-// id was restored and the replay is over, settle follows.
-func (in *Inbound) restore(id uint16, released, seen uint32, stored bool) {
+// restore sets an id to what the log says of it. v.seen counts only if it is as of the frontier that the replay begins at.
+// After the replay settle follows.
+func (in *Inbound) restore(v inboundValue, stored, exact bool) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	e := in.get(id)
-	e.released, e.seen, e.stored = released, seen, stored
-	e.stable = max(seen, released)
+	e := in.get(v.id)
+	e.released, e.stable, e.stored, e.seen = v.released, max(v.stable, v.released), stored, 0
+	if exact {
+		e.seen = v.seen
+	}
 	if e.open() {
 		in.open++
 	}
 }
 
-// settle ends a replay: a released use that the replay did not show lies below the frontier.
+// settle ends a replay: a use that the replay did not show lies below the frontier.
 func (in *Inbound) settle() {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	for _, e := range in.ids {
-		e.seen = max(e.seen, e.released)
+		e.seen, e.ahead = max(e.seen, e.stable), nil
 	}
 }
 

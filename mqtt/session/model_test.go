@@ -19,6 +19,7 @@ type model struct {
 	seen    [8]int64
 	view    map[string]*modelRetained
 	triples map[Triple]bool
+	dropped []*entry        // duplicates
 	late    map[string]bool // payloads that entered the log late: this copy or the client's repetition counts
 	wills   []*modelWill
 	pubs    map[string]*modelPub
@@ -172,8 +173,12 @@ func (m *model) matched(part int, msg *Message) {
 		seen := m.triples[t]
 		m.triples[t] = true
 		twin = seen || m.late[string(msg.Payload)]
-		// Runs that merge take in a duplicate between them; its second delivery is not noticed.
-		if seen && !m.wild && m.w.core.lives[t.Incarnation] != nil && m.w.opts.MaxQueueBytes > 1000 {
+		if seen && !m.wild && m.w.core.lives[t.Incarnation] != nil {
+			// A duplicate. Runs that merge may take it in, and a second crash may show it without the first copy.
+			m.dropped = append(m.dropped, &entry{msg: *msg, pos: p, excused: true})
+			if m.w.opts.MaxQueueBytes < 1000 {
+				m.undrop()
+			}
 			return
 		}
 	}
@@ -200,6 +205,18 @@ func (m *model) matched(part int, msg *Message) {
 				e.must, e.excused = false, true
 			}
 			s.entries[p] = e
+		}
+	}
+}
+
+// undrop makes duplicates that were dropped no error.
+func (m *model) undrop() {
+	for _, d := range m.dropped {
+		for _, s := range m.sessions() {
+			if s.entries[d.pos] == nil {
+				e := *d
+				s.entries[d.pos] = &e
+			}
 		}
 	}
 }
@@ -421,6 +438,7 @@ func (m *model) unanswered(n *simConn) {
 }
 
 func (m *model) crash() {
+	m.undrop()
 	for _, c := range m.w.clients {
 		for _, n := range c.attempts {
 			m.unanswered(n)
@@ -546,7 +564,7 @@ func (m *model) unsubscribe(n *simConn, p *packet.Unsubscribe) {
 	op := &modelOp{unsub: true}
 	n.ops[p.PacketID] = op
 	for _, f := range p.Filters {
-		if b := n.client.session.sub(f); b != nil && !b.ending {
+		if b := n.client.session.sub(f); b != nil {
 			b.ending = true
 			op.items = append(op.items, opItem{sub: b})
 			for _, e := range n.client.session.entries {

@@ -318,8 +318,10 @@ func (c *Core) restoreQueue(s *session, sv *saved) {
 	}
 	if q != nil {
 		s.saved = true
-		if r := &s.shard.replayed; q.tag == r.begun.number && q.tag > r.done.number {
-			s.queue.f = s.shard.begunAt(c)
+		r := &s.shard.replayed
+		exact := q.tag <= r.done.number
+		if q.tag == r.begun.number && !exact {
+			s.queue.f, exact = s.shard.begunAt(c), true
 		}
 		for _, sv := range q.sets {
 			c.restoreSet(s, sv)
@@ -328,11 +330,12 @@ func (c *Core) restoreQueue(s *session, sv *saved) {
 		for _, in := range q.inbound {
 			used, stored := released[in.id]
 			delete(released, in.id)
-			s.inbound.restore(in.id, max(in.released, used), in.seen, stored)
+			in.released = max(in.released, used)
+			s.inbound.restore(in, stored, exact)
 		}
 	}
 	for id, used := range released {
-		s.inbound.restore(id, used, 0, true)
+		s.inbound.restore(inboundValue{id: id, released: used}, true, false)
 	}
 }
 
@@ -432,7 +435,7 @@ func (c *Core) tryReady() {
 	}
 	for _, sh := range c.shards {
 		sh.begun, sh.replayed.begun, sh.replayed.done = nil, checkpointValue{}, checkpointValue{}
-		c.trimStarts(sh)
+		c.trimStarts(sh, c.old(sh, sh.f))
 	}
 	for _, w := range c.orphans {
 		if c.armed[w.id] == w { // not fired before the crash

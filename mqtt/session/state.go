@@ -156,7 +156,7 @@ func (v *subValue) decode(b []byte) error {
 }
 
 // queueValue is what a checkpoint knows of a session: the positions below its frontier that are still owed, and the inbound
-// QoS 2 ids that are not at rest.
+// QoS 2 ids that are not forgotten.
 type queueValue struct {
 	inc     Incarnation
 	tag     uint64 // the checkpoint's number
@@ -166,8 +166,10 @@ type queueValue struct {
 }
 
 type inboundValue struct {
-	id             uint16
-	released, seen uint32
+	id       uint16
+	released uint32 // last released use
+	seen     uint32 // every use up to this lies below the frontier
+	stable   uint32 // highest use known to be in the log
 }
 
 type setValue struct {
@@ -186,6 +188,7 @@ func (v *queueValue) append(dst []byte) []byte {
 		dst = appendInt(dst, uint64(in.id))
 		dst = appendInt(dst, uint64(in.released))
 		dst = appendInt(dst, uint64(in.seen))
+		dst = appendInt(dst, uint64(in.stable))
 	}
 	dst = appendInt(dst, uint64(len(v.sets)))
 	for i := range v.sets {
@@ -205,10 +208,10 @@ func (v *queueValue) append(dst []byte) []byte {
 func (v *queueValue) decode(b []byte) error {
 	r := valueReader(b)
 	v.inc, v.tag, v.base = Incarnation(r.int()), r.int(), r.uint32()
-	n := r.count(3)
+	n := r.count(4)
 	v.inbound = make([]inboundValue, 0, n)
 	for range n {
-		v.inbound = append(v.inbound, inboundValue{r.uint16(), r.uint32(), r.uint32()})
+		v.inbound = append(v.inbound, inboundValue{r.uint16(), r.uint32(), r.uint32(), r.uint32()})
 	}
 	n = r.count(19)
 	v.sets = make([]setValue, 0, n)

@@ -165,7 +165,7 @@ func (c *Core) unsubscribe(l *link, p *packet.Unsubscribe) {
 	var recs []StateRecord
 	for i, f := range p.Filters {
 		b := s.queue.subs.get(f)
-		if b == nil || b.ending {
+		if b == nil {
 			codes[i] = packet.NoSubscriptionExisted
 			continue
 		}

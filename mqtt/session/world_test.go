@@ -45,6 +45,7 @@ type simPart struct {
 	part  Part
 	start int64
 	next  int64
+	time  int64
 	recs  []Message
 }
 
@@ -238,9 +239,8 @@ func (w *world) append(m Message) Position {
 		p.next += int64(1 + w.rnd.IntN(2)) // records that MQTT never sees
 	}
 	m.Offset = p.next
-	if n := len(p.recs); n > 0 { // a node's times do not go back
-		m.Time = max(m.Time, p.recs[n-1].Time)
-	}
+	p.time = max(p.time, m.Time) // a node's times do not go back
+	m.Time = p.time
 	p.next++
 	p.recs = append(p.recs, m)
 	w.model.logged(&m)
@@ -792,7 +792,7 @@ func (c *simClient) disconnect(cause Cause, expiry *uint32) {
 	n.dead = true
 	c.w.model.lost(n, cause)
 	if expiry != nil && c.session != nil {
-		c.session.expiry = *expiry
+		c.session.expiry, c.session.changed = *expiry, true
 	}
 	closing := n.closing
 	c.w.core.Disconnected(c.w.now, n, cause, expiry)
