@@ -189,9 +189,17 @@ func TestSlowReadersShareABudget(t *testing.T) {
 		t.Fatalf("alone: %d bytes", got)
 	}
 	var ids []int32
-	for range 30 { // more than the sockets' buffers take
+	slow.nc.(*net.TCPConn).SetReadBuffer(64 << 10)
+	for range 60 { // more than the sockets' buffers take
 		ids = append(ids, slow.send(fetch(0)))
 	}
+	waitFor(t, func() bool { // until the slow one is stuck, with all the memory
+		if n.srv.fetches.TryAcquire(100_000) {
+			n.srv.fetches.Release(100_000)
+			return false
+		}
+		return true
+	})
 	waitFor(t, func() bool { return size(quick) < 100_000 })
 	offset := int64(0)
 	for offset < batches {
