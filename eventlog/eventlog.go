@@ -205,12 +205,14 @@ type Event struct {
 	Batch *Batch // for Records; its first records may lie before the tail's place: skip them. It may hold none (see Tail)
 }
 
-// Tail is one reader's place in the live log. It is used by one goroutine. It never holds up the committer: a tail that
+// Tail is one reader's place in the live log. It is used by one goroutine, but for Poke. It never holds up the committer: a tail that
 // falls behind what is kept in memory goes on from the files. It passes every stable offset sooner or later: where the last
 // ones hold nothing to see (an aborted transaction, a marker), an empty batch says so, and Next comes to equal the end.
 type Tail interface {
 	// Wake is readable after there may be something new to poll.
 	Wake() <-chan struct{}
+	// Poke makes Wake readable, for a reader that has something else to look after as well. Any goroutine, closed or not.
+	Poke()
 	// Poll appends what is there, up to about maxBytes of batches, to into and returns it; nothing new is not an error. It
 	// may read files but never waits for records to come. ErrClosed once the tail or the log is closed.
 	Poll(into []Event, maxBytes int) ([]Event, error)

@@ -3,7 +3,7 @@
 // Store over an eventlog.Log.
 //
 // A Store owns one goroutine, which writes dead letters, and one for each topic that is being made again after somebody
-// deleted it; a Tail owns one, which passes on wake-ups. On disk are the routes'
+// deleted it. On disk are the routes'
 // log topics, their dead-letter topics, and three compacted internal topics: __millrace_sessions and __millrace_retained, whose
 // records package session encodes, and __millrace_routes, which remembers where in each partition MQTT began to look (see
 // origin.go).

@@ -22,10 +22,8 @@ func (s *Store) Tail(from session.Vector) (broker.Tail, error) {
 	if err != nil {
 		return nil, fmt.Errorf("tail the routed topics: %w", err)
 	}
-	t := &tail{store: s, inner: inner, wake: make(chan struct{}, 1), quit: make(chan struct{}), place: v,
-		held: map[eventlog.Part]*heldPart{}}
+	t := &tail{store: s, inner: inner, place: v, held: map[eventlog.Part]*heldPart{}}
 	s.dead.attach(t)
-	go t.passWakes()
 	return t, nil
 }
 
@@ -34,8 +32,6 @@ func (s *Store) Tail(from session.Vector) (broker.Tail, error) {
 type tail struct {
 	store   *Store
 	inner   eventlog.Tail
-	wake    chan struct{}
-	quit    chan struct{} // closed by Close
 	closing sync.Once
 
 	place     map[eventlog.Part]int64 // the next offset wanted
@@ -55,31 +51,12 @@ type heldPart struct {
 	bytes int
 }
 
-// passWakes merges the log's wake-ups with the store's own. It ends with Close.
-func (t *tail) passWakes() {
-	for {
-		select {
-		case <-t.inner.Wake():
-			t.poke()
-		case <-t.quit:
-			return
-		}
-	}
-}
-
-func (t *tail) poke() {
-	select {
-	case t.wake <- struct{}{}:
-	default:
-	}
-}
-
-func (t *tail) Wake() <-chan struct{} { return t.wake }
+// Wake is the log's, which the store pokes for what it does itself.
+func (t *tail) Wake() <-chan struct{} { return t.inner.Wake() }
 
 func (t *tail) Close() {
 	t.closing.Do(func() {
 		t.store.dead.detach(t)
-		close(t.quit)
 		t.inner.Close()
 	})
 }
@@ -89,7 +66,7 @@ func (t *tail) release(p eventlog.Part) {
 	t.mu.Lock()
 	t.released = append(t.released, p)
 	t.mu.Unlock()
-	t.poke()
+	t.inner.Poke()
 }
 
 // follow adds a topic that was made again.
@@ -97,7 +74,7 @@ func (t *tail) follow(topic eventlog.Topic) {
 	t.mu.Lock()
 	t.moved = append(t.moved, topic)
 	t.mu.Unlock()
-	t.poke()
+	t.inner.Poke()
 }
 
 func (t *tail) Poll(into []broker.TailEvent, maxBytes int) ([]broker.TailEvent, error) {

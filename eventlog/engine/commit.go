@@ -317,25 +317,40 @@ func (c *committer) answerEarly(items []*item) []*item {
 	return rest
 }
 
-// finish passes the items on to be answered, in order.
-func (c *committer) finish(items []*item) { c.answers <- items }
+// finish has the items answered, in order. A few, while nobody waits for the next commit, are answered on the spot: to wake
+// another goroutine would cost more.
+func (c *committer) finish(items []*item) {
+	if len(items) <= answerHere && c.unanswered.Load() == 0 && c.backlog.empty() && c.queue.empty() {
+		c.answerAll(items)
+		return
+	}
+	c.unanswered.Add(1)
+	c.answers <- items
+}
 
-// answer calls everybody's done and gives the items' room back. It is a goroutine of its own, so that the next commit is on
-// the disk meanwhile.
+const answerHere = 16
+
+// answer is a goroutine that answers, so that the next commit is on the disk meanwhile.
 func (e *Engine) answer() {
 	defer close(e.answered)
 	for items := range e.answers {
-		for i, it := range items {
-			it.deliver()
-			e.left(it)
-			it.release()
-			items[i] = nil
-		}
-		e.roomAgain()
-		select {
-		case e.slices <- items[:0]:
-		default:
-		}
+		e.answerAll(items)
+		e.unanswered.Add(-1)
+	}
+}
+
+// answerAll calls everybody's done and gives the items' room back.
+func (e *Engine) answerAll(items []*item) {
+	for i, it := range items {
+		it.deliver()
+		e.left(it)
+		it.release()
+		items[i] = nil
+	}
+	e.roomAgain()
+	select {
+	case e.slices <- items[:0]:
+	default:
 	}
 }
 

@@ -131,17 +131,18 @@ type Engine struct {
 	checkpointBytes int64
 	spaceNeeded     int64
 
-	queue     queue
-	queued    atomic.Int64
-	committer *committer
-	answers   chan []*item
-	slices    chan []*item // used ones
-	snapshots chan chan *snapshot
-	wal       *wal
-	walSince  atomic.Int64 // bytes since the last checkpoint began
-	ring      *ring
-	applier   *applier
-	files     *segment.FileCache
+	queue      queue
+	queued     atomic.Int64
+	committer  *committer
+	answers    chan []*item
+	unanswered atomic.Int64 // of answers, not through yet
+	slices     chan []*item // used ones
+	snapshots  chan chan *snapshot
+	wal        *wal
+	walSince   atomic.Int64 // bytes since the last checkpoint began
+	ring       *ring
+	applier    *applier
+	files      *segment.FileCache
 
 	mu     sync.RWMutex // what everybody sees
 	topics map[eventlog.TopicID]*topic

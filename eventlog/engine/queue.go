@@ -126,6 +126,12 @@ func (q *queue) swap(empty []*item) (items []*item, closed bool) {
 	return items, q.closed
 }
 
+func (q *queue) empty() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.items) == 0
+}
+
 func (q *queue) close() (first bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()

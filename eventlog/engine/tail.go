@@ -65,6 +65,9 @@ func (e *Engine) Tail(from eventlog.Vector) (eventlog.Tail, error) {
 
 func (t *tail) Wake() <-chan struct{} { return t.wake }
 
+// Poke implements eventlog.Tail.
+func (t *tail) Poke() { signal(t.wake) }
+
 // Add implements eventlog.Tail.
 func (t *tail) Add(at eventlog.Part, from int64) error {
 	if t.closed {
