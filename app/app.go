@@ -263,7 +263,11 @@ func (n *Node) watch(context.Context) error {
 			case <-n.quit:
 				return
 			}
-			switch err := n.health(); {
+			err := n.health()
+			if n.stopping() { // a log that is closed has not failed
+				return
+			}
+			switch {
 			case errors.Is(err, eventlog.ErrNoSpace):
 				if !full {
 					n.o.Logger.Error("the disk is nearly full: messages are refused until there is space, reads go on", "err", err)
