@@ -43,6 +43,9 @@ func (s *Store) Read(ctx context.Context, pos session.Position, maxBytes int) (s
 		return session.Batch{}, fmt.Errorf("read %v: %w", at, err)
 	}
 	out := session.Batch{Part: pos.Part, Base: pos.Offset, Next: next}
+	if len(batches) > 0 { // it is taken apart anyway: another session may want what comes before pos
+		out.Base = min(out.Base, batches[0].Base())
+	}
 	for _, b := range batches {
 		if err := s.readInto(&out, b); err != nil {
 			return session.Batch{}, fmt.Errorf("read %v: %w", at, err)

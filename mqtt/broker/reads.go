@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"sort"
 	"sync"
 
 	"github.com/millrace-io/millrace/mqtt/session"
@@ -28,7 +29,7 @@ type readRequest struct {
 }
 
 const (
-	recentBatches = 64
+	recentBatches = 1024
 	recentBytes   = 8 << 20
 )
 
@@ -64,6 +65,7 @@ func (r *readers) run() {
 		if !known {
 			if b, err = r.o.b.store.Read(r.ctx, q.pos, q.maxBytes); err == nil {
 				r.remember(b)
+				b = from(b, q.pos.Offset)
 			}
 		}
 		r.o.post(func(now int64) { r.o.core.ReadDone(now, q.token, b, err) })
@@ -89,17 +91,20 @@ func (r *readers) next() (q readRequest, b session.Batch, known bool) {
 // recall finds a recent batch that holds pos, without what lies before pos.
 func (r *readers) recall(pos session.Position) (session.Batch, bool) {
 	for i := len(r.recent) - 1; i >= 0; i-- {
-		b := r.recent[i]
+		b := &r.recent[i]
 		if b.Part != pos.Part || pos.Offset < b.Base || pos.Offset >= b.Next {
 			continue
 		}
-		for len(b.Msgs) > 0 && b.Msgs[0].Offset < pos.Offset {
-			b.Msgs = b.Msgs[1:]
-		}
-		b.Base = pos.Offset
-		return b, true
+		return from(*b, pos.Offset), true
 	}
 	return session.Batch{}, false
+}
+
+// from is a batch without what lies before an offset.
+func from(b session.Batch, offset int64) session.Batch {
+	b.Msgs = b.Msgs[sort.Search(len(b.Msgs), func(i int) bool { return b.Msgs[i].Offset >= offset }):]
+	b.Base = offset
+	return b
 }
 
 func (r *readers) remember(b session.Batch) {

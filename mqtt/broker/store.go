@@ -32,7 +32,8 @@ type Store interface {
 	// Tail follows the MQTT-carrying partitions.
 	Tail(from session.Vector) (Tail, error)
 	// Read returns one run of records from pos on, of a data partition or of the retained topic (Position of a Target: see
-	// TargetPart), about maxBytes. A Batch with no messages and Next > pos.Offset means: nothing for MQTT up to Next.
+	// TargetPart), about maxBytes. It may begin before pos, if that costs nothing. A Batch without messages from pos on and with
+	// Next > pos.Offset means: nothing for MQTT up to Next.
 	// session.ErrGap, wrapped in *session.GapError, if pos lies below the start.
 	Read(ctx context.Context, pos session.Position, maxBytes int) (session.Batch, error)
 	// Targets lists the partitions of the sessions and retained topics that this node owns.
