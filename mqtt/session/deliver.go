@@ -141,7 +141,7 @@ func (c *Core) trail(s *session, place int32, off int64) {
 // mayHave decides what is decided at every delivery: policy, expiry, size. What may not be had is counted and done with.
 func (c *Core) mayHave(t *target, m *Message, l *link) bool {
 	switch {
-	case !c.allowed(t, m.Topic):
+	case !c.allowed(t, m.Topic) && !mutant("skip-authorization"):
 		c.host.Count(DropDenied, 1)
 	case m.expired(c.now):
 		c.host.Count(DropExpired, 1)
@@ -192,9 +192,6 @@ func (c *Core) emit(l *link, m *Message, place int32, a applies, retain bool) bo
 		c.hurry = true
 		return false
 	}
-	if mutant("drop") && id%7 == 3 {
-		return true
-	}
 	// It goes before what is still to be sent again: that is how it must be should the connection be lost now.
 	e := s.flight.insert(l.resend, flown{offset: m.Offset, place: place, id: id, qos: a.qos, wire: true})
 	l.resend++
@@ -220,11 +217,7 @@ func (c *Core) keep(l *link, h held) {
 
 func (c *Core) send(l *link, m *Message, qos byte, retain, dup bool, id uint16, ids []uint32) {
 	c.out = Delivery{Msg: m, QoS: qos, Retain: retain, Dup: dup, PacketID: id, SubIDs: ids, Expiry: m.left(c.now)}
-	if mutant("duplicate") && qos == 2 && id%5 == 2 {
-		l.conn.Deliver(&c.out)
-		c.out.PacketID += 1000
-	}
-	if !l.conn.Deliver(&c.out) {
+	if !c.deliver(l) {
 		l.room = false
 	}
 	c.out.Msg = nil

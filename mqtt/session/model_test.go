@@ -13,17 +13,18 @@ import (
 // "must" means that the message has to arrive before the end; "may" (present in the list, without must) that it is no error if
 // it does. What depends on a write that was outstanding at a crash is a may until the client has asked again.
 type model struct {
-	w       *world
-	quiet   bool // the end of a run: no new trouble
-	wild    bool // retention has passed things that only replays would have shown
-	seen    [8]int64
-	view    map[string]*modelRetained
-	triples map[Triple]bool
-	dropped []*entry        // duplicates
-	late    map[string]bool // payloads that entered the log late: this copy or the client's repetition counts
-	wills   []*modelWill
-	pubs    map[string]*modelPub
-	lastRun int64 // of the core's timers
+	w        *world
+	quiet    bool // the end of a run: no new trouble
+	watching bool // what is delivered
+	wild     bool // retention has passed things that only replays would have shown
+	seen     [8]int64
+	view     map[string]*modelRetained
+	triples  map[Triple]bool
+	dropped  []*entry        // duplicates
+	late     map[string]bool // payloads that entered the log late: this copy or the client's repetition counts
+	wills    []*modelWill
+	pubs     map[string]*modelPub
+	lastRun  int64 // of the core's timers
 }
 
 type modelRetained struct {
@@ -126,7 +127,7 @@ type opItem struct {
 }
 
 func newModel(w *world) *model {
-	return &model{w: w, view: map[string]*modelRetained{}, triples: map[Triple]bool{}, late: map[string]bool{}, pubs: map[string]*modelPub{}}
+	return &model{w: w, watching: true, view: map[string]*modelRetained{}, triples: map[Triple]bool{}, late: map[string]bool{}, pubs: map[string]*modelPub{}}
 }
 
 func (m *model) sessions() (list []*modelSession) {
@@ -577,6 +578,9 @@ func (m *model) unsubscribe(n *simConn, p *packet.Unsubscribe) {
 // answered: SUBACK or UNSUBACK.
 func (m *model) answered(n *simConn, p *packet.Suback) {
 	s, op := n.client.session, n.ops[p.PacketID]
+	if op == nil && !m.watching {
+		return
+	}
 	if op == nil {
 		m.w.fail("%s: an answer to nothing", n.client.key.ClientID)
 		return
@@ -713,6 +717,9 @@ func (m *model) deny(c *simClient, name string) {
 func (m *model) emitted(n *simConn, o *simOut) {
 	w, c := m.w, n.client
 	s, id := c.session, c.key.ClientID
+	if !m.watching {
+		return
+	}
 	if w.denied[id+" "+o.msg.Topic] {
 		w.fail("%s: %s delivered without right", id, o.msg.Topic)
 	}

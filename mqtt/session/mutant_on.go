@@ -4,6 +4,34 @@ package session
 
 import "os"
 
-// A build with the tag mutants has defects that MILLRACE_MUTANT names, so that the checkers of the model test can be shown to
+// A build with the tag mutants has defects that MILLRACE_MUTANT names, so that the checks of the model test can be shown to
 // catch them.
-func mutant(name string) bool { return os.Getenv("MILLRACE_MUTANT") == name }
+func mutant(name string) bool { return planted == name }
+
+var (
+	planted = os.Getenv("MILLRACE_MUTANT")
+	stashed *Delivery
+	victim  *link
+)
+
+// deliver hands c.out to a connection, but now and then twice, not at all, or after the one that follows.
+func (c *Core) deliver(l *link) (room bool) {
+	d := c.out
+	switch {
+	case mutant("duplicate") && d.QoS == 2 && d.PacketID%5 == 2:
+		if !l.conn.Deliver(&d) {
+			return false
+		}
+		d.PacketID += 1000
+	case mutant("drop") && d.QoS > 0 && d.PacketID%5 == 2:
+		return true
+	case mutant("swap") && victim == l:
+		victim = nil
+		return l.conn.Deliver(&d) && l.conn.Deliver(stashed)
+	case mutant("swap") && d.QoS > 0 && d.PacketID%5 == 2:
+		m := *d.Msg
+		d.Msg, stashed, victim = &m, &d, l
+		return true
+	}
+	return l.conn.Deliver(&d)
+}

@@ -27,18 +27,19 @@ type world struct {
 	late    []*simAppend
 	fed     []int64 // per part, what the core has seen
 
-	clients  []*simClient
-	denied   map[string]bool
-	counts   map[string]int
-	model    *model
-	crashed  bool // Failed was called
-	refuse   bool // writes and publishes may be refused now
-	refusals int
-	twins    bool // appends may come late, beside the client's own repetition
-	crashes  int
-	serial   int
-	trace    []string
-	err      error
+	clients      []*simClient
+	denied       map[string]bool
+	counts       map[string]int
+	model        *model
+	crashed      bool // Failed was called
+	refuse       bool // writes and publishes may be refused now
+	refusals     int
+	refuseWrites bool // the next write of a sessions partition
+	twins        bool // appends may come late, beside the client's own repetition
+	crashes      int
+	serial       int
+	trace        []string
+	err          error
 }
 
 type simPart struct {
@@ -208,7 +209,10 @@ func (w *world) writeOne(t *simTarget) {
 	t.writes = t.writes[1:]
 	results := make([]Result, len(wr.recs))
 	mode := 0
-	if w.refuse && w.chance(10) {
+	if w.refuseWrites && !t.target.Retained {
+		mode, w.refuseWrites = 1, false
+		w.refusals++
+	} else if w.refuse && w.chance(10) {
 		mode = w.pick(1, 1, 1, 2)
 		w.refusals++
 	}
@@ -486,7 +490,8 @@ type simConn struct {
 	will     *modelWill
 	ops      map[uint16]*modelOp
 	opID     uint16
-	tick     int // of the model, when made
+	code     packet.Code   // of Close
+	codes    []packet.Code // of the last SUBACK or UNSUBACK
 }
 
 type simOut struct {
@@ -553,6 +558,7 @@ func (n *simConn) Refuse(code packet.Code, reason string) {
 
 func (n *simConn) Close(code packet.Code, reason string) {
 	n.w.logf("%s closed %v %s", n.client.key.ClientID, code, reason)
+	n.code = code
 	if n.dead && !n.closing {
 		n.w.fail("%s: Close after the end", n.client.key.ClientID)
 	}
@@ -593,6 +599,7 @@ func (n *simConn) Send(p packet.Packet) {
 	}
 	switch p := p.(type) {
 	case *packet.Suback:
+		n.codes = p.Codes
 		n.w.model.answered(n, p)
 		return
 	case *packet.Ack:

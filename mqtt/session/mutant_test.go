@@ -1,0 +1,22 @@
+//go:build mutants
+
+package session
+
+import "testing"
+
+// TestMutants plants one defect after the other and requires that the model notices each within a few seeds.
+func TestMutants(t *testing.T) {
+	defer func() { planted = "" }()
+	for _, name := range []string{"duplicate", "drop", "swap", "forget-release", "early-suback", "skip-authorization"} {
+		t.Run(name, func(t *testing.T) {
+			for seed := range uint64(5000) {
+				planted, victim = name, nil
+				if w := runSeed(seed + 1); w.err != nil {
+					t.Logf("seed %d: %v", seed+1, w.err)
+					return
+				}
+			}
+			t.Errorf("the model does not notice %s", name)
+		})
+	}
+}
