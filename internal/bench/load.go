@@ -60,8 +60,8 @@ func (r result) rate() float64 { return float64(r.count) / r.elapsed.Seconds() }
 // pace says when a load runs: warm-up, then the measured window.
 type pace struct{ warm, window time.Duration }
 
-// closedQoS1 publishes with pubs connections, window unacknowledged each, nobody subscribed.
-func closedQoS1(addr string, pubs, window, size int, p pace, begin, end func()) (result, error) {
+// closed publishes at QoS 1 or 2 with pubs connections, window not finished each, nobody subscribed. It counts PUBACKs or PUBCOMPs.
+func closed(addr string, pubs, window, size int, qos byte, p pace, begin, end func()) (result, error) {
 	var acked atomic.Int64
 	var stop atomic.Bool
 	errs := make(chan error, pubs)
@@ -72,7 +72,7 @@ func closedQoS1(addr string, pubs, window, size int, p pace, begin, end func()) 
 		}
 		defer c.Close()
 		go func() {
-			m := newMessage(fmt.Sprintf("bench/%d/data", i), 1, size)
+			m := newMessage(fmt.Sprintf("bench/%d/data", i), qos, size)
 			errs <- publishLoop(c, m, uint32(i), window, &acked, &stop)
 		}()
 	}
@@ -93,7 +93,7 @@ func closedQoS1(addr string, pubs, window, size int, p pace, begin, end func()) 
 
 func publishLoop(c net.Conn, m *message, pub uint32, window int, acked *atomic.Int64, stop *atomic.Bool) error {
 	buf := make([]byte, 0, window*len(m.bytes))
-	acks := make([]byte, 4*window)
+	acks := make([]byte, 8*window)
 	var id uint16
 	var seq uint32
 	inflight, rest := 0, 0
@@ -101,7 +101,6 @@ func publishLoop(c net.Conn, m *message, pub uint32, window int, acked *atomic.I
 		if stop.Load() && inflight == 0 {
 			return nil
 		}
-		buf = buf[:0]
 		for ; inflight < window && !stop.Load(); inflight++ {
 			if id++; id == 0 {
 				id = 1
@@ -114,16 +113,99 @@ func publishLoop(c net.Conn, m *message, pub uint32, window int, acked *atomic.I
 				return err
 			}
 		}
+		buf = buf[:0]
 		n, err := c.Read(acks[rest:])
 		if err != nil {
 			return err
 		}
 		n += rest
-		inflight -= n / 4
-		acked.Add(int64(n / 4))
+		done := 0
+		for i := 0; i+4 <= n; i += 4 {
+			if acks[i] == 0x50 { // PUBREC: PUBREL
+				buf = append(buf, 0x62, 2, acks[i+2], acks[i+3])
+			} else {
+				done++
+			}
+		}
+		inflight -= done
+		acked.Add(int64(done))
 		rest = n % 4
 		copy(acks, acks[n-rest:n])
 	}
+}
+
+// fanOut publishes at QoS 0 with one connection to subs subscribers, at most window messages not delivered to all.
+func fanOut(addr string, subs, window, size int, p pace, begin, end func()) (result, error) {
+	lat := &histogram{}
+	var total atomic.Int64
+	var measuring atomic.Bool
+	wake := make(chan struct{}, 1)
+	for i := range subs {
+		sub, err := dial(addr, fmt.Sprintf("sub-%d", i), true)
+		if err != nil {
+			return result{}, err
+		}
+		defer sub.Close()
+		if err := subscribe(sub, "bench/#", 0); err != nil {
+			return result{}, err
+		}
+		go receive(sub, func(_, _ uint32, due int64) {
+			if total.Add(1)%int64(subs) == 0 {
+				select {
+				case wake <- struct{}{}:
+				default:
+				}
+			}
+			if measuring.Load() {
+				lat.add(time.Duration(time.Now().UnixNano() - due))
+			}
+		})
+	}
+	c, err := dial(addr, "pub", true)
+	if err != nil {
+		return result{}, err
+	}
+	defer c.Close()
+	var stop atomic.Bool
+	sent := make(chan int64)
+	go func() {
+		m := newMessage("bench/0/data", 0, size)
+		var n int64
+		var buf []byte
+		for !stop.Load() {
+			buf = buf[:0]
+			now := time.Now().UnixNano()
+			for got := total.Load() / int64(subs); n-got < int64(window) && len(buf) < 8<<10; {
+				n++
+				buf = m.append(buf, 0, now, 0, uint32(n))
+			}
+			if len(buf) == 0 {
+				select {
+				case <-wake:
+				case <-time.After(time.Second):
+				}
+				continue
+			}
+			if _, err := c.Write(buf); err != nil {
+				break
+			}
+		}
+		sent <- n
+	}()
+	time.Sleep(p.warm)
+	begin()
+	measuring.Store(true)
+	from, start := total.Load(), time.Now()
+	time.Sleep(p.window)
+	n, elapsed := total.Load()-from, time.Since(start)
+	measuring.Store(false)
+	end()
+	stop.Store(true)
+	want := <-sent * int64(subs)
+	for deadline := time.Now().Add(8 * time.Second); total.Load() < want && time.Now().Before(deadline); {
+		time.Sleep(10 * time.Millisecond)
+	}
+	return result{count: n, elapsed: elapsed, lat: lat, lost: want - total.Load()}, nil
 }
 
 // fanIn publishes with pubs connections to one wildcard subscriber, at most window messages of a publisher undelivered.

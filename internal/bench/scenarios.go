@@ -29,7 +29,17 @@ var scenarios = []struct {
 	}},
 	{"c", "QoS 1 publish: 100 publishers, 64 unacknowledged each, 100 B (PUBACKs; Millrace has each on disk, Mosquitto in memory)", func(b *bench) error {
 		return b.compare(func(s *server, begin, end func()) (result, error) {
-			return closedQoS1(s.mqtt, 100, 64, 100, b.pace, begin, end)
+			return closed(s.mqtt, 100, 64, 100, 1, b.pace, begin, end)
+		})
+	}},
+	{"d", "QoS 0 fan-out: 1 publisher → 100 subscribers, at most 256 messages not delivered to all, 100 B (deliveries)", func(b *bench) error {
+		return b.compare(func(s *server, begin, end func()) (result, error) {
+			return fanOut(s.mqtt, 100, 256, 100, b.pace, begin, end)
+		})
+	}},
+	{"e", "QoS 2 publish: 100 publishers, 64 unfinished each, 100 B (PUBCOMPs; Millrace has each on disk, Mosquitto in memory)", func(b *bench) error {
+		return b.compare(func(s *server, begin, end func()) (result, error) {
+			return closed(s.mqtt, 100, 64, 100, 2, b.pace, begin, end)
 		})
 	}},
 	{"f", "open loop: 10,000 msg/s from 1,000 connections, QoS 1 → 1 subscriber; latency from when each was due", func(b *bench) error {
@@ -114,7 +124,7 @@ func disk(b *bench) error {
 		conf := "routes:\n  - {mqtt: \"bench/{dev}/data\", topic: bench, key: \"{dev}\", compression: " + codec + "}\n"
 		var bytes float64
 		_, err := b.once(millrace(codec, b.bin, conf), func(s *server, begin, end func()) (result, error) {
-			r, err := closedQoS1(s.mqtt, 100, 64, 100, pace{0, 3 * time.Second}, begin, end)
+			r, err := closed(s.mqtt, 100, 64, 100, 1, pace{0, 3 * time.Second}, begin, end)
 			if err != nil {
 				return r, err
 			}
