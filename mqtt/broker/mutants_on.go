@@ -2,6 +2,6 @@
 
 package broker
 
-// ackBeforeDone is a planted bug, to show that a test would see it: PUBACK leaves before the store has said that the message is
-// durable.
-var ackBeforeDone = false
+import "os"
+
+func mutant(name string) bool { return os.Getenv("MILLRACE_MUTANT") == name }

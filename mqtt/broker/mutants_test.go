@@ -2,16 +2,11 @@
 
 package broker_test
 
-import (
-	"testing"
-
-	"github.com/millrace-io/millrace/mqtt/broker"
-)
+import "testing"
 
 // TestMutantAckBeforeDone plants the bug that an ack leaves before the store is done; the check must see it.
 func TestMutantAckBeforeDone(t *testing.T) {
-	broker.PlantAckBeforeDone(true)
-	defer broker.PlantAckBeforeDone(false)
+	t.Setenv("MILLRACE_MUTANT", "ack-before-done")
 	if err := ackIsReceipt(newNode(t, nil)); err == nil {
 		t.Error("an ack before the store is done was not noticed")
 	}

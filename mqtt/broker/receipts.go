@@ -59,6 +59,10 @@ func (c *conn) expect(s *burst, r receipt) {
 	s.flight.receipts = append(s.flight.receipts, r)
 }
 
+// mutantAckBeforeDone is a bug planted under the build tag mutants, to show that a test would see it (MILLRACE_MUTANT chooses it):
+// PUBACK leaves before the store has said that the message is durable.
+const mutantAckBeforeDone = "ack-before-done"
+
 // append sends what the burst has gathered to the log.
 func (c *conn) append(s *burst) {
 	f := s.flight
@@ -77,7 +81,7 @@ func (c *conn) append(s *burst) {
 		f.land()
 		return
 	}
-	if ackBeforeDone {
+	if mutant(mutantAckBeforeDone) {
 		f.land()
 		f = &flight{c: c}
 		f.done = func([]session.Result) {}

@@ -1,6 +1,0 @@
-//go:build mutants
-
-package broker
-
-// PlantAckBeforeDone switches the planted bug.
-func PlantAckBeforeDone(on bool) { ackBeforeDone = on }
