@@ -8,6 +8,7 @@ import (
 
 	"github.com/millrace-io/millrace/eventlog"
 	"github.com/millrace-io/millrace/mqtt/packet"
+	"github.com/millrace-io/millrace/route"
 	"github.com/millrace-io/millrace/sim"
 )
 
@@ -56,9 +57,28 @@ func (w *world) settle(l *life) {
 			w.wrong("%s", &rep)
 		}
 	}
+	w.until(l, "every will that is owed is in the log", func() bool { return w.fired(l) })
 	log := w.readLog(l)
 	w.audit(log)
 	w.reader.check(l)
+}
+
+// fired tells whether every will that is owed is in the log. Nobody may be subscribed who was owed it.
+func (w *world) fired(l *life) bool {
+	ctx := context.Background()
+	t, err := l.node.log.Topic(ctx, route.CatchAllTopic)
+	if err != nil {
+		w.wrong("%w", err)
+		return true
+	}
+	in := map[*sending]bool{}
+	for i := range t.Partitions {
+		if err := w.readPartition(ctx, l, t, i, func(r *eventlog.Record) { in[w.find(&packet.Publish{Payload: r.Value})] = true }); err != nil {
+			w.wrong("read %s/%d: %w", t.Name, i, err)
+			return true
+		}
+	}
+	return !slices.ContainsFunc(w.wills, func(x *willing) bool { return x.owed() && !in[x.s] })
 }
 
 // last sends one more message to every subscription, behind all others of its partition: what should not come comes before it.
