@@ -233,6 +233,7 @@ func (c *Core) Disconnected(now int64, conn Conn, cause Cause, expiry *uint32) {
 	}
 	if a := c.attempts[conn]; a != nil {
 		a.gone, a.cause = true, cause
+		delete(c.attempts, conn)
 		return
 	}
 	l := c.links[conn]

@@ -3,7 +3,6 @@ package session
 import (
 	"cmp"
 	"errors"
-	"hash/fnv"
 	"math"
 	"slices"
 	"time"
@@ -126,8 +125,8 @@ const (
 	redoEvery  = 1_000     // milliseconds until what was refused is tried again
 )
 
-// New returns an empty core. Targets are all partitions of the sessions and the retained topic; a session lives in the one
-// that its key hashes to.
+// New returns an empty core. Targets are all partitions of the sessions and the retained topic, at least one of each; a session
+// lives in the one that its key hashes to.
 func New(o Options, h Host, targets []Target) *Core {
 	o.MaxExpiry = cmp.Or(o.MaxExpiry, 7*24*3600)
 	o.MaxQueueBytes = cmp.Or(o.MaxQueueBytes, 64<<10)
@@ -306,9 +305,16 @@ func (c *Core) vector(list []Position) vector {
 func (c *Core) position(place int32, off int64) Position { return Position{c.places[place].part, off} }
 
 func (c *Core) shard(k Key) *shard {
-	h := fnv.New32a()
-	h.Write(sessionKey(kindSession, k)[2:])
-	return c.shards[h.Sum32()%uint32(len(c.shards))]
+	return c.shards[hash(sessionKey(kindSession, k)[2:])%uint32(len(c.shards))]
+}
+
+// hash is FNV-1a. It says which partition a session key or a retained topic is in, for good.
+func hash[T string | []byte](s T) uint32 {
+	h := uint32(2166136261)
+	for i := range len(s) {
+		h = (h ^ uint32(s[i])) * 16777619
+	}
+	return h
 }
 
 func (c *Core) incarnation() Incarnation {

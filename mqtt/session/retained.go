@@ -58,7 +58,7 @@ func (c *Core) retain(m *Message, place int32) {
 	}
 	if !ok {
 		name := strings.Clone(m.Topic)
-		r = &retained{topic: name, store: c.stores[hashTopic(name)%uint32(len(c.stores))], at: -1}
+		r = &retained{topic: name, store: c.stores[hash(name)%uint32(len(c.stores))], at: -1}
 		c.retained.Set(name, r)
 	}
 	r.version++
@@ -314,12 +314,4 @@ func (c *Core) wanted(s *session, cur *cursor, r *retained) bool {
 		return false
 	}
 	return true
-}
-
-func hashTopic(name string) uint32 {
-	h := uint32(2166136261)
-	for i := range len(name) {
-		h = (h ^ uint32(name[i])) * 16777619
-	}
-	return h
 }

@@ -436,8 +436,9 @@ func appendVector(dst []byte, v []Position) []byte {
 
 func (r *reader) vector() (v []Position) {
 	for range r.count(17) {
-		topic := r.topic()
-		for range r.count(2) {
+		topic, n := r.topic(), r.count(2)
+		v = slices.Grow(v, n)
+		for range n {
 			v = append(v, Position{Part{topic, r.index()}, r.offset()})
 		}
 	}

@@ -234,7 +234,7 @@ func (t *simTarget) append(r StateRecord) int64 {
 	return off
 }
 
-func (w *world) partOf(name string) int { return int(hashTopic(name) % uint32(len(w.parts))) }
+func (w *world) partOf(name string) int { return int(hash(name) % uint32(len(w.parts))) }
 
 // append puts a message into the log.
 func (w *world) append(m Message) Position {
