@@ -33,10 +33,10 @@ func (c *conn) open(p *packet.Connect) bool {
 	c.mu.Lock()
 	c.hello = h
 	c.maxPacket = req.MaximumPacket
+	c.owner = c.b.owner.Load() // who abandons an owner looks for its connections
 	c.mu.Unlock()
 	c.asked = h.asked
 	c.joined = true
-	c.owner = c.b.owner.Load()
 	c.owner.post(func(now int64) { c.owner.core.Connect(now, c, req) })
 	patience, cancel := context.WithTimeout(c.b.ctx, c.b.o.Limits.AcceptTimeout)
 	defer cancel()
