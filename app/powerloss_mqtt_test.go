@@ -197,11 +197,22 @@ type watcher struct {
 	flaps  bool // unsubscribes and subscribes again
 
 	mu         sync.Mutex
+	conn       int // its connections so far
 	reader     *sim.Reader
 	retired    []*sim.Reader // of subscriptions that were ended: nothing is owed to them any more
 	want, have bool          // subscribed: asked for, granted
 	ended      int64         // while neither: what was sent after this must not come
 	got        map[*sending]int
+	history    []delivery
+}
+
+// delivery is one message as it came, for the story of a failure.
+type delivery struct {
+	s           *sending
+	conn        int
+	id          uint16
+	qos         byte
+	dup, retain bool
 }
 
 func newWatcher(w *world, i int, f packet.Filter) *watcher {
@@ -221,6 +232,7 @@ func (x *watcher) message(p *packet.Publish) {
 	defer x.mu.Unlock()
 	met.delivered.Add(1)
 	s := x.w.find(p)
+	x.history = append(x.history, delivery{s, x.conn, p.PacketID, p.QoS, p.Dup, p.Retain})
 	if p.Retain {
 		if s == nil {
 			x.w.wrong("%s: a retained phantom on %q", x.name, p.Topic)
@@ -274,6 +286,10 @@ func (x *watcher) live(l *life, rng *rand.Rand) {
 func (x *watcher) online(l *life) bool {
 	<-x.c.Done()
 	x.tally()
+	x.mu.Lock()
+	x.conn++
+	x.history = append(x.history, delivery{conn: x.conn, id: uint16(l.number)})
+	x.mu.Unlock()
 	if !x.connect(l) {
 		return false
 	}
@@ -307,6 +323,47 @@ func (x *watcher) online(l *life) bool {
 	x.have = true
 	x.reader.Begin()
 	return true
+}
+
+// story tells what became of the first stream that came out of order, or twice at QoS 2: as it came, and as the log has it.
+func (x *watcher) story() (text string) {
+	type stream struct{ device, topic string }
+	last, seen := map[stream]uint64{}, map[*sending]bool{}
+	var bad *sending
+	for _, d := range x.history {
+		if d.s == nil || d.retain {
+			continue
+		}
+		s := stream{d.s.stamp.Device, d.s.topic}
+		if seen[d.s] && d.qos == 2 || !seen[d.s] && d.s.stamp.Sequence < last[s] {
+			bad = d.s
+			break
+		}
+		seen[d.s] = true
+		last[s] = max(last[s], d.s.stamp.Sequence)
+	}
+	if bad == nil {
+		return ""
+	}
+	text = fmt.Sprintf("%s (%s) of %s on %s, as it came:", x.name, x.filter.Filter, bad.stamp.Device, bad.topic)
+	conn := 0
+	for _, d := range x.history {
+		if d.s == nil {
+			conn, text = d.conn, text+fmt.Sprintf("\n  connection %d, in life %d", d.conn, d.id)
+		} else if d.s.stamp.Device == bad.stamp.Device && d.s.topic == bad.topic {
+			text += fmt.Sprintf("\n    %d (qos %d, id %d, dup %v, retain %v)", d.s.stamp.Sequence, d.qos, d.id, d.dup, d.retain)
+			if conn != d.conn {
+				text += fmt.Sprintf(" on connection %d", d.conn)
+			}
+		}
+	}
+	text += "\nin the log:"
+	for _, r := range x.w.order {
+		if r.s.stamp.Device == bad.stamp.Device && r.s.topic == bad.topic {
+			text += fmt.Sprintf(" %d@%d", r.s.stamp.Sequence, r.offset)
+		}
+	}
+	return text
 }
 
 func (x *watcher) unsubscribe(l *life) {

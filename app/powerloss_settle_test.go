@@ -168,6 +168,12 @@ func (w *world) readPartition(ctx context.Context, l *life, t eventlog.Topic, i 
 	return nil
 }
 
+// logRecord is a message as the log has it.
+type logRecord struct {
+	s      *sending
+	offset int64
+}
+
 // logged enters one record of the log.
 func (w *world) logged(reader *sim.Reader, topicName string, r *eventlog.Record) {
 	if strings.HasSuffix(topicName, ".dlq") {
@@ -189,6 +195,7 @@ func (w *world) logged(reader *sim.Reader, topicName string, r *eventlog.Record)
 	reader.Got(p)
 	if s := w.find(p); s != nil {
 		s.copies++
+		w.order = append(w.order, logRecord{s, r.Offset})
 	}
 }
 
@@ -215,6 +222,9 @@ func (w *world) audit(log *sim.Reader) {
 	}
 	for _, x := range w.watchers {
 		x.tally()
+		if story := x.story(); story != "" {
+			w.wrong("%s", story)
+		}
 	}
 	w.mu.Lock()
 	again := w.again

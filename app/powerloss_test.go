@@ -117,6 +117,7 @@ type world struct {
 	mu    sync.Mutex
 	sent  map[sim.Stamp]*sending // without Due
 	again []again
+	order []logRecord
 	bad   []error
 }
 
@@ -176,7 +177,7 @@ func (w *world) run() error {
 			return fmt.Errorf("only %d messages are acknowledged after %d lives", w.acks.Load(), number)
 		}
 		last := number >= wantLives && w.acks.Load() >= wantAcked
-		l, err := w.start(last)
+		l, err := w.start(number, last)
 		if err != nil {
 			return fmt.Errorf("life %d: %w", number, err)
 		}
@@ -201,6 +202,7 @@ func (w *world) run() error {
 
 // life is one life of the node.
 type life struct {
+	number   int
 	node     *Node
 	doors    *memoryDoors
 	crash    func()
@@ -234,11 +236,11 @@ routes:
 
 // start begins a life, on files that may lose power at any change that is made to them, in the start already. The last life does
 // not end so.
-func (w *world) start(last bool) (*life, error) {
+func (w *world) start(number int, last bool) (*life, error) {
 	if w.rng.IntN(2) == 0 { // never back: that is the engine's own test
 		w.jumped.Add(int64(time.Duration(w.rng.IntN(int(2 * time.Hour)))))
 	}
-	l := &life{doors: newMemoryDoors(w.tcp), cut: make(chan struct{}), quiet: make(chan struct{})}
+	l := &life{number: number, doors: newMemoryDoors(w.tcp), cut: make(chan struct{}), quiet: make(chan struct{})}
 	l.crash = w.crasher(l)
 	files := vfs.FS(w.mem)
 	if !last {
@@ -450,18 +452,18 @@ func (w *world) end(l *life) {
 // sending is one message on its way into the log.
 type sending struct {
 	stamp      sim.Stamp
+	topic      string
 	ref        int
 	index      int64 // of all that were sent
-	qos        byte
-	on, doneOn int // the publisher's connection that it was first sent on, and that it was acknowledged on
-	copies     int // in the log
+	on, doneOn int   // the publisher's connection that it was first sent on, and that it was acknowledged on
+	copies     int   // in the log
 	got        bool
 }
 
 // send enters a message of a device, and makes its payload: the stamp and some more. A clear has an empty payload, and the stamp
 // in its properties.
 func (w *world) send(device string, p *packet.Publish, more int, clear bool) *sending {
-	s := &sending{stamp: sim.Stamp{Device: device, Sequence: w.ledger.Last(device) + 1}, qos: p.QoS}
+	s := &sending{stamp: sim.Stamp{Device: device, Sequence: w.ledger.Last(device) + 1}, topic: string(p.Topic)}
 	if clear {
 		p.Props.User = []packet.UserProperty{{Name: sim.PropDevice, Value: device}, {Name: sim.PropSequence, Value: fmt.Sprint(s.stamp.Sequence)}}
 	} else {
