@@ -161,7 +161,7 @@ func (in *Inbound) saw(t Triple, last uint64, replay bool) bool {
 			e.released, e.stable, e.seen = t.Use-1, t.Use-1, t.Use-1
 		}
 	}
-	if t.Use <= e.seen || slices.Contains(e.ahead, t.Use) {
+	if e.shown(t.Use) {
 		return false
 	}
 	if e.mark != last {
@@ -177,6 +177,8 @@ func (in *Inbound) saw(t Triple, last uint64, replay bool) bool {
 	e.stable = t.Use
 	return true
 }
+
+func (e *inboundID) shown(use uint32) bool { return use <= e.seen || slices.Contains(e.ahead, use) }
 
 // show notes a use that was not shown before.
 func (e *inboundID) show(use uint32) {
@@ -202,6 +204,9 @@ func (in *Inbound) checkpoint(number uint64) (base uint32, list []inboundValue) 
 	defer in.mu.Unlock()
 	for id, e := range in.ids {
 		v := inboundValue{id: id, released: e.released, seen: e.seen, stable: e.stable}
+		if use := e.released + 1; e.pending && e.shown(use) { // it is in the log, below the frontier perhaps; Stable is still to come
+			v.stable = use
+		}
 		e.forget = 0
 		if e.mark == number { // shown since the checkpoint was begun: above the frontier
 			v.seen = e.prior
