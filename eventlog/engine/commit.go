@@ -3,6 +3,7 @@ package engine
 import (
 	"errors"
 	"fmt"
+	"runtime"
 	"time"
 
 	"github.com/millrace-io/millrace/eventlog"
@@ -46,6 +47,7 @@ func (c *committer) run() {
 		}
 		select {
 		case <-c.queue.wake:
+			runtime.Gosched() // whoever is about to append comes along: a sync costs more than all of them
 		case reply := <-c.snapshots:
 			reply <- c.snapshot()
 		case <-c.stop:
@@ -148,7 +150,7 @@ func (c *committer) begin() {
 func (c *committer) abandon(items []*item, err error) {
 	c.fail(err)
 	for _, it := range items {
-		if it.taken || it.dup {
+		if it.err == nil { // an operation without entries, too: it may have found done what only this commit does
 			it.err = fmt.Errorf("%w: %w", eventlog.ErrUnknownOutcome, closedBy(err))
 		}
 	}

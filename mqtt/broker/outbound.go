@@ -294,6 +294,8 @@ type flushers struct {
 	wake   sync.Cond
 	ready  []*conn // from head on
 	head   int
+	idle   int  // flushers that wait
+	waking bool // one of them has been called, and will look at ready
 	closed bool
 }
 
@@ -306,11 +308,15 @@ func (f *flushers) start(n int, wg *sync.WaitGroup) {
 func (f *flushers) push(cs ...*conn) {
 	f.mu.Lock()
 	f.ready = append(f.ready, cs...)
+	f.call()
 	f.mu.Unlock()
-	if len(cs) == 1 {
+}
+
+// call wakes one flusher, who calls the next if there is more than it takes: a wake-up costs about as much as a write. Under f.mu.
+func (f *flushers) call() {
+	if f.idle > 0 && !f.waking {
+		f.waking = true
 		f.wake.Signal()
-	} else {
-		f.wake.Broadcast()
 	}
 }
 
@@ -321,8 +327,11 @@ func (f *flushers) close() {
 	f.wake.Broadcast()
 }
 
-// flushRun is how many connections a flusher takes at once, at most.
-const flushRun = 32
+// A flusher takes half of what waits, so that the others write too, but at least flushFew connections and at most flushRun.
+const (
+	flushFew = 4
+	flushRun = 32
+)
 
 func (f *flushers) run() {
 	var mine [flushRun]*conn
@@ -343,13 +352,18 @@ func (f *flushers) next(mine *[flushRun]*conn) int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for f.head == len(f.ready) && !f.closed {
+		f.idle++
 		f.wake.Wait()
+		f.idle--
+		f.waking = false
 	}
 	waiting := f.ready[f.head:]
-	n := copy(mine[:], waiting[:(len(waiting)+1)/2]) // half: the others write too
+	n := copy(mine[:], waiting[:max((len(waiting)+1)/2, min(len(waiting), flushFew))])
 	clear(waiting[:n])
 	if f.head += n; f.head == len(f.ready) {
 		f.ready, f.head = f.ready[:0], 0
+	} else {
+		f.call()
 	}
 	return n
 }
