@@ -66,6 +66,7 @@ type conn struct {
 	why       string // it ended
 	hello     *hello // until CONNACK
 	inbound   *session.Inbound
+	inherited int // its ids that were open at CONNACK
 	out       outbound
 	first     *flight // appends under way, in order
 	last      *flight

@@ -192,7 +192,7 @@ func (c *conn) Accept(a session.Accepted) {
 	}
 	c.hello = nil
 	c.answer(c.connack(h, &a))
-	c.inbound = a.Inbound
+	c.inbound, c.inherited = a.Inbound, a.Inbound.Outstanding()
 	c.accepted = true
 	c.after = c.owner.predecessor(c)
 	c.b.roster.limit(c, h.limit)

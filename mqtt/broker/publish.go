@@ -44,15 +44,8 @@ func (c *conn) publish(s *burst, p *packet.Publish) *fault {
 	if f != nil {
 		return f
 	}
-	if r := c.refusal(p, name); r != nil {
-		return c.refusePublish(s, p, r)
-	}
 	var triple session.Triple
-	switch p.QoS {
-	case 1:
-		c.sent++
-		c.expect(s, receipt{kind: packet.PUBACK, id: p.PacketID, msg: int32(len(s.msgs))})
-	case 2:
+	if p.QoS == 2 {
 		c.qos2 = true
 		t, state := c.inbound.Begin(p.PacketID)
 		switch state {
@@ -64,7 +57,21 @@ func (c *conn) publish(s *burst, p *packet.Publish) *fault {
 			return nil
 		}
 		triple = t
-		c.expect(s, receipt{kind: packet.PUBREC, id: p.PacketID, msg: int32(len(s.msgs)), triple: t})
+	}
+	// Only a message that is not in the log yet can be refused: a failure would free the id of one that is, and the next message
+	// with that id would pass for a duplicate.
+	if r := c.refusal(p, name); r != nil {
+		if p.QoS == 2 {
+			c.inbound.Refused(p.PacketID, triple)
+		}
+		return c.refusePublish(s, p, r)
+	}
+	switch p.QoS {
+	case 1:
+		c.sent++
+		c.expect(s, receipt{kind: packet.PUBACK, id: p.PacketID, msg: int32(len(s.msgs))})
+	case 2:
+		c.expect(s, receipt{kind: packet.PUBREC, id: p.PacketID, msg: int32(len(s.msgs)), triple: triple})
 	}
 	if s.now == 0 {
 		s.now = c.b.o.Now().UnixMilli()
@@ -107,14 +114,15 @@ func (c *conn) topicOf(p *packet.Publish) (string, *fault) {
 	return c.aliases[alias], nil
 }
 
-// withinReceiveMaximum enforces the Receive Maximum of our CONNACK [MQTT-3.3.4-9].
+// withinReceiveMaximum enforces the Receive Maximum of our CONNACK [MQTT-3.3.4-9]. It begins anew with each connection: ids that
+// were open before do not count, or a client that lost a connection with all of them open could never send again.
 func (c *conn) withinReceiveMaximum(p *packet.Publish) *fault {
 	if p.QoS == 0 || c.version < packet.V5 {
 		return nil
 	}
 	under := int(c.sent - c.acked.Load())
 	if c.qos2 || p.QoS == 2 {
-		under += c.inbound.Outstanding()
+		under += max(c.inbound.Outstanding()-c.inherited, 0)
 	}
 	if under < int(c.b.o.Limits.ReceiveMaximum) {
 		return nil

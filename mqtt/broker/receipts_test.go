@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"math/big"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -158,6 +159,62 @@ func TestReceiveMaximum(t *testing.T) {
 	if got := n.b.Stats().Refused["receive_maximum_exceeded_tolerated"]; got != 1 {
 		t.Errorf("tolerated: %d", got)
 	}
+}
+
+// TestReceiveMaximumBeginsAnew: a client that loses a connection with every id open resends on the next one, and may use as many
+// ids again before the old ones are released.
+func TestReceiveMaximumBeginsAnew(t *testing.T) {
+	n := newNode(t, func(o *broker.Options) { o.Limits.ReceiveMaximum = 2 })
+	n.transcript(`
+		a> CONNECT v5 id=a expiry=1000
+		a< CONNACK
+		a> PUBLISH q2 #1 t=x "m"
+		a< PUBREC #1
+		a> PUBLISH q2 #2 t=x "m"
+		a< PUBREC #2
+		a> CONNECT v5 id=a expiry=1000
+		a< CONNACK present
+		a> PUBLISH q2 #1 dup t=x "m"
+		a< PUBREC #1
+		a> PUBLISH q2 #3 t=x "m"
+		a< PUBREC #3
+		a> PUBLISH q2 #4 t=x "m"
+		a< PUBREC #4
+		a> PUBLISH q2 #5 t=x "m"
+		a< DISCONNECT 0x93
+		a<!`)
+}
+
+// TestRefusalOfADuplicate: a client that loses its right to publish between a QoS 2 message and its resend gets the receipt of
+// the message that is in the log. A failure would make it use the id again, and that message would pass for a duplicate.
+func TestRefusalOfADuplicate(t *testing.T) {
+	var denied atomic.Bool
+	n := newNode(t, func(o *broker.Options) { o.Authorizer = when{&denied} })
+	a := n.connected("CONNECT v5 id=a expiry=1000")
+	a.send(`PUBLISH q2 #1 t=no "first"`)
+	a.expect("PUBREC #1")
+	a.nc.Close()
+	denied.Store(true)
+	a = n.connected("CONNECT v5 id=a expiry=1000")
+	a.send(`PUBLISH q2 #1 dup t=no "first"`, `PUBLISH q2 #2 t=no "refused"`)
+	a.expect("PUBREC #1", "PUBREC #2 0x87")
+	a.send("PUBREL #1")
+	a.expect("PUBCOMP #1")
+	denied.Store(false)
+	for _, id := range []string{"#1", "#2"} {
+		a.send(`PUBLISH q2 `+id+` t=no "again"`)
+		a.expect("PUBREC " + id)
+	}
+	if got := strings.Join(n.store.logged("no"), " "); got != "first again again" {
+		t.Errorf("the log has %q", got)
+	}
+}
+
+// when is an Authorizer that allows no publish while denied.
+type when struct{ denied *atomic.Bool }
+
+func (w when) Allowed(_ session.Key, a broker.Action, _ string) bool {
+	return a != broker.Publish || !w.denied.Load()
 }
 
 // TestBackPressure: when the log has no room a client is not read, and is not timed out for its silence.
