@@ -77,6 +77,15 @@ func (b RawBatch) ProducerEpoch() int16 { return int16(binary.BigEndian.Uint16(b
 func (b RawBatch) BaseSequence() int32  { return int32(binary.BigEndian.Uint32(b[offSeq:])) }
 func (b RawBatch) Count() int32         { return int32(binary.BigEndian.Uint32(b[offCount:])) }
 
+// MaxCount is how many records the batch can hold at most, going by its size: its header counts them, and may lie. A record takes
+// minRecord bytes, and nobody reads a batch that decompresses to more than MaxDecompressed.
+func (b RawBatch) MaxCount() int {
+	if b.Codec() != None {
+		return MaxDecompressed / minRecord
+	}
+	return (len(b) - HeaderSize) / minRecord
+}
+
 // SetBase patches the base offset in place; the crc does not cover it.
 func (b RawBatch) SetBase(offset int64) { binary.BigEndian.PutUint64(b, uint64(offset)) }
 

@@ -108,10 +108,16 @@ func (e *Engine) checkForeign(p *partition, raw []byte) (eventlog.RawBatch, erro
 		return nil, fmt.Errorf("%w: %d bytes after the batch", ErrInvalidRecord, len(raw)-len(b))
 	case b.Count() < 1 || b.LastDelta() != b.Count()-1:
 		return nil, fmt.Errorf("%w: %d records up to offset delta %d", ErrInvalidRecord, b.Count(), b.LastDelta())
+	case int(b.Count()) > b.MaxCount(): // offsets, and whoever makes room for the records, go by the count
+		return nil, fmt.Errorf("%w: %d records in %d bytes", ErrInvalidRecord, b.Count(), len(b))
 	case b.Attributes()&eventlog.AttrControl != 0:
 		return nil, fmt.Errorf("%w: a control batch from a client", ErrInvalidRecord)
 	case b.Attributes()&eventlog.AttrTransactional != 0:
 		return nil, fmt.Errorf("%w: this log takes no transactional batches", ErrInvalidRecord)
+	case b.Attributes()&eventlog.AttrLogAppendTime != 0:
+		return nil, fmt.Errorf("%w: stamped as by the log", ErrInvalidTimestamp)
+	case b.Attributes()&^eventlog.AttrCodecMask != 0: // a delete horizon above all: compaction would take its tombstones at once
+		return nil, fmt.Errorf("%w: attributes %#x", ErrInvalidRecord, uint16(b.Attributes()))
 	case b.Codec() > eventlog.Zstd:
 		return nil, fmt.Errorf("%w: codec %d", ErrUnsupportedCompression, b.Codec())
 	}

@@ -196,6 +196,15 @@ func TestProduceRefusals(t *testing.T) {
 		{"holes", p, patch(func(b eventlog.RawBatch) { b[26] = 9 }), ErrInvalidRecord},
 		{"control", p, patch(func(b eventlog.RawBatch) { b[22] |= eventlog.AttrControl }), ErrInvalidRecord},
 		{"transactional", p, patch(func(b eventlog.RawBatch) { b[22] |= eventlog.AttrTransactional }), ErrInvalidRecord},
+		{"stamped by the log", p, patch(func(b eventlog.RawBatch) { b[22] |= eventlog.AttrLogAppendTime }), ErrInvalidTimestamp},
+		{"delete horizon", p, patch(func(b eventlog.RawBatch) { b[22] |= eventlog.AttrDeleteHorizon }), ErrInvalidRecord},
+		{"unknown attribute", p, patch(func(b eventlog.RawBatch) { b[21] |= 0x80 }), ErrInvalidRecord},
+		{"more records than bytes for them", p, patch(func(b eventlog.RawBatch) { b[26], b[60] = 3, 4 }), ErrInvalidRecord},
+		{"more records than anybody decompresses", p, patch(func(b eventlog.RawBatch) {
+			b[22] |= byte(eventlog.Zstd)
+			copy(b[23:], "\x7f\xff\xff\xfe")
+			copy(b[57:], "\x7f\xff\xff\xff")
+		}), ErrInvalidRecord},
 		{"unknown codec", p, patch(func(b eventlog.RawBatch) { b[22] |= 5 }), ErrUnsupportedCompression},
 		{"our producer id", p, foreign(t, p, FirstOwnProducerID, 0, 0, at(now)), ErrReservedProducer},
 		{"beyond our producer id", p, foreign(t, p, math.MaxInt64, 0, 0, at(now)), ErrReservedProducer},
