@@ -161,6 +161,37 @@ func TestReceiveMaximum(t *testing.T) {
 	}
 }
 
+// TestWillRefused: a will that the log never takes is given up, and its client is not locked out. One that there is no room for now
+// is kept until there is.
+func TestWillRefused(t *testing.T) {
+	for _, expiry := range []string{"", " expiry=100"} {
+		n := newNode(t, nil)
+		w := n.connected("CONNECT v5 id=w")
+		w.send("SUBSCRIBE #1 #:1")
+		w.expect("SUBACK #1 0x01")
+		var full atomic.Bool
+		full.Store(true)
+		n.store.refusing(func(m *session.Message) error {
+			switch {
+			case m.Topic == "never":
+				return refusal(packet.TopicNameInvalid, "no route")
+			case full.Load():
+				return refusal(packet.QuotaExceeded, "no space")
+			}
+			return nil
+		})
+		a := n.connected("CONNECT v5 id=a" + expiry + ` will=never will-q1 "x"`)
+		a.nc.Close()
+		b := n.connected("CONNECT v5 id=b" + expiry + ` will=later will-q1 "x"`)
+		b.nc.Close()
+		eventually(t, "a will given up", func() bool { return n.b.Stats().Dropped[session.DropWillRefused] == 1 })
+		n.connected("CONNECT v5 id=a" + expiry)
+		full.Store(false)
+		w.expect(`PUBLISH q1 #1 t=later "x"`)
+		n.connected("CONNECT v5 id=b" + expiry)
+	}
+}
+
 // TestReceiveMaximumBeginsAnew: a client that loses a connection with every id open resends on the next one, and may use as many
 // ids again before the old ones are released.
 func TestReceiveMaximumBeginsAnew(t *testing.T) {
@@ -202,7 +233,7 @@ func TestRefusalOfADuplicate(t *testing.T) {
 	a.expect("PUBCOMP #1")
 	denied.Store(false)
 	for _, id := range []string{"#1", "#2"} {
-		a.send(`PUBLISH q2 `+id+` t=no "again"`)
+		a.send(`PUBLISH q2 ` + id + ` t=no "again"`)
 		a.expect("PUBREC " + id)
 	}
 	if got := strings.Join(n.store.logged("no"), " "); got != "first again again" {

@@ -102,6 +102,7 @@ func (c *Core) release(k Key) {
 // begin starts an attempt when it is its turn.
 func (c *Core) begin(a *attempt) {
 	if a.gone {
+		delete(c.attempts, a.conn)
 		return
 	}
 	if t := c.turns[a.r.Key]; t != nil {

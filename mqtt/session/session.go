@@ -124,7 +124,8 @@ type Host interface {
 	Write(token uint64, to Target, recs []StateRecord)
 	// Read asks for stable records from pos on, about maxBytes of them. Then Core.ReadDone.
 	Read(token uint64, pos Position, maxBytes int)
-	// Publish appends a message (a fired will) as if a client had. Then Core.Published.
+	// Publish appends a message (a fired will) as if a client had. Then Core.Published. A will refused with a *packet.Error other
+	// than QuotaExceeded is given up; after any other refusal it is published again.
 	Publish(token uint64, m *Message)
 	// Allowed decides whether a session may receive, or publish (as its will), a message on a topic now.
 	Allowed(k Key, publish bool, topic string) bool
@@ -207,6 +208,7 @@ const (
 	DropUnmatched    = "no_longer_subscribed"
 	DropSessionEnded = "session_ended"
 	DropBadRecord    = "state_record_invalid"
+	DropWillRefused  = "will_refused"
 )
 
 // Options are the limits of a core. Zero fields take the defaults named.

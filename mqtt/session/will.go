@@ -95,6 +95,9 @@ func (c *Core) Published(now int64, token uint64, r Result) {
 		c.fired(w)
 	case errors.Is(r.Err, ErrUnknown), errors.Is(r.Err, ErrFenced):
 		c.fail(r.Err)
+	case final(r.Err):
+		c.host.Count(DropWillRefused, 1)
+		c.fired(w)
 	default:
 		c.unfired = append(c.unfired, w)
 		c.unfiredAt = c.now + redoEvery
@@ -104,6 +107,13 @@ func (c *Core) Published(now int64, token uint64, r Result) {
 		}
 	}
 	c.leave()
+}
+
+// final tells whether a message was refused for what it is, so that it would be refused again for ever; else there was no room for
+// it now.
+func final(err error) bool {
+	var e *packet.Error
+	return errors.As(err, &e) && e.Code != packet.QuotaExceeded
 }
 
 // retryWills publishes wills whose publish was refused again, and returns when it is due next.
