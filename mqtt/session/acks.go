@@ -73,8 +73,12 @@ func (c *Core) releaseOut(s *session, l *link, e *flown) {
 
 // complete ends a delivery. A persistent session keeps the id of one of QoS 2 until a checkpoint covers its position.
 func (c *Core) complete(s *session, e *flown) {
-	if e.qos == 2 && s.durable && e.state != unsaved {
+	switch {
+	case e.qos < 2 || !s.durable || e.state == unsaved:
+	case e.published:
 		s.flight.done = append(s.flight.done, doneID{offset: e.offset, place: e.place, id: e.id})
+	default: // given up before it left: should a replay come to it again, it is decided on again
+		c.write(s.shard.lane, nil, StateRecord{Key: idKey(kindOut, s.key, e.id)})
 	}
 	l := s.link
 	if e.wire {

@@ -498,6 +498,8 @@ func (c *Core) deliverQueued(s *session, l *link, set *set, m *Message) bool {
 			drop = DropUnmatched
 		} else if a.pending {
 			return false
+		} else if a.qos == 0 && set.merged && !set.fleeting.has(m.Offset) {
+			drop = DropUnmatched // never owed: it lies between two positions that are
 		}
 	}
 	if drop != "" {
