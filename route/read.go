@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/millrace-io/millrace/eventlog"
 	"github.com/millrace-io/millrace/mqtt/session"
@@ -54,7 +55,7 @@ func (s *Store) Read(ctx context.Context, pos session.Position, maxBytes int) (s
 	return out, nil
 }
 
-// readInto appends the messages of a batch from out.Base on. What cannot be rendered was dealt with by the tail.
+// readInto appends the messages of a batch. What cannot be rendered was dealt with by the tail.
 func (s *Store) readInto(out *session.Batch, b *eventlog.Batch) error {
 	if b.Part.Topic == s.retained.ID {
 		return b.Each(func(r *eventlog.Record) error {
@@ -67,11 +68,16 @@ func (s *Store) readInto(out *session.Batch, b *eventlog.Batch) error {
 			return nil
 		})
 	}
-	v := s.viewOf(b)
-	for i := range v.msgs {
-		if v.msgs[i].Offset >= out.Base {
-			out.Msgs = append(out.Msgs, v.msgs[i])
-		}
+	var v viewed
+	if own := messagesOf(b); own != nil { // it is in memory still
+		v.msgs = own.Msgs
+	} else {
+		v = s.viewOf(b)
+	}
+	if len(out.Msgs) == 0 {
+		out.Msgs = slices.Clip(v.msgs)
+	} else {
+		out.Msgs = append(out.Msgs, v.msgs...)
 	}
 	return v.err
 }

@@ -192,11 +192,23 @@ func (t *tail) records(out *broker.TailEvent, ev eventlog.Event) (dead []deadLet
 	return v.dead, nil
 }
 
-// prepared returns the messages that Append made of a batch, if it came through whole and in one run.
+// prepared returns what Append made of a batch, if it came through whole and the tail is not beyond its base.
 func prepared(ev eventlog.Event, place int64) *session.Batch {
-	b := ev.Batch
+	b := messagesOf(ev.Batch)
+	switch {
+	case b == nil || b.Base < place:
+		return nil
+	case place == b.Base && ev.Next == b.Next:
+		return b
+	}
+	return &session.Batch{Part: b.Part, Base: place, Next: ev.Next, Msgs: b.Msgs} // offsets jumped
+}
+
+// messagesOf returns the messages that Append made of a batch; nil: the batch must be taken apart, since it comes from a file, from
+// another node or from a Kafka client.
+func messagesOf(b *eventlog.Batch) *session.Batch {
 	sd, ok := b.Side.(*side)
-	if !ok || b.Base() < place || b.Len() != len(sd.batch.Msgs) || b.Next()-b.Base() != int64(b.Len()) {
+	if !ok || b.Len() != len(sd.batch.Msgs) || b.Next()-b.Base() != int64(b.Len()) {
 		return nil
 	}
 	sd.once.Do(func() {
@@ -205,8 +217,5 @@ func prepared(ev eventlog.Event, place int64) *session.Batch {
 			sd.batch.Msgs[i].Offset = b.Base() + int64(i)
 		}
 	})
-	if place == b.Base() && ev.Next == b.Next() {
-		return &sd.batch
-	}
-	return &session.Batch{Part: sd.batch.Part, Base: place, Next: ev.Next, Msgs: sd.batch.Msgs} // offsets jumped
+	return &sd.batch
 }
