@@ -202,7 +202,8 @@ type watcher struct {
 	retired    []*sim.Reader // of subscriptions that were ended: nothing is owed to them any more
 	want, have bool          // subscribed: asked for, granted
 	ended      int64         // while neither: what was sent after this must not come
-	got        map[*sending]int
+	got        map[*sending]int // on this connection
+	first      map[*sending]*sim.Reader
 	history    []delivery
 }
 
@@ -216,7 +217,7 @@ type delivery struct {
 }
 
 func newWatcher(w *world, i int, f packet.Filter) *watcher {
-	x := &watcher{filter: f}
+	x := &watcher{filter: f, first: map[*sending]*sim.Reader{}}
 	o := sim.ClientOptions{OnMessage: x.message}
 	v := packet.V5 // a clear is known by its properties
 	if strings.HasPrefix(f.Filter, "fleet/") {
@@ -243,9 +244,15 @@ func (x *watcher) message(p *packet.Publish) {
 		x.w.wrong("%s got %q before it subscribed", x.name, p.Topic)
 		return
 	}
-	x.reader.Got(p)
 	if s == nil {
+		x.reader.Got(p)
 		return
+	}
+	if x.first[s] == nil {
+		x.first[s] = x.reader
+	}
+	if x.first[s] == x.reader || p.QoS == 2 { // else it comes again since the subscription that it came for first
+		x.reader.Got(p)
 	}
 	if !x.want && !x.have && s.index > x.ended {
 		x.w.wrong("%s got %+v after it had unsubscribed", x.name, s.stamp)
