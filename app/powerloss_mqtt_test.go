@@ -199,9 +199,9 @@ type watcher struct {
 	mu         sync.Mutex
 	conn       int // its connections so far
 	reader     *sim.Reader
-	retired    []*sim.Reader // of subscriptions that were ended: nothing is owed to them any more
-	want, have bool          // subscribed: asked for, granted
-	ended      int64         // while neither: what was sent after this must not come
+	retired    []*sim.Reader    // of subscriptions that were ended: nothing is owed to them any more
+	want, have bool             // subscribed: asked for, granted
+	ended      int64            // while neither: what was sent after this must not come
 	got        map[*sending]int // on this connection
 	first      map[*sending]*sim.Reader
 	history    []delivery
