@@ -257,6 +257,9 @@ func (s *Store) send(p *plan, builder *eventlog.Builder, o *outgoing) {
 	}
 	batch.Early, batch.Side = p.early, o.side
 	batch.SideBytes = int(unsafe.Sizeof(side{})) + len(b.Msgs)*int(unsafe.Sizeof(session.Message{}))
+	if p.codec != eventlog.None { // the payloads stay beside what they were compressed to
+		batch.SideBytes += len(plain)
+	}
 	s.log.Append(batch, o.answer)
 }
 

@@ -143,9 +143,8 @@ func (d *deadLetters) finish(w deadWork) error {
 			return nil
 		case errors.Is(err, eventlog.ErrClosed) || d.ctx.Err() != nil:
 			return err
-		case errors.Is(err, eventlog.ErrTooLarge) || errors.Is(err, eventlog.ErrInvalid) || errors.Is(err, errTopicGone):
-			d.s.logger.Error("dead letters lost", "part", w.part.String(), "first_offset", w.letters[0].offset, "n", len(w.letters), "err", err)
-			d.s.stats.dead.add("lost", uint64(len(w.letters)))
+		case errors.Is(err, eventlog.ErrInvalid) || errors.Is(err, errTopicGone):
+			d.lost(&w, len(w.letters), err)
 			return nil
 		}
 		d.s.logger.Warn("dead letters wait", "part", w.part.String(), "err", err)
@@ -155,6 +154,12 @@ func (d *deadLetters) finish(w deadWork) error {
 			return d.ctx.Err()
 		}
 	}
+}
+
+// lost gives up the first n of the letters.
+func (d *deadLetters) lost(w *deadWork, n int, err error) {
+	d.s.logger.Error("dead letters lost", "part", w.part.String(), "first_offset", w.letters[0].offset, "n", n, "err", err)
+	d.s.stats.dead.add("lost", uint64(n))
 }
 
 // try writes those of the letters that are not there yet.
@@ -188,7 +193,13 @@ func (d *deadLetters) try(w *deadWork) error {
 		if err != nil {
 			return err
 		}
-		if _, err := d.s.log.AppendWait(d.ctx, batch); err != nil {
+		_, err = d.s.log.AppendWait(d.ctx, batch)
+		switch {
+		case errors.Is(err, eventlog.ErrTooLarge): // its record was compressed; the others are not lost with it
+			d.lost(w, n, err)
+			w.letters = w.letters[n:]
+			continue
+		case err != nil:
 			delete(d.marks, w.part) // what is there must be looked up again
 			if errors.Is(err, eventlog.ErrUnknownTopic) {
 				delete(d.topics, w.part.Topic)
@@ -245,8 +256,9 @@ func (d *deadLetters) mark(source, dead eventlog.Part) (int64, error) {
 	mark, start, end := int64(-1), starts[dead.Index], ends[dead.Index]
 	for from, step := end, int64(100); mark < 0 && from > start; step *= 8 {
 		from = max(start, from-step)
-		err := d.s.visitRange(d.ctx, dead, from, end, func(b *eventlog.Batch, r *eventlog.Record) error {
-			if at, ours := sourceOf(b, r, source); ours {
+		own := func(b *eventlog.Batch) bool { return b.Own } // Kafka clients may write there too, anything
+		err := d.s.visitRange(d.ctx, dead, from, end, own, func(r *eventlog.Record) error {
+			if at, ours := sourceOf(r, source); ours {
 				mark = max(mark, at)
 			}
 			return nil
@@ -259,11 +271,8 @@ func (d *deadLetters) mark(source, dead eventlog.Part) (int64, error) {
 	return mark, nil
 }
 
-// sourceOf reads where a dead letter of ours came from.
-func sourceOf(b *eventlog.Batch, r *eventlog.Record, source eventlog.Part) (offset int64, ours bool) {
-	if !b.Own {
-		return 0, false
-	}
+// sourceOf reads where a dead letter of ours came from, and whether that is source.
+func sourceOf(r *eventlog.Record, source eventlog.Part) (offset int64, ours bool) {
 	var id, partition string
 	offset = -1
 	for _, h := range r.Headers {

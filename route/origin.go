@@ -74,11 +74,14 @@ func (s *Store) visit(ctx context.Context, p eventlog.Part, f func(*eventlog.Rec
 	if err != nil {
 		return err
 	}
-	return s.visitRange(ctx, p, starts[p.Index], ends[p.Index], func(_ *eventlog.Batch, r *eventlog.Record) error { return f(r) })
+	all := func(*eventlog.Batch) bool { return true }
+	return s.visitRange(ctx, p, starts[p.Index], ends[p.Index], all, f)
 }
 
-// visitRange calls f for each record of [from, end), with the batch it is in.
-func (s *Store) visitRange(ctx context.Context, p eventlog.Part, from, end int64, f func(*eventlog.Batch, *eventlog.Record) error) error {
+// visitRange calls f for each record of [from, end) in a batch that is wanted.
+func (s *Store) visitRange(ctx context.Context, p eventlog.Part, from, end int64, want func(*eventlog.Batch) bool,
+	f func(*eventlog.Record) error,
+) error {
 	for from < end {
 		batches, next, err := s.log.Read(ctx, eventlog.Position{Part: p, Offset: from}, 1<<20)
 		var low *eventlog.OutOfRangeError
@@ -93,11 +96,14 @@ func (s *Store) visitRange(ctx context.Context, p eventlog.Part, from, end int64
 			return fmt.Errorf("read %v: nothing at %d, though the partition ends at %d", p, from, end)
 		}
 		for _, b := range batches {
+			if !want(b) {
+				continue
+			}
 			err := b.Each(func(r *eventlog.Record) error {
 				if r.Offset < from || r.Offset >= end {
 					return nil
 				}
-				return f(b, r)
+				return f(r)
 			})
 			if err != nil {
 				return fmt.Errorf("batch of %v at %d: %w", p, b.Base(), err)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"unsafe"
 
 	"github.com/millrace-io/millrace/eventlog"
 	"github.com/millrace-io/millrace/mqtt/session"
@@ -47,18 +48,24 @@ func (s *Store) Read(ctx context.Context, pos session.Position, maxBytes int) (s
 	if len(batches) > 0 { // it is taken apart anyway: another session may want what comes before pos
 		out.Base = min(out.Base, batches[0].Base())
 	}
-	for _, b := range batches {
-		if err := s.readInto(&out, b); err != nil {
+	for i, size := 0, 0; i < len(batches); i++ {
+		n, err := s.readInto(&out, batches[i])
+		if err != nil {
 			return session.Batch{}, fmt.Errorf("read %v: %w", at, err)
+		}
+		if size += n; size >= maxBytes { // compressed, they were less
+			out.Next = max(batches[i].Next(), pos.Offset+1)
+			break
 		}
 	}
 	return out, nil
 }
 
-// readInto appends the messages of a batch. What cannot be rendered was dealt with by the tail.
-func (s *Store) readInto(out *session.Batch, b *eventlog.Batch) error {
+// readInto appends the messages of a batch, and tells what had to be decoded for it. What cannot be rendered was dealt with by
+// the tail.
+func (s *Store) readInto(out *session.Batch, b *eventlog.Batch) (decoded int, err error) {
 	if b.Part.Topic == s.retained.ID {
-		return b.Each(func(r *eventlog.Record) error {
+		return 0, b.Each(func(r *eventlog.Record) error {
 			if r.Offset < out.Base {
 				return nil
 			}
@@ -79,7 +86,7 @@ func (s *Store) readInto(out *session.Batch, b *eventlog.Batch) error {
 	} else {
 		out.Msgs = append(out.Msgs, v.msgs...)
 	}
-	return v.err
+	return v.decoded, nil
 }
 
 // viewed is a batch as MQTT sees it.
@@ -87,25 +94,36 @@ type viewed struct {
 	msgs []session.Message
 	dead []deadLetter
 	skip map[string]uint64
-	err  error
+
+	decoded int // bytes it takes in memory, about
 }
+
+// undecodable is why a batch is skipped that is intact and yet no records: its producer made it so, and neither sessions nor what
+// comes after it may wait for that.
+const undecodable = "undecodable"
 
 // viewOf decodes a batch of a routed topic.
 func (s *Store) viewOf(b *eventlog.Batch) (v viewed) {
+	skip := func(why string) viewed { return viewed{skip: map[string]uint64{why: uint64(b.Len())}} }
 	i, routed := s.places.Load().byID[b.Part.Topic]
 	if !routed {
-		v.skip = map[string]uint64{"topic_not_routed": uint64(b.Len())}
-		return v
+		return skip("topic_not_routed")
 	}
 	plan := s.table.topics[i]
-	v.msgs = make([]session.Message, 0, b.Len())
-	v.err = b.Each(func(r *eventlog.Record) error {
+	if !b.Own && plan.reverse == nil {
+		return skip(reason(errOneWay)) // whatever is in it
+	}
+	if b.Own { // what others claim of a batch is worth no memory
+		v.msgs = make([]session.Message, 0, b.Len())
+	}
+	err := b.Each(func(r *eventlog.Record) error {
+		v.decoded += messageBytes + len(r.Key) + len(r.Value)
 		var m session.Message
 		err := s.message(b.Own, r, plan, &m)
 		switch {
 		case err == nil:
 			v.msgs = append(v.msgs, m)
-		case errors.Is(err, errOneWay) || errors.Is(err, errNullValue):
+		case errors.Is(err, errNullValue):
 			if v.skip == nil {
 				v.skip = map[string]uint64{}
 			}
@@ -115,8 +133,14 @@ func (s *Store) viewOf(b *eventlog.Batch) (v viewed) {
 		}
 		return nil
 	})
+	if err != nil {
+		return skip(undecodable)
+	}
 	return v
 }
+
+// messageBytes is what a message takes in memory beside its record.
+const messageBytes = int(unsafe.Sizeof(session.Message{}))
 
 // message makes the message of one record.
 func (s *Store) message(own bool, r *eventlog.Record, plan *topicPlan, m *session.Message) error {

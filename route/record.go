@@ -233,11 +233,8 @@ var (
 )
 
 // decodeForeign makes the message of a record that is not ours: its topic comes from the key alone, reserved headers are
-// nothing, the other headers are user properties.
+// nothing, the other headers are user properties. The topic's route must be reversible.
 func decodeForeign(r *eventlog.Record, plan *topicPlan, m *session.Message) error {
-	if plan.reverse == nil {
-		return errOneWay
-	}
 	if r.Value == nil && !plan.compact {
 		return errNullValue
 	}

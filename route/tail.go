@@ -1,6 +1,7 @@
 package route
 
 import (
+	"errors"
 	"fmt"
 	"sync"
 
@@ -35,7 +36,9 @@ type tail struct {
 	closing sync.Once
 
 	place     map[eventlog.Part]int64 // the next offset wanted
-	events    []eventlog.Event        // scratch
+	events    []eventlog.Event        // polled, and not passed on yet
+	scratch   []eventlog.Event        // where they were polled into
+	decoded   int                     // bytes that this Poll decoded
 	held      map[eventlog.Part]*heldPart
 	heldBytes int
 
@@ -82,63 +85,68 @@ func (t *tail) Poll(into []broker.TailEvent, maxBytes int) ([]broker.TailEvent, 
 	released, moved := t.released, t.moved
 	t.released, t.moved = nil, nil
 	t.mu.Unlock()
-	var err error
 	for _, p := range released {
-		if into, err = t.resume(into, p); err != nil {
-			return into, err
-		}
+		into = t.resume(into, p)
 	}
 	for _, topic := range moved {
-		for i := range topic.Partitions {
-			p := eventlog.Part{Topic: topic.ID, Index: i}
-			if err := t.inner.Add(p, 0); err != nil {
-				return into, fmt.Errorf("tail topic %q: %w", topic.Name, err)
-			}
-			t.place[p] = 0
+		t.add(topic)
+	}
+	var err error
+	if len(t.events) == 0 && t.heldBytes <= maxHeld { // else release wakes us
+		if t.scratch, err = t.inner.Poll(t.scratch[:0], maxBytes); err != nil {
+			err = fmt.Errorf("tail the routed topics: %w", err)
 		}
+		t.events = t.scratch // with an error too: the log's tail is past them
 	}
-	if t.heldBytes > maxHeld {
-		return into, nil // release wakes us
+	for t.decoded = 0; len(t.events) > 0 && t.decoded < maxBytes; {
+		ev := t.events[0]
+		t.events[0] = eventlog.Event{}
+		t.events = t.events[1:]
+		into = t.event(into, ev)
 	}
-	if t.events, err = t.inner.Poll(t.events[:0], maxBytes); err != nil {
-		return into, fmt.Errorf("tail the routed topics: %w", err)
+	if len(t.events) > 0 {
+		t.inner.Poke()
 	}
-	for i := range t.events {
-		if into, err = t.event(into, t.events[i]); err != nil {
-			return into, err
-		}
-	}
-	clear(t.events)
-	return into, nil
+	return into, err
 }
 
-// resume passes on what a partition held back, up to the next batch with dead letters.
-func (t *tail) resume(into []broker.TailEvent, p eventlog.Part) ([]broker.TailEvent, error) {
+// add follows a topic that was made again.
+func (t *tail) add(topic eventlog.Topic) {
+	for i := range topic.Partitions {
+		p := eventlog.Part{Topic: topic.ID, Index: i}
+		switch err := t.inner.Add(p, 0); {
+		case errors.Is(err, eventlog.ErrUnknownTopic): // and deleted again
+			t.store.topicGone(topic.ID)
+			return
+		case err != nil:
+			t.store.logger.Error("a topic that was made again is not followed", "topic", topic.Name, "err", err)
+			return
+		}
+		t.place[p] = 0
+	}
+}
+
+// resume passes on the batch that a partition held back, and puts what came after it first in line.
+func (t *tail) resume(into []broker.TailEvent, p eventlog.Part) []broker.TailEvent {
 	h := t.held[p]
 	if h == nil {
-		return into, nil
+		return into
 	}
 	delete(t.held, p)
 	t.heldBytes -= h.bytes
-	into = append(into, h.first)
-	var err error
-	for _, ev := range h.later {
-		if into, err = t.event(into, ev); err != nil {
-			return into, err
-		}
-	}
-	return into, nil
+	t.events = append(h.later, t.events...)
+	return append(into, h.first)
 }
 
 // event turns one step of the log's tail into one of ours, or holds it back.
-func (t *tail) event(into []broker.TailEvent, ev eventlog.Event) ([]broker.TailEvent, error) {
+func (t *tail) event(into []broker.TailEvent, ev eventlog.Event) []broker.TailEvent {
 	if h := t.held[ev.Part]; h != nil {
 		h.later = append(h.later, ev)
 		if ev.Batch != nil {
 			h.bytes += ev.Batch.Size()
 			t.heldBytes += ev.Batch.Size()
 		}
-		return into, nil
+		return into
 	}
 	out := broker.TailEvent{Part: sessionPart(ev.Part), Next: ev.Next}
 	switch ev.Kind {
@@ -150,31 +158,29 @@ func (t *tail) event(into []broker.TailEvent, ev eventlog.Event) ([]broker.TailE
 		delete(t.place, ev.Part)
 		t.store.topicGone(ev.Part.Topic)
 	case eventlog.Records:
-		dead, err := t.records(&out, ev)
-		if err != nil {
-			return into, err
-		}
+		dead := t.records(&out, ev)
 		t.place[ev.Part] = ev.Next
 		if len(dead) > 0 {
 			h := &heldPart{first: out, bytes: ev.Batch.Size()}
 			t.held[ev.Part] = h
 			t.heldBytes += h.bytes
 			t.store.dead.write(t, ev.Part, dead)
-			return into, nil
+			return into
 		}
 	}
-	return append(into, out), nil
+	return append(into, out)
 }
 
 // records fills in the batch of an event and returns what of it must be dead-lettered.
-func (t *tail) records(out *broker.TailEvent, ev eventlog.Event) (dead []deadLetter, err error) {
+func (t *tail) records(out *broker.TailEvent, ev eventlog.Event) (dead []deadLetter) {
 	b, place := ev.Batch, t.place[ev.Part]
 	if out.Batch = prepared(ev, place); out.Batch != nil {
-		return nil, nil
+		return nil
 	}
 	v := t.store.viewOf(b)
-	if v.err != nil {
-		return nil, fmt.Errorf("batch of %v at %d: %w", ev.Part, b.Base(), v.err)
+	t.decoded += v.decoded
+	if v.skip[undecodable] > 0 {
+		t.store.logger.Warn("a batch that cannot be decoded is passed over", "part", ev.Part.String(), "offset", b.Base(), "ours", b.Own)
 	}
 	for len(v.msgs) > 0 && v.msgs[0].Offset < place {
 		v.msgs = v.msgs[1:]
@@ -189,7 +195,7 @@ func (t *tail) records(out *broker.TailEvent, ev eventlog.Event) (dead []deadLet
 		t.store.stats.foreign.Add(uint64(len(v.msgs)))
 	}
 	out.Batch = &session.Batch{Part: out.Part, Base: place, Next: ev.Next, Msgs: v.msgs}
-	return v.dead, nil
+	return v.dead
 }
 
 // prepared returns what Append made of a batch, if it came through whole and the tail is not beyond its base.
