@@ -180,7 +180,7 @@ func (c *Core) saveSome(sh *shard) {
 			c.saveRecords(sh, s, r)
 		}
 	}
-	if len(sh.todo) > 0 || sh.waits > 0 {
+	if len(sh.todo) > 0 || sh.waits > 0 || sh.removals > 0 {
 		return
 	}
 	for k, l := range c.stale {

@@ -453,7 +453,9 @@ type staleKey struct {
 // tombstone removes a session's own record or its will. If that is refused it is tried again, as long as memory agrees.
 // done may be nil.
 func (c *Core) tombstone(l *lane, kd kind, k Key, done func(err error)) {
+	l.removals++
 	c.write(l, func(err error) {
+		l.removals--
 		if err != nil {
 			if len(c.stale) == 0 {
 				c.staleAt = c.now + redoEvery
@@ -463,6 +465,7 @@ func (c *Core) tombstone(l *lane, kd kind, k Key, done func(err error)) {
 		if done != nil {
 			done(err)
 		}
+		c.saveSome(c.shardOf(l))
 	}, StateRecord{Key: sessionKey(kd, k)})
 }
 

@@ -107,6 +107,8 @@ type lane struct {
 	recs    []StateRecord
 	bytes   int
 	pending []outcome
+
+	removals int // of sessions and wills, outstanding
 }
 
 // outcome is what to do when a run of records has been written, or refused.
