@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -64,7 +65,7 @@ func New(o Options) *Broker {
 // the replay of the log is done (Ready).
 func (b *Broker) Start(ctx context.Context) error {
 	o := b.owner.Load()
-	if err := o.start(ctx); err != nil {
+	if err := guard(func() error { return o.start(ctx) }); err != nil {
 		o.close()
 		b.cancel()
 		b.work.Wait()
@@ -77,35 +78,53 @@ func (b *Broker) Start(ctx context.Context) error {
 	return nil
 }
 
-// own runs owner after owner: one that has lost its claim, or does not know what the log holds, gives way to one that reads it
-// again.
+const (
+	firstPause = 100 * time.Millisecond // before an owner that follows one that has just failed
+	lastPause  = 10 * time.Second
+	settled    = time.Minute // an owner that has lived as long was a good one
+)
+
+// own runs owner after owner: one that has lost its claim, does not know what the log holds, or has panicked, gives way to one that
+// reads the log again. Each one has a mailbox of its own, so what was meant for the one before is forgotten with it.
 func (b *Broker) own(o *owner) {
 	defer close(b.owners)
-	for {
-		err := o.run(b.quit)
-		if err == nil {
+	for pause := time.Duration(0); ; {
+		began := time.Now()
+		err := guard(func() error { return o.run(b.quit) })
+		if time.Since(began) > settled {
+			pause = 0
+		}
+		for err != nil {
+			b.o.Logger.Error("the session state is claimed and read again", "error", err, "after", pause)
+			next := newOwner(b)
+			b.owner.Store(next)
+			o.close()
+			b.abandon(o)
+			o = next
+			select {
+			case <-time.After(pause):
+			case <-b.quit:
+				o.close()
+				return
+			}
+			pause = min(max(2*pause, firstPause), lastPause)
+			err = guard(func() error { return o.start(b.ctx) })
+		}
+		if b.quitting() {
 			o.close()
 			return
 		}
-		b.o.Logger.Error("the session state is claimed and read again", "error", err)
-		next := newOwner(b)
-		b.owner.Store(next)
-		o.close()
-		b.abandon(o)
-		for delay := 100 * time.Millisecond; ; delay = min(2*delay, 10*time.Second) {
-			if err = next.start(b.ctx); err == nil {
-				break
-			}
-			b.o.Logger.Error("cannot take over the session state", "error", err)
-			select {
-			case <-time.After(delay):
-			case <-b.quit:
-				return
-			}
-			next.reset()
-		}
-		o = next
 	}
+}
+
+// guard makes an error of a panic: whatever a client has sent must not end the program.
+func guard(f func() error) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("panic: %v\n%s", r, debug.Stack())
+		}
+	}()
+	return f()
 }
 
 // abandon ends the connections of an owner that is no more.
@@ -133,14 +152,15 @@ func (b *Broker) Stats() Stats {
 // copied. It never blocks: what does not fit is dropped and counted.
 func (b *Broker) Unlogged(m *session.Message) {
 	size := int64(len(m.Topic) + len(m.Payload) + 256)
-	if b.stats.unlogged.Add(size) > b.o.Limits.UnloggedBytes {
-		b.stats.unlogged.Add(-size)
+	o := b.owner.Load()
+	if o.unlogged.Add(size) > b.o.Limits.UnloggedBytes {
+		o.unlogged.Add(-size)
 		b.stats.dropped.add("unlogged_backlog", 1)
 		return
 	}
-	o, own := b.owner.Load(), clone(m)
+	own := clone(m)
 	o.post(func(now int64) {
-		b.stats.unlogged.Add(-size)
+		o.unlogged.Add(-size)
 		o.core.Unlogged(now, own)
 	})
 }
@@ -213,6 +233,7 @@ func (b *Broker) Close(ctx context.Context) error {
 	if b.owners != nil {
 		err = errors.Join(err, b.checkpoint(ctx))
 		close(b.quit)
+		b.cancel() // an owner that starts may wait for the log
 		<-b.owners
 		b.flushers.close()
 	}
@@ -220,6 +241,8 @@ func (b *Broker) Close(ctx context.Context) error {
 	b.work.Wait()
 	return err
 }
+
+var errOwnerFailed = errors.New("checkpoint: the session state has to be read again")
 
 // checkpoint has the core write all that it has, and waits for it.
 func (b *Broker) checkpoint(ctx context.Context) error {
@@ -233,6 +256,8 @@ func (b *Broker) checkpoint(ctx context.Context) error {
 			if !x {
 				return nil
 			}
+		case <-o.done:
+			return errOwnerFailed
 		case <-ctx.Done():
 			return fmt.Errorf("checkpoint: %w", ctx.Err())
 		}
@@ -244,9 +269,13 @@ func (b *Broker) checkpoint(ctx context.Context) error {
 	}
 }
 
-func (b *Broker) stopping() bool {
+func (b *Broker) stopping() bool { return isClosed(b.stop) }
+
+func (b *Broker) quitting() bool { return isClosed(b.quit) }
+
+func isClosed(ch <-chan struct{}) bool {
 	select {
-	case <-b.stop:
+	case <-ch:
 		return true
 	default:
 		return false

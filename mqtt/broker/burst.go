@@ -238,13 +238,25 @@ func (c *conn) forwardAcks(s *burst) {
 	}
 }
 
+// work is how much a SUBSCRIBE or UNSUBSCRIBE is to the owner, as so many small ones: one may have a hundred thousand filters.
+func work(p packet.Packet) int {
+	const filters = 16 // are one packet's work
+	switch p := p.(type) {
+	case *packet.Subscribe:
+		return 1 + len(p.Filters)/filters
+	case *packet.Unsubscribe:
+		return 1 + len(p.Filters)/filters
+	}
+	return 1
+}
+
 // forward hands a packet to the owner, once everything that came before it is in the log: a client that publishes and then
 // subscribes finds its message retained.
 func (c *conn) forward(s *burst, p packet.Packet) {
 	c.append(s)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.packets++
+	c.packets += work(p)
 	if c.first == nil {
 		c.owner.packet(c, p)
 		return

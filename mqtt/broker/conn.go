@@ -71,7 +71,7 @@ type conn struct {
 	first     *flight // appends under way, in order
 	last      *flight
 	acks      []ack         // for the owner
-	packets   int           // SUBSCRIBEs and UNSUBSCRIBEs that the owner has not answered
+	packets   int           // SUBSCRIBEs and UNSUBSCRIBEs that the owner has not answered, by their work
 	wakeup    chan struct{} // the reader waits for something; see await
 	stopped   bool          // the reader appends nothing any more
 	stopping  chan struct{} // closed when it does, if somebody waits for that

@@ -33,15 +33,19 @@ func (c *conn) open(p *packet.Connect) bool {
 	c.mu.Lock()
 	c.hello = h
 	c.maxPacket = req.MaximumPacket
-	c.owner = c.b.owner.Load() // who abandons an owner looks for its connections
 	c.mu.Unlock()
 	c.asked = h.asked
 	c.joined = true
-	c.owner.post(func(now int64) { c.owner.core.Connect(now, c, req) })
+	o := c.join()
+	o.post(func(now int64) { o.core.Connect(now, c, req) })
 	patience, cancel := context.WithTimeout(c.b.ctx, c.b.o.Limits.AcceptTimeout)
 	defer cancel()
 	c.await(func() bool { return c.hello == nil }, patience.Done(), c.b.stop)
-	if c.accepted {
+	c.mu.Lock()
+	c.hello = nil // from now on Accept comes too late
+	accepted := c.accepted
+	c.mu.Unlock()
+	if accepted {
 		c.followOn()
 		return true
 	}
@@ -49,11 +53,26 @@ func (c *conn) open(p *packet.Connect) bool {
 	return false
 }
 
+// join makes the present owner the connection's. Who joined one that was just giving way may have been missed when its connections
+// were ended, and joins the next.
+func (c *conn) join() *owner {
+	for {
+		o := c.b.owner.Load()
+		c.mu.Lock()
+		c.owner = o
+		c.mu.Unlock()
+		if c.b.owner.Load() == o {
+			return o
+		}
+	}
+}
+
 // followOn waits until the connection that had the session before appends nothing any more: what the client sent on it comes
-// first in the log, or not at all.
+// first in the log, or not at all. That one is at its end and waits for nobody; this one waits even if it has been overtaken itself,
+// for the next one in the row waits for this one only.
 func (c *conn) followOn() {
 	if c.after != nil {
-		c.await(func() bool { return false }, c.after, c.b.stop)
+		<-c.after
 	}
 }
 
@@ -185,9 +204,9 @@ func (c *conn) refuse(code packet.Code, text string) {
 // Accept is the owner's: the session is there.
 func (c *conn) Accept(a session.Accepted) {
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	h := c.hello
 	if c.closing || h == nil {
-		c.mu.Unlock()
 		return
 	}
 	c.hello = nil
@@ -199,7 +218,6 @@ func (c *conn) Accept(a session.Accepted) {
 	c.wakeReader()
 	c.b.stats.connects.Add(1)
 	c.owner.flushLater(c)
-	c.mu.Unlock()
 }
 
 func (c *conn) connack(h *hello, a *session.Accepted) *packet.Connack {

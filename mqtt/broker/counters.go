@@ -41,7 +41,6 @@ type counters struct {
 	received, delivered                        [3]atomic.Int64
 	bytesIn, bytesOut                          atomic.Int64
 	acked, unreceipted, paused, outWait, stall atomic.Int64
-	unlogged                                   atomic.Int64 // bytes on their way to the owner
 
 	refused, dropped, ended, turned reasons
 }

@@ -192,9 +192,9 @@ func (c *conn) Send(p packet.Packet) {
 		p = c.withDenied(s)
 	}
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.answer(p)
 	c.owner.flushLater(c)
-	c.mu.Unlock()
 }
 
 // Close is the owner's end of the connection.

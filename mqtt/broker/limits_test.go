@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -16,6 +17,7 @@ import (
 	"github.com/millrace-io/millrace/internal/tier"
 	"github.com/millrace-io/millrace/mqtt/broker"
 	"github.com/millrace-io/millrace/mqtt/packet"
+	"github.com/millrace-io/millrace/mqtt/session"
 )
 
 // pipeListener hands out net.Pipe connections, so that a whole broker fits into a synctest bubble.
@@ -419,4 +421,60 @@ func TestFenced(t *testing.T) {
 	if s := strings.Join(got, ","); !strings.Contains(s, "PUBACK #1") || !strings.Contains(s, `PUBLISH q1 #1 t=x "m"`) {
 		t.Errorf("got %s", s)
 	}
+}
+
+// TestPanic: a panic in the owner's loop is the end of that owner, not of the program. Who was connected comes back to a session that
+// is as the log has it, and messages of `store: false` routes that the old owner still had do not count for the next.
+func TestPanic(t *testing.T) {
+	var armed atomic.Bool
+	n := newNode(t, func(o *broker.Options) {
+		o.Limits.UnloggedBytes = 1000
+		o.Authorizer = trap{&armed}
+	})
+	for i := range 3 {
+		connect, publish := fmt.Sprintf("CONNECT v5 id=a%d expiry=1000", i), fmt.Sprintf(`PUBLISH q1 #1 t=x%d "m"`, i)
+		a := n.connected(connect)
+		a.send(fmt.Sprintf("SUBSCRIBE #1 x%d:1 raw/x:0", i))
+		a.expect("SUBACK #1 0x01 0x00")
+		armed.Store(true)
+		p := n.connected("CONNECT v5 clean id=p")
+		p.send(publish, `PUBLISH q0 t=raw/x "m"`, `PUBLISH q0 t=raw/x "m"`)
+		a.expect("DISCONNECT 0x89")
+		a.expectClosed()
+		armed.Store(false)
+		eventually(t, "the next owner", n.b.Ready)
+		a = n.dial()
+		a.send(connect)
+		a.expect("CONNACK present", publish)
+		p = n.connected("CONNECT v5 clean id=p")
+		p.send(`PUBLISH q0 t=raw/x "live"`)
+		a.expect(`PUBLISH q0 t=raw/x "live"`)
+	}
+}
+
+// trap is an Authorizer that panics when the owner asks it while armed.
+type trap struct{ armed *atomic.Bool }
+
+func (x trap) Allowed(_ session.Key, a broker.Action, _ string) bool {
+	if a == broker.Receive && x.armed.Load() {
+		panic("trap")
+	}
+	return true
+}
+
+// TestCloseWithoutOwner: Close does not wait for a log that is gone.
+func TestCloseWithoutOwner(t *testing.T) {
+	n := newNode(t, nil)
+	a := n.connected("CONNECT v5 id=a expiry=1000")
+	n.store.unclaimable(true)
+	n.store.fence()
+	a.send("SUBSCRIBE #1 x:1") // has to be written, and cannot
+	a.expect("DISCONNECT 0x89")
+	eventually(t, "the next owner's try", func() bool { return !n.b.Ready() })
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if err := n.b.Close(ctx); err == nil || ctx.Err() != nil {
+		t.Errorf("close: %v", err)
+	}
+	n.b = nil
 }

@@ -60,13 +60,17 @@ func (b *Broker) accept(lis *listener, nc net.Conn) {
 		nc.Close()
 		return
 	}
+	if !b.enter() {
+		b.half.leave(nc.RemoteAddr())
+		nc.Close()
+		return
+	}
 	b.stats.connections.Add(1)
 	b.stats.halfOpen.Add(1)
 	c := &conn{b: b, lis: lis, nc: nc, raw: rawSocket(nc), halfOpen: true}
 	if c.raw != nil {
 		c.readFn = c.readable
 	}
-	b.conns.Add(1)
 	b.roster.limit(c, b.o.Limits.ConnectTimeout)
 	if b.stopping() { // Drain may have looked at the roster before c was in it
 		c.nc.SetReadDeadline(longAgo)
@@ -76,6 +80,16 @@ func (b *Broker) accept(lis *listener, nc net.Conn) {
 		return
 	}
 	go c.serve(true)
+}
+
+// enter counts a connection in, unless Drain has begun: then nobody waits for it any more.
+func (b *Broker) enter() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.stopped {
+		b.conns.Add(1)
+	}
+	return !b.stopped
 }
 
 // handshake runs on a goroutine of its own, so that the reader's stack stays small.

@@ -30,6 +30,7 @@ type memStore struct {
 	refuse  func(m *session.Message) error
 	room    chan struct{} // not nil: there is no room
 	reads   int
+	lost    bool // nothing can be claimed
 	closed  bool
 	ended   chan struct{}
 }
@@ -247,6 +248,13 @@ func (s *memStore) fence() {
 	}
 }
 
+// unclaimable makes claims fail.
+func (s *memStore) unclaimable(lost bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.lost = lost
+}
+
 func (s *memStore) Data(context.Context) (starts, ends session.Vector, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -271,6 +279,9 @@ func (s *memStore) TargetPart(t session.Target) session.Part {
 func (s *memStore) Claim(_ context.Context, t session.Target) (broker.StateWriter, func(func(int64, session.StateRecord) error) error, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.lost {
+		return nil, nil, errors.New("no log")
+	}
 	st := s.state[t]
 	st.epoch++
 	recs := slices.Clone(st.recs)

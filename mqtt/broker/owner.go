@@ -32,7 +32,9 @@ type owner struct {
 	nextTick, nextStats int64
 	ready               atomic.Bool // sessions may be resumed
 	stats               atomic.Pointer[session.Stats]
-	failed              error // the core can do no more
+	failed              error         // the core can do no more
+	unlogged            atomic.Int64  // bytes of Unlogged in the mailbox
+	done                chan struct{} // closed when it is over
 }
 
 // mail is one thing for the loop: a call, or a connection that has acks.
@@ -73,7 +75,7 @@ func (m *mailbox) take() []mail {
 func newOwner(b *Broker) *owner {
 	return &owner{
 		b: b, mail: mailbox{wake: make(chan struct{}, 1)}, writers: map[session.Target]StateWriter{},
-		leaving: map[session.Key]*conn{}, late: map[lateID]*conn{},
+		leaving: map[session.Key]*conn{}, late: map[lateID]*conn{}, done: make(chan struct{}),
 	}
 }
 
@@ -108,15 +110,9 @@ func (o *owner) start(ctx context.Context) error {
 	return nil
 }
 
-// reset prepares another start after one that failed.
-func (o *owner) reset() {
-	o.close()
-	o.tail, o.reads, o.failed = nil, nil, nil
-	clear(o.writers)
-}
-
-// close ends what start began.
+// close ends what start began, once.
 func (o *owner) close() {
+	close(o.done)
 	if o.tail != nil {
 		o.tail.Close()
 	}
@@ -248,9 +244,10 @@ func (o *owner) handleAcks(now int64, c *conn) {
 
 // packet hands a SUBSCRIBE or UNSUBSCRIBE to the loop. Any goroutine.
 func (o *owner) packet(c *conn, p packet.Packet) {
+	cost := work(p)
 	o.post(func(now int64) {
 		c.mu.Lock()
-		c.packets--
+		c.packets -= cost
 		c.wakeReader()
 		c.mu.Unlock()
 		if s, ok := p.(*packet.Subscribe); ok && !o.permit(c, s) {
