@@ -1,6 +1,7 @@
 package kafkawire
 
 import (
+	"bytes"
 	"errors"
 	"sync/atomic"
 
@@ -129,7 +130,7 @@ func (p *production) append(part eventlog.Part, raw []byte, rp *kmsg.ProduceResp
 		return
 	}
 	p.left.Add(1)
-	p.c.s.Engine.Produce(part, raw, engine.Acks(p.acks), func(done engine.Produced) {
+	p.c.s.Engine.Produce(part, toKeep(raw, p.r.body), engine.Acks(p.acks), func(done engine.Produced) {
 		rp.LogStartOffset = done.LogStart
 		if done.Err != nil {
 			refused(done.Err).set(&rp.ErrorCode, &rp.ErrorMessage)
@@ -139,6 +140,15 @@ func (p *production) append(part eventlog.Part, raw []byte, rp *kmsg.ProduceResp
 		}
 		p.done()
 	})
+}
+
+// toKeep is a batch as the log may have it. The log keeps it for a while and counts its size only, but all bytes of the request
+// stay in memory with it; so a batch that is a small share of them is copied.
+func toKeep(raw, body []byte) []byte {
+	if len(raw) < len(body)/4 {
+		return bytes.Clone(raw)
+	}
+	return raw
 }
 
 // errAcksNone ends a connection whose request failed but wants no answer: nothing else could tell the client.

@@ -102,8 +102,9 @@ func (f *fetch) run(out *frame) error {
 	return f.c.ctx.Err()
 }
 
-// resolve finds the partitions.
+// resolve finds the partitions. One named twice would be watched twice, and looked at twice whenever it moves.
 func (f *fetch) resolve() {
+	asked := once[eventlog.Part]{}
 	for i := range f.req.Topics {
 		rt := &f.req.Topics[i]
 		f.at = append(f.at, len(f.parts))
@@ -129,6 +130,8 @@ func (f *fetch) resolve() {
 				p.code = kerr.UnknownTopicOrPartition.Code
 			case rp.CurrentLeaderEpoch > leaderEpoch:
 				p.code = kerr.UnknownLeaderEpoch.Code
+			case !asked.first(p.part):
+				p.code = kerr.InvalidRequest.Code
 			}
 			f.parts = append(f.parts, p)
 		}

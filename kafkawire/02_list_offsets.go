@@ -11,7 +11,8 @@ import (
 //
 // Timestamps from 0 on: the first record that is as new, with its own timestamp, even inside a compressed batch. The special
 // ones: -1 the end, -2 the start, -3 the newest record (the first of several), -4 the local start, which is the start, and -5
-// the last tiered record, of which there are none. 11 adds one for a tier we do not have.
+// the last tiered record, of which there are none. 11 adds one for a tier we do not have. A
+// partition named twice is INVALID_REQUEST, as in Kafka.
 func init() {
 	register(1, 10, "i32 i8:2+ [ s [ i32 i32:4+ i64 ] ] i32:10+", listOffsets)
 }
@@ -26,6 +27,7 @@ const (
 
 func listOffsets(c *conn, req *kmsg.ListOffsetsRequest) kmsg.Response {
 	resp := kmsg.NewPtrListOffsetsResponse()
+	asked := once[eventlog.Part]{}
 	for _, t := range req.Topics {
 		rt := kmsg.NewListOffsetsResponseTopic()
 		rt.Topic = t.Topic
@@ -33,13 +35,18 @@ func listOffsets(c *conn, req *kmsg.ListOffsetsRequest) kmsg.Response {
 		for _, p := range t.Partitions {
 			rp := kmsg.NewListOffsetsResponseTopicPartition()
 			rp.Partition, rp.Offset, rp.Timestamp = p.Partition, -1, -1
+			part := eventlog.Part{Topic: topic.ID, Index: p.Partition}
 			switch {
 			case !ok || p.Partition < 0 || p.Partition >= topic.Partitions:
 				rp.ErrorCode = kerr.UnknownTopicOrPartition.Code
+			case c.ctx.Err() != nil: // a look-up may read much, and nobody waits for it
+				return nil
+			case !asked.first(part):
+				rp.ErrorCode = kerr.InvalidRequest.Code
 			case p.CurrentLeaderEpoch > leaderEpoch:
 				rp.ErrorCode = kerr.UnknownLeaderEpoch.Code
 			default:
-				c.listOffset(eventlog.Part{Topic: topic.ID, Index: p.Partition}, p.Timestamp, &rp)
+				c.listOffset(part, p.Timestamp, &rp)
 			}
 			rt.Partitions = append(rt.Partitions, rp)
 		}

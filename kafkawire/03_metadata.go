@@ -14,7 +14,7 @@ import (
 // Metadata: key 3, versions 0–13.
 //
 // There is one broker: this server, at the address that the listener advertises. A topic that does not exist is made when the
-// client asks for it, Options.AutoCreate allows it and the name is a user's.
+// client asks for it, Options.AutoCreate allows it and the name is a user's. A topic named twice is answered once.
 func init() {
 	register(0, 13, "[ uuid:10+ ns ] i8:4+ i8:8-10 i8:8+", metadata)
 }
@@ -36,8 +36,20 @@ func metadata(c *conn, req *kmsg.MetadataRequest) kmsg.Response {
 		}
 	}
 	create := c.s.AutoCreate && (req.Version < 4 || req.AllowAutoTopicCreation)
+	type naming struct {
+		name string
+		id   [16]byte
+	}
+	asked := once[naming]{}
 	for i := range req.Topics {
-		resp.Topics = append(resp.Topics, c.s.findMetadata(&req.Topics[i], create))
+		t := &req.Topics[i]
+		by := naming{id: t.TopicID}
+		if t.Topic != nil { // then the id says nothing
+			by = naming{name: *t.Topic}
+		}
+		if asked.first(by) {
+			resp.Topics = append(resp.Topics, c.s.findMetadata(t, create))
+		}
 	}
 	if req.IncludeTopicAuthorizedOperations {
 		for i := range resp.Topics {

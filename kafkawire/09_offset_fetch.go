@@ -13,7 +13,7 @@ import (
 // OffsetFetch: key 9, versions 1–10; several groups from 8, topics by id from 10.
 //
 // Only durable offsets are told, so RequireStable (7) has nothing to wait for. A group or partition without an offset has
-// offset -1 and no error, as in Kafka. Member id and epoch (9) belong to groups of the new protocol and are ignored.
+// offset -1 and no error, as in Kafka. What is named twice is answered once. Member id and epoch (9) belong to groups of the new protocol and are ignored.
 func init() {
 	register(1, 10, "s:0-7 [:0-7 s *i32 ] [:8+ s ns:9+ i32:9+ [ s:0-9 uuid:10+ *i32 ] ] i8:7+", offsetFetch)
 }
@@ -31,9 +31,12 @@ func offsetFetch(c *conn, req *kmsg.OffsetFetchRequest) kmsg.Response {
 		}
 		req.Groups = append(req.Groups, one)
 	}
+	asked := once[string]{}
 	ended := !c.s.groups.view(c.ctx, func() {
 		for i := range req.Groups {
-			resp.Groups = append(resp.Groups, c.s.fetchOffsets(req.Version, &req.Groups[i]))
+			if g := &req.Groups[i]; asked.first(g.Group) {
+				resp.Groups = append(resp.Groups, c.s.fetchOffsets(req.Version, g))
+			}
 		}
 	})
 	if ended {
@@ -57,6 +60,12 @@ func (s *Server) fetchOffsets(version int16, rg *kmsg.OffsetFetchRequestGroup) k
 		out.Topics = s.allOffsets(g)
 		return out
 	}
+	type place struct {
+		topic     string
+		id        [16]byte
+		partition int32
+	}
+	asked := once[place]{}
 	for _, t := range rg.Topics {
 		ot := kmsg.NewOffsetFetchResponseGroupTopic()
 		ot.Topic, ot.TopicID = t.Topic, t.TopicID
@@ -69,6 +78,9 @@ func (s *Server) fetchOffsets(version int16, rg *kmsg.OffsetFetchRequestGroup) k
 		}
 		stale := s.groups.stale(ot.Topic)
 		for _, p := range t.Partitions {
+			if !asked.first(place{t.Topic, t.TopicID, p}) {
+				continue
+			}
 			op := noOffset(p)
 			op.ErrorCode = unknown
 			if g != nil && !stale {

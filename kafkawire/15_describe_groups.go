@@ -9,16 +9,20 @@ import (
 	"github.com/millrace-io/millrace/kafkawire/group"
 )
 
-// DescribeGroups: key 15, versions 0–6. A group that does not exist is Dead, and GROUP_ID_NOT_FOUND from 6.
+// DescribeGroups: key 15, versions 0–6. A group that does not exist is Dead, and GROUP_ID_NOT_FOUND from 6. One
+// named twice is answered once.
 func init() {
 	register(0, 6, "*s i8:3+", describeGroups)
 }
 
 func describeGroups(c *conn, req *kmsg.DescribeGroupsRequest) kmsg.Response {
 	resp := kmsg.NewPtrDescribeGroupsResponse()
+	asked := once[string]{}
 	ended := !c.s.groups.view(c.ctx, func() {
 		for _, name := range req.Groups {
-			resp.Groups = append(resp.Groups, c.s.describeGroup(name, req.Version))
+			if asked.first(name) {
+				resp.Groups = append(resp.Groups, c.s.describeGroup(name, req.Version))
+			}
 		}
 	})
 	if ended {

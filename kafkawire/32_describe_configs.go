@@ -12,13 +12,22 @@ import (
 )
 
 // DescribeConfigs: key 32, versions 1–4. Topics, and the few of a broker's configs that tools look for. No documentation texts.
+// A resource named twice is answered once.
 func init() {
 	register(1, 4, "[ i8 s *s ] i8:1+ i8:3+", describeConfigs)
 }
 
 func describeConfigs(c *conn, req *kmsg.DescribeConfigsRequest) kmsg.Response {
 	resp := kmsg.NewPtrDescribeConfigsResponse()
+	type resource struct {
+		kind kmsg.ConfigResourceType
+		name string
+	}
+	asked := once[resource]{}
 	for _, r := range req.Resources {
+		if !asked.first(resource{r.ResourceType, r.ResourceName}) {
+			continue
+		}
 		rr := kmsg.NewDescribeConfigsResponseResource()
 		rr.ResourceType, rr.ResourceName = r.ResourceType, r.ResourceName
 		configs, refusal := c.s.configs(r.ResourceType, r.ResourceName)

@@ -47,6 +47,16 @@ const (
 	maxString   = 1<<15 - 1
 )
 
+// once passes on the first of equal keys. A few bytes of a request name a thing whose description takes many; named over and
+// over, it would make a response thousands of times its request.
+type once[K comparable] map[K]struct{}
+
+func (o once[K]) first(key K) bool {
+	n := len(o)
+	o[key] = struct{}{}
+	return len(o) > n
+}
+
 var fixedSizes = map[string]int{"i8": 1, "i16": 2, "i32": 4, "i64": 8, "uuid": 16}
 
 // parseShape reads the language above; it panics on anything else, since shapes are constants.
