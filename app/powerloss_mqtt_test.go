@@ -203,8 +203,9 @@ type watcher struct {
 	want, have bool             // subscribed: asked for, granted
 	ended      int64            // while neither: what was sent after this must not come
 	got        map[*sending]int // on this connection
-	first      map[*sending]*sim.Reader
-	history    []delivery
+	// What was sent before the subscription was renewed is owed no more, but may come: it was in flight, or is a twin of a resend.
+	renewed int64
+	history []delivery
 }
 
 // delivery is one message as it came, for the story of a failure.
@@ -214,10 +215,11 @@ type delivery struct {
 	id          uint16
 	qos         byte
 	dup, retain bool
+	late        bool // sent before the subscription was renewed
 }
 
 func newWatcher(w *world, i int, f packet.Filter) *watcher {
-	x := &watcher{filter: f, first: map[*sending]*sim.Reader{}}
+	x := &watcher{filter: f}
 	o := sim.ClientOptions{OnMessage: x.message}
 	v := packet.V5 // a clear is known by its properties
 	if strings.HasPrefix(f.Filter, "fleet/") {
@@ -233,7 +235,7 @@ func (x *watcher) message(p *packet.Publish) {
 	defer x.mu.Unlock()
 	met.delivered.Add(1)
 	s := x.w.find(p)
-	x.history = append(x.history, delivery{s, x.conn, p.PacketID, p.QoS, p.Dup, p.Retain})
+	x.history = append(x.history, delivery{s, x.conn, p.PacketID, p.QoS, p.Dup, p.Retain, s != nil && s.index <= x.renewed})
 	if p.Retain {
 		if s == nil {
 			x.w.wrong("%s: a retained phantom on %q", x.name, p.Topic)
@@ -248,10 +250,7 @@ func (x *watcher) message(p *packet.Publish) {
 		x.reader.Got(p)
 		return
 	}
-	if x.first[s] == nil {
-		x.first[s] = x.reader
-	}
-	if x.first[s] == x.reader || p.QoS == 2 { // else it comes again since the subscription that it came for first
+	if s.index > x.renewed {
 		x.reader.Got(p)
 	}
 	if !x.want && !x.have && s.index > x.ended {
@@ -305,6 +304,7 @@ func (x *watcher) online(l *life) bool {
 	if !have && !x.want {
 		if x.reader != nil {
 			x.retired = append(x.retired, x.reader)
+			x.renewed = x.w.progress.Load()
 		}
 		x.reader = x.w.ledger.Reader(fmt.Sprintf("%s (%d) %s", x.name, len(x.retired), x.filter.Filter), x.filter.Filter, x.filter.QoS)
 		x.want = true
@@ -342,12 +342,14 @@ func (x *watcher) story() (text string) {
 			continue
 		}
 		s := stream{d.s.stamp.Device, d.s.topic}
-		if seen[d.s] && d.qos == 2 || !seen[d.s] && d.s.stamp.Sequence < last[s] {
+		if seen[d.s] && d.qos == 2 || !seen[d.s] && !d.late && d.s.stamp.Sequence < last[s] {
 			bad = d.s
 			break
 		}
 		seen[d.s] = true
-		last[s] = max(last[s], d.s.stamp.Sequence)
+		if !d.late {
+			last[s] = max(last[s], d.s.stamp.Sequence)
+		}
 	}
 	if bad == nil {
 		return ""
@@ -387,6 +389,7 @@ func (x *watcher) unsubscribe(l *life) {
 		x.mu.Lock()
 		defer x.mu.Unlock()
 		x.retired = append(x.retired, x.reader)
+		x.renewed = x.w.progress.Load()
 		x.reader = x.w.ledger.Reader(fmt.Sprintf("%s (%d) %s", x.name, len(x.retired), x.filter.Filter), x.filter.Filter, x.filter.QoS)
 		return
 	}

@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"log/slog"
 	"math/rand/v2"
-	"os"
 	"runtime"
 	"runtime/debug"
 	"slices"
@@ -45,12 +44,7 @@ func TestNodePowerLoss(t *testing.T) {
 					return
 				}
 				w := newWorld(tier.Seed() + i)
-				began := time.Now()
-				err := w.run()
-				if os.Getenv("PWR_DEBUG") != "" {
-					t.Logf("seed %d: %v", w.seed, time.Since(began))
-				}
-				if err != nil {
+				if err := w.run(); err != nil {
 					t.Errorf("seed %d (MILLRACE_SEED=%d): %v\nthe node said:\n%s", w.seed, w.seed, err, w.said.tail())
 				}
 			}
