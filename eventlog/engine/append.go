@@ -93,6 +93,10 @@ func (e *Engine) Produce(p eventlog.Part, raw []byte, acks Acks, done func(Produ
 	e.put(it, len(raw))
 }
 
+// maxRecords bounds the records of a foreign batch: well compressed they are nothing on the wire, but whoever decodes them pays for
+// each.
+const maxRecords = 1 << 18
+
 // checkForeign verifies one batch of a foreign producer.
 func (e *Engine) checkForeign(p *partition, raw []byte) (eventlog.RawBatch, error) {
 	if len(raw) >= eventlog.HeaderSize && raw[16] < 2 {
@@ -114,6 +118,8 @@ func (e *Engine) checkForeign(p *partition, raw []byte) (eventlog.RawBatch, erro
 		return nil, fmt.Errorf("%w: a control batch from a client", ErrInvalidRecord)
 	case b.Attributes()&eventlog.AttrTransactional != 0:
 		return nil, fmt.Errorf("%w: this log takes no transactional batches", ErrInvalidRecord)
+	case b.Count() > maxRecords:
+		return nil, fmt.Errorf("%w: %d records, at most %d", eventlog.ErrTooLarge, b.Count(), maxRecords)
 	case b.Attributes()&eventlog.AttrLogAppendTime != 0:
 		return nil, fmt.Errorf("%w: stamped as by the log", ErrInvalidTimestamp)
 	case b.Attributes()&^eventlog.AttrCodecMask != 0: // a delete horizon above all: compaction would take its tombstones at once

@@ -205,6 +205,11 @@ func TestProduceRefusals(t *testing.T) {
 			copy(b[23:], "\x7f\xff\xff\xfe")
 			copy(b[57:], "\x7f\xff\xff\xff")
 		}), ErrInvalidRecord},
+		{"more records than anybody wants", p, patch(func(b eventlog.RawBatch) {
+			b[22] |= byte(eventlog.Zstd)
+			copy(b[23:], "\x00\x04\x00\x00")
+			copy(b[57:], "\x00\x04\x00\x01")
+		}), eventlog.ErrTooLarge},
 		{"unknown codec", p, patch(func(b eventlog.RawBatch) { b[22] |= 5 }), ErrUnsupportedCompression},
 		{"our producer id", p, foreign(t, p, FirstOwnProducerID, 0, 0, at(now)), ErrReservedProducer},
 		{"beyond our producer id", p, foreign(t, p, math.MaxInt64, 0, 0, at(now)), ErrReservedProducer},

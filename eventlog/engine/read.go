@@ -2,7 +2,6 @@ package engine
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"sort"
@@ -261,10 +260,7 @@ func (e *Engine) OffsetByTime(ctx context.Context, at eventlog.Part, t int64) (i
 	return found.Offset, err
 }
 
-var (
-	noTime  = TimeOffset{-1, -1}
-	errStop = errors.New("found")
-)
+var noTime = TimeOffset{-1, -1}
 
 // FindTime finds the first record with a timestamp of t or later.
 func (e *Engine) FindTime(at eventlog.Part, t int64) (TimeOffset, error) {
@@ -316,8 +312,8 @@ func (e *Engine) scanMemory(p *partition, from, t int64) (TimeOffset, error) {
 		if b.Next() <= from || b.Raw().MaxTime() < t {
 			continue
 		}
-		if found, err := firstIn(b, from, func(r *eventlog.Record) bool { return r.Timestamp >= t }); err != nil || found != noTime {
-			return found, err
+		if found := firstIn(b, from, func(r *eventlog.Record) bool { return r.Timestamp >= t }); found != noTime {
+			return found, nil
 		}
 	}
 	return noTime, nil
@@ -331,27 +327,28 @@ func (e *Engine) scan(p *partition, from int64, match func(*eventlog.Record) boo
 			return noTime, err
 		}
 		for _, b := range batches {
-			if found, err := firstIn(b, from, match); err != nil || found != noTime {
-				return found, err
+			if found := firstIn(b, from, match); found != noTime {
+				return found, nil
 			}
 		}
 		offset = next
 	}
 }
 
-func firstIn(b *eventlog.Batch, from int64, match func(*eventlog.Record) bool) (found TimeOffset, err error) {
-	found = noTime
-	err = b.Each(func(r *eventlog.Record) error {
-		if r.Offset >= from && match(r) {
+// firstIn finds the first record at or after an offset that is looked for. A batch that cannot be decoded has none, here as in the
+// segments: that is its producer's doing.
+func firstIn(b *eventlog.Batch, from int64, match func(*eventlog.Record) bool) TimeOffset {
+	found := noTime
+	err := b.Each(func(r *eventlog.Record) error {
+		if r.Offset >= from && found == noTime && match(r) {
 			found = TimeOffset{r.Offset, r.Timestamp}
-			return errStop
 		}
 		return nil
 	})
-	if err != nil && !errors.Is(err, errStop) {
-		return noTime, fmt.Errorf("find time in %v at %d: %w", b.Part, b.Base(), err)
+	if err != nil {
+		return noTime
 	}
-	return found, nil
+	return found
 }
 
 // FindMaxTime finds the record with the latest timestamp, the first one if several have it.
@@ -360,8 +357,10 @@ func (e *Engine) FindMaxTime(at eventlog.Part) (TimeOffset, error) {
 	if err != nil {
 		return noTime, err
 	}
-	start, applied := p.start.Load(), p.appliedOffset()
-	best := noTime
+	p.mu.RLock()
+	batches, applied := slices.Clone(p.mem), p.applied // before the segments: what goes there meanwhile is seen twice, not missed
+	p.mu.RUnlock()
+	start, best := p.start.Load(), noTime
 	if start < applied {
 		log, err := e.segmentsOf(p)
 		if err != nil {
@@ -376,19 +375,12 @@ func (e *Engine) FindMaxTime(at eventlog.Part) (TimeOffset, error) {
 		}
 		best = TimeOffset{offset, ts}
 	}
-	p.mu.RLock()
-	batches := slices.Clone(p.mem)
-	p.mu.RUnlock()
 	for _, b := range batches {
 		top := b.Raw().MaxTime()
 		if b.Next() <= start || top <= best.Timestamp {
 			continue
 		}
-		found, err := firstIn(b, start, func(r *eventlog.Record) bool { return r.Timestamp == top })
-		if err != nil {
-			return noTime, err
-		}
-		if found != noTime {
+		if found := firstIn(b, start, func(r *eventlog.Record) bool { return r.Timestamp == top }); found != noTime {
 			best = found
 		}
 	}

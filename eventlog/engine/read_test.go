@@ -133,6 +133,28 @@ func TestFindTime(t *testing.T) {
 	}
 }
 
+// TestFindTimePassesOver: a batch whose records nobody can decode is none to a search by time, in memory as in the segments.
+func TestFindTimePassesOver(t *testing.T) {
+	e := open(t, small(vfs.NewMem()))
+	p := topicOf(t, e, nil)
+	bad := foreign(t, p, -1, -1, -1, eventlog.Record{Timestamp: 900, Value: []byte("v")})
+	bad[len(bad)-1] = 99
+	bad.Reseal()
+	produceWait(t, e, p, bad)
+	produceWait(t, e, p, foreign(t, p, -1, -1, -1, eventlog.Record{Timestamp: 800, Value: []byte("v")}))
+	for _, where := range []string{"memory", "segments"} {
+		if got, err := e.FindTime(p, 700); err != nil || got != (TimeOffset{1, 800}) {
+			t.Errorf("%s: %+v, %v", where, got, err)
+		}
+		if got, err := e.FindMaxTime(p); err != nil || got != (TimeOffset{1, 800}) {
+			t.Errorf("%s: the latest: %+v, %v", where, got, err)
+		}
+		if err := e.checkpoint(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestSizes(t *testing.T) {
 	e, p, n := halfApplied(t)
 	sizes, err := e.PartSizes(p.Topic)
