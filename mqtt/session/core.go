@@ -53,6 +53,9 @@ type Core struct {
 	timers   timers
 	retained topic.Names[*retained]
 	cursors  []*session // waiting until a retained message is stable
+	paced    []*session // waiting for another call, to look on
+	looks    int        // at retained names that are left to this call
+	look     int        // retainedLook, but in tests
 	readers  []*link    // waiting for a read to be free
 	retries  []retry
 
@@ -138,7 +141,7 @@ func New(o Options, h Host, targets []Target) *Core {
 	o.CheckpointEvery = cmp.Or(o.CheckpointEvery, 2*time.Second)
 	o.ReadBytes = cmp.Or(o.ReadBytes, 64<<10)
 	c := &Core{
-		o: o, host: h, replaying: true,
+		o: o, host: h, replaying: true, look: retainedLook,
 		lanes: map[Target]*lane{}, writes: map[uint64][]outcome{}, reads: map[uint64]*fetch{}, wills: map[uint64]*will{},
 		index: map[Part]int32{}, sessions: map[Key]*session{}, lives: map[Incarnation]*session{}, armed: map[Incarnation]*will{},
 		links: map[Conn]*link{}, attempts: map[Conn]*attempt{}, turns: map[Key]*turn{}, restoring: map[Key]*saved{}, triples: map[Triple]struct{}{}, stale: map[staleKey]*lane{},
@@ -164,7 +167,7 @@ func (c *Core) Ready() bool { return !c.replaying }
 
 // enter begins a call. It is false when the core has failed.
 func (c *Core) enter(now int64) bool {
-	c.now = max(c.now, now)
+	c.now, c.looks = max(c.now, now), c.look
 	return !c.failed
 }
 
@@ -511,7 +514,7 @@ func (c *Core) Tick(now int64) (next int64) {
 	}
 	next = math.MaxInt64
 	if !c.replaying {
-		next = min(c.fireTimers(), c.retryReads(), c.retryWills(), c.tryAgain(), c.flushRetained(false), c.checkpointDue())
+		next = min(c.pace(), c.fireTimers(), c.retryReads(), c.retryWills(), c.tryAgain(), c.flushRetained(false), c.checkpointDue())
 	}
 	c.leave()
 	return next

@@ -3,6 +3,7 @@ package session
 import (
 	"fmt"
 	"runtime"
+	"strings"
 	"testing"
 	"time"
 
@@ -248,4 +249,20 @@ func BenchmarkOffline(b *testing.B) {
 		c.Tail(1, batch)
 	}
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/1000, "ns/position")
+}
+
+// TestLongTopicsDoNotFillTheCache: what is remembered of matches is bounded in bytes, however long the topics that clients make up.
+func TestLongTopicsDoNotFillTheCache(t *testing.T) {
+	c := New(Options{}, nil, nil)
+	long := strings.Repeat("x", 60_000)
+	for i := range 500 {
+		c.match(fmt.Sprint(long, i))
+		bytes := 0
+		for name := range c.cache.topics {
+			bytes += len(name)
+		}
+		if bytes > cachedTargets*nameBytes+2*len(long) {
+			t.Fatalf("%d bytes of names are remembered", bytes)
+		}
+	}
 }

@@ -28,6 +28,7 @@ type link struct {
 	bufs      []buffer
 	waiting   bool // in Core.readers
 	stuck     bool // in Core.cursors
+	paced     bool // in Core.paced
 
 	last struct { // topic that target looked at
 		name   string

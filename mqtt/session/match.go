@@ -28,12 +28,13 @@ type matched struct {
 // matchCache keeps matches by topic. It is cleared when it is full: what is in use comes back at once.
 type matchCache struct {
 	topics map[string]*matched
-	size   int // targets
+	size   int // targets, and names by their length
 }
 
 const (
 	cachedTopics  = 64 << 10
 	cachedTargets = 256 << 10
+	nameBytes     = 64 // of names count as one target
 )
 
 func newMatchCache() matchCache { return matchCache{topics: map[string]*matched{}} }
@@ -56,6 +57,7 @@ func (c *Core) match(name string) *matched {
 		}
 		m = &matched{}
 		c.cache.topics[strings.Clone(name)] = m
+		c.cache.size += len(name) / nameBytes
 	}
 	c.cache.size -= len(m.targets)
 	m.epoch, m.targets = epoch, c.build(name)

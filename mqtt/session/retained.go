@@ -46,8 +46,8 @@ type retainedStore struct {
 const (
 	retainedDelay = 100 // milliseconds that a retained message may wait for others
 	retainedBatch = 64 << 10
-	retainedPage  = 128 // positions that a cursor queues at a time
-	retainedLook  = 4096
+	retainedPage  = 128  // positions that a cursor queues at a time
+	retainedLook  = 4096 // names that all cursors together look at in one call of the core
 )
 
 // retain takes a message with the retain flag into the view.
@@ -257,6 +257,12 @@ func (c *Core) retainedNext(s *session, l *link) (next *set, more bool) {
 		cur := &s.cursors[0]
 		finished, stuck := c.page(s, cur)
 		switch {
+		case c.looks <= 0 && !finished && !stuck:
+			if !l.paced {
+				l.paced = true
+				c.paced = append(c.paced, s)
+			}
+			return nil, true
 		case finished:
 			cur.sub.queued = true
 			s.cursors = slices.Delete(s.cursors, 0, 1)
@@ -272,18 +278,40 @@ func (c *Core) retainedNext(s *session, l *link) (next *set, more bool) {
 	}
 }
 
-// page queues the next page of a cursor. stuck: a message that it comes to is not stable yet, and nothing was queued.
+// pace lets the cursors go on that have looked at as many names as one call may, and returns when to ask again.
+func (c *Core) pace() int64 {
+	list := c.paced
+	c.paced = nil
+	for len(list) > 0 && c.looks > 0 {
+		s := list[0]
+		list = list[1:]
+		if s.link != nil {
+			s.link.paced = false
+		}
+		c.pump(s)
+	}
+	c.paced = append(list, c.paced...)
+	if len(c.paced) > 0 {
+		return c.now
+	}
+	return math.MaxInt64
+}
+
+// page queues the next page of a cursor. stuck: a message that it comes to is not stable yet, and nothing was queued. Neither
+// finished nor stuck: the page is full, or this call has looked at enough names.
 func (c *Core) page(s *session, cur *cursor) (finished, stuck bool) {
-	queued, looked := 0, 0
-	finished = true
-	c.retained.Scan(cur.sub.filter, cur.after, func(name string, r *retained) bool {
-		if looked++; queued >= retainedPage || looked > retainedLook {
-			finished = false
+	queued, stopped := 0, false
+	if c.looks--; c.looks < 0 { // to begin is work, too
+		return false, false
+	}
+	last, finished := c.retained.ScanN(cur.sub.filter, cur.after, &c.looks, func(_ string, r *retained) bool {
+		if queued >= retainedPage {
+			stopped = true
 			return false
 		}
 		if c.wanted(s, cur, r) {
 			if r.at < 0 {
-				finished, stuck = false, queued == 0
+				stopped, stuck = true, queued == 0
 				return false
 			}
 			set := s.queue.set(r.store.place)
@@ -297,6 +325,9 @@ func (c *Core) page(s *session, cur *cursor) (finished, stuck bool) {
 		cur.after = r.topic
 		return true
 	})
+	if !finished && !stopped {
+		cur.after = last
+	}
 	if queued > 0 {
 		c.touch(s)
 	}

@@ -446,6 +446,40 @@ var scenarios = map[string]func(s *scene){
 		}
 		s.want(n == 1000, "%d of 1000 arrived", n)
 	},
+	"filters that match few of many retained messages make way": func(s *scene) {
+		s.core.look = 20
+		for i := range 200 {
+			s.append(Message{Time: s.now, Topic: fmt.Sprintf("a/%03d/%d", i, i), Payload: []byte("r"), QoS: 1, Retain: true})
+		}
+		s.settle()
+		s.later(1)
+		s.connect(s.b, 100)
+		s.subscribe(s.b, sub1("live"))
+		s.connect(s.a, 100)
+		filters := make([]packet.Filter, 50)
+		for i := range filters {
+			filters[i] = sub1(fmt.Sprintf("+/+/%d", 4*i))
+		}
+		s.subscribe(s.a, filters...)
+		n, calls := 0, 0
+		for ; n < len(filters); calls++ {
+			s.want(calls < 10_000, "%d messages in %d calls", n, calls)
+			if calls == 5 {
+				s.publish("live", "x", 1)
+				s.expect(s.b, "live=x q1 #1")
+			}
+			s.core.Tick(s.now)
+			s.settle()
+			for len(s.a.conn.out) > 0 {
+				s.a.receive()
+				n++
+			}
+			for len(s.a.acks) > 0 {
+				s.a.ack(0)
+			}
+		}
+		s.want(calls > 50*200/20/2, "%d calls did it", calls)
+	},
 	"message expiry": func(s *scene) {
 		s.connect(s.a, 100)
 		s.subscribe(s.a, sub1("a/1"))

@@ -109,12 +109,13 @@ func (n *Names[V]) find(name string) (b, i int, found bool) {
 // bytes, until yield returns false. A paced cursor resumes with the last name visited, which need not be there any more. yield
 // may change n.
 func (n *Names[V]) Scan(filter, after string, yield func(name string, v V) bool) {
-	n.ScanN(filter, after, math.MaxInt, yield)
+	looks := math.MaxInt
+	n.ScanN(filter, after, &looks, yield)
 }
 
-// ScanN is Scan that also stops once it has looked at a number of names, matched or not, so that a filter that matches few of
-// many does not hold up its caller. done tells that nothing is left; else last is what to resume after.
-func (n *Names[V]) ScanN(filter, after string, looks int, yield func(name string, v V) bool) (last string, done bool) {
+// ScanN is Scan that also stops once it has looked at so many names, matched or not, and counts looks down, so that filters that
+// match few of many do not hold up their caller. done tells that nothing is left; else last is what to resume after.
+func (n *Names[V]) ScanN(filter, after string, looks *int, yield func(name string, v V) bool) (last string, done bool) {
 	from := literalPrefix(filter)
 	if after != "" && after >= from {
 		from = after + "\x00"
@@ -126,9 +127,10 @@ func (n *Names[V]) ScanN(filter, after string, looks int, yield func(name string
 			b, i = b+1, 0
 			continue
 		}
-		if looks--; looks < 0 {
+		if *looks <= 0 {
 			return last, false
 		}
+		*looks--
 		at := &n.blocks[b][i]
 		last = at.name
 		if !Match(filter, last) {

@@ -80,7 +80,11 @@ func TestNamesAgainstMap(t *testing.T) {
 				names.Scan(filter, after, visit)
 				done = len(visited) == n
 			} else {
-				after, done = names.ScanN(filter, after, looks, visit)
+				left := looks
+				after, done = names.ScanN(filter, after, &left, visit)
+				if left < 0 || !done && left == looks {
+					t.Fatalf("%d of %d looks are left", left, looks)
+				}
 			}
 			if edit && r.IntN(2) == 0 {
 				change() // between two scans
