@@ -266,7 +266,7 @@ func (c *Core) finishCheckpoint(sh *shard) {
 	sh.phase = savingEnd
 	for _, st := range sh.settled {
 		s, b := st.session, st.sub
-		if s.ended || !b.queued || !b.owes || b.writes > 0 || b.ending || s.queue.subs.get(b.filter) != b {
+		if s.ended || !b.queued || !b.owes || b.writes > 0 || b.ending > 0 || s.queue.subs.get(b.filter) != b {
 			c.touch(s)
 			continue
 		}

@@ -598,7 +598,7 @@ func (m *model) answered(n *simConn, p *packet.Suback) {
 		}
 		switch {
 		case op.unsub && code.Failed():
-			b.ending = false
+			b.ending = b.unsubs > 0
 		case op.unsub:
 			s.drop(b)
 		case code.Failed():
@@ -788,7 +788,7 @@ func (m *model) emittedRetained(s *modelSession, o *simOut) {
 	id := s.client.key.ClientID
 	r := s.rets[string(o.msg.Payload)]
 	if r == nil {
-		if !m.wild && len(m.dropped) == 0 { // a second crash may show a duplicate without the first copy
+		if !m.wild && len(m.dropped) == 0 && len(m.late) == 0 { // a second crash may show a duplicate without the first copy
 			m.w.fail("%s: retained %s is not owed", id, o.msg.Payload)
 		}
 		return

@@ -136,8 +136,8 @@ type sub struct {
 	pending bool
 	// writes are the outstanding writes that would make it durable.
 	writes int
-	// ending: the write that removes it is outstanding.
-	ending bool
+	// ending is how many writes that remove it are outstanding. A SUBSCRIBE then makes a new one.
+	ending int
 	// owes: the record says that retained messages as of asOf are owed.
 	owes bool
 	asOf vector

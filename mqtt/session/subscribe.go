@@ -98,7 +98,7 @@ type change struct {
 func (c *Core) change(s *session, f *packet.Filter, id uint32) change {
 	opts := options{qos: f.QoS, noLocal: f.NoLocal, rap: f.RetainAsPublished, id: id}
 	b := s.queue.subs.get(f.Filter)
-	isNew := b == nil || b.ending
+	isNew := b == nil || b.ending > 0
 	if isNew {
 		b = &sub{filter: f.Filter, opts: opts, pending: s.durable}
 		if s.durable || !s.queue.empty() {
@@ -169,7 +169,7 @@ func (c *Core) unsubscribe(l *link, p *packet.Unsubscribe) {
 			codes[i] = packet.NoSubscriptionExisted
 			continue
 		}
-		b.ending = true
+		b.ending++
 		gone[i] = b
 		if s.durable {
 			recs = append(recs, StateRecord{Key: subKey(s.key, f)})
@@ -177,10 +177,12 @@ func (c *Core) unsubscribe(l *link, p *packet.Unsubscribe) {
 	}
 	done := func(err error) {
 		for i, b := range gone {
+			if b == nil || s.ended {
+				continue
+			}
+			b.ending--
 			switch {
-			case b == nil || s.ended:
 			case err != nil:
-				b.ending = false
 				codes[i] = packet.UnspecifiedError
 			case s.queue.subs.get(b.filter) == b:
 				c.removeSub(s, b)
