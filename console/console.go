@@ -18,6 +18,8 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -73,9 +75,43 @@ func New(o Options) *Server {
 	return s
 }
 
+// maxConnections at once; more are closed at once. Descriptors are for devices and for the log.
+const maxConnections = 32
+
+// bounded is a listener that lets in maxConnections.
+type bounded struct {
+	net.Listener
+	open atomic.Int32
+}
+
+func (l *bounded) Accept() (net.Conn, error) {
+	for {
+		nc, err := l.Listener.Accept()
+		switch {
+		case err != nil:
+			return nil, err
+		case l.open.Add(1) <= maxConnections:
+			return &counted{Conn: nc, of: l}, nil
+		}
+		l.open.Add(-1)
+		nc.Close()
+	}
+}
+
+type counted struct {
+	net.Conn
+	of   *bounded
+	once sync.Once
+}
+
+func (c *counted) Close() error {
+	c.once.Do(func() { c.of.open.Add(-1) })
+	return c.Conn.Close()
+}
+
 // Serve answers until Close. It owns l.
 func (s *Server) Serve(l net.Listener) error {
-	if err := s.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+	if err := s.http.Serve(&bounded{Listener: l}); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("http server on %v: %w", l.Addr(), err)
 	}
 	return nil

@@ -115,3 +115,50 @@ func TestServeAndClose(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestConnectionLimit: idle connections cannot use up the descriptors, and give way when they are closed.
+func TestConnectionLimit(t *testing.T) {
+	s := testServer(Status{})
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan error, 1)
+	go func() { served <- s.Serve(l) }()
+	dial := func() net.Conn {
+		nc, err := net.Dial("tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { nc.Close() })
+		return nc
+	}
+	answers := func(nc net.Conn) bool {
+		nc.SetDeadline(time.Now().Add(10 * time.Second))
+		io.WriteString(nc, "GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
+		n, _ := nc.Read(make([]byte, 1))
+		return n == 1
+	}
+	var held []net.Conn
+	for range maxConnections {
+		held = append(held, dial())
+		if !answers(held[len(held)-1]) {
+			t.Fatalf("connection %d is not served", len(held))
+		}
+	}
+	if answers(dial()) {
+		t.Fatal("one more is served")
+	}
+	held[0].Close()
+	for end := time.Now().Add(10 * time.Second); !answers(dial()); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("a place that was given up is not taken")
+		}
+	}
+	if err := s.Close(context.Background()); err != nil {
+		t.Error(err)
+	}
+	if err := <-served; err != nil {
+		t.Error(err)
+	}
+}
