@@ -54,7 +54,7 @@ type TopicSpec struct {
 	Config     map[string]string // Kafka's names; an unknown one is refused
 }
 
-// InternalPrefix begins the name of every topic that belongs to Millrace itself (sessions, retained, producers). Kafka clients
+// InternalPrefix begins the name of every topic that belongs to Millrace itself (sessions, retained, routes, producers). Kafka clients
 // can neither write nor alter these, nor by default read them. The prefix keeps them apart from the user's own topics when
 // the log is the user's Kafka cluster.
 const InternalPrefix = "__millrace_"
@@ -116,8 +116,7 @@ func (o *Outcome) At(i int) Result {
 	return Result{Offset: o.Base + int64(i)}
 }
 
-// Driver is what a log must do. It is safe for concurrent use. The contract is argued in ARCHITECTURE.md ("The log") and
-// checked by eventlog/logtest.
+// Driver is what a log must do. It is safe for concurrent use. The contract is checked by eventlog/logtest.
 //
 // A record is stable once it is below min(high watermark, last stable offset); aborted and control records never become
 // stable. Everything read through a Driver is stable.
@@ -214,7 +213,8 @@ type Tail interface {
 	// Poke makes Wake readable, for a reader that has something else to look after as well. Any goroutine, closed or not.
 	Poke()
 	// Poll appends what is there, up to about maxBytes of batches, to into and returns it; nothing new is not an error. It
-	// may read files but never waits for records to come. ErrClosed once the tail or the log is closed.
+	// may read files but never waits for records to come. The tail is past what it returned, with an error too. ErrClosed once
+	// the tail or the log is closed.
 	Poll(into []Event, maxBytes int) ([]Event, error)
 	// Add follows one more partition from an offset on; ErrInvalid if the tail follows it already.
 	Add(p Part, from int64) error
