@@ -203,7 +203,7 @@ func TestSharedEncoding(t *testing.T) {
 			if w.v == packet.V5 && (got.Props.MessageExpiry != w.d.Expiry || got.Props.ContentType != "c") {
 				t.Errorf("%d: properties %+v", i, got.Props)
 			}
-			if shared := len(q.shared) > 0; shared != (size > shareAbove) {
+			if shared := len(q.iov) > 1; shared != (size > shareAbove) {
 				t.Errorf("%d: shared %v", i, shared)
 			}
 		}

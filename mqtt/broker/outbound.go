@@ -28,17 +28,21 @@ type outbound struct {
 }
 
 // outQueue is a run of packets: bytes of its own, and between them payloads it shares with other queues. Idle connections have none.
+// Its bytes begin small and go on in chunks: a buffer that grows with a slow client would be copied over and over.
 type outQueue struct {
 	own     []byte
 	shared  []piece
-	size    int
-	answers int
+	full    []*chunk // before own, laid out already
+	size    int      // not known to be written
+	answers int      // of it
 
 	// of the flush
-	iov  [][]byte
-	left [][]byte // of iov, not written yet
-	err  error
-	try  func(fd uintptr) bool
+	iov   [][]byte
+	left  [][]byte // of iov, not written yet
+	done  int      // by the last write
+	again bool     // it found the socket full
+	err   error
+	try   func(fd uintptr) bool
 }
 
 // piece is a shared payload that follows own[:at].
@@ -53,21 +57,54 @@ var outQueues = sync.Pool{New: func() any {
 	return q
 }}
 
-const keepOwn = 64 << 10 // larger buffers are not pooled
+const (
+	chunkBytes = 64 << 10
+	smallOwn   = 2 << 10 // what is less goes without a chunk; with less left in a chunk the next one begins
+)
 
-func (q *outQueue) free() {
-	clear(q.shared)
-	clear(q.iov)
-	if cap(q.own) > keepOwn || cap(q.iov) > 1024 {
+type chunk [chunkBytes]byte
+
+var chunks = sync.Pool{New: func() any { return new(chunk) }}
+
+// room sees to it that small packets need not make the buffer grow.
+func (q *outQueue) room() {
+	switch {
+	case len(q.own) < smallOwn, cap(q.own)-len(q.own) >= smallOwn:
+		return
+	case cap(q.own) < chunkBytes:
+		q.own = append(chunks.Get().(*chunk)[:0], q.own...)
 		return
 	}
-	q.own, q.shared, q.iov, q.left = q.own[:0], q.shared[:0], q.iov[:0], nil
+	q.layOut()
+	if cap(q.own) == chunkBytes {
+		q.full = append(q.full, (*chunk)(q.own[:chunkBytes]))
+	}
+	q.own = chunks.Get().(*chunk)[:0]
+}
+
+func (q *outQueue) free() {
+	for i, c := range q.full {
+		chunks.Put(c)
+		q.full[i] = nil
+	}
+	clear(q.shared)
+	clear(q.iov)
+	if cap(q.own) > chunkBytes || cap(q.iov) > 1024 {
+		return
+	}
+	q.own, q.full, q.shared, q.iov, q.left = q.own[:0], q.full[:0], q.shared[:0], q.iov[:0], nil
 	q.size, q.answers, q.err = 0, 0, nil
 	outQueues.Put(q)
 }
 
-// pieces lays out what to write.
+// pieces ends the run: it lays out what to write.
 func (q *outQueue) pieces() {
+	q.layOut()
+	q.left = q.iov
+}
+
+// layOut adds own, and what is shared between it, to what is to be written.
+func (q *outQueue) layOut() {
 	from := 0
 	for _, p := range q.shared {
 		if p.at > from {
@@ -79,7 +116,8 @@ func (q *outQueue) pieces() {
 	if len(q.own) > from {
 		q.iov = append(q.iov, q.own[from:])
 	}
-	q.left = q.iov
+	clear(q.shared)
+	q.shared = q.shared[:0]
 }
 
 // wrote drops n written bytes from what is to write.
@@ -93,16 +131,18 @@ func (q *outQueue) wrote(n int) {
 	}
 }
 
-// writeNow writes what the socket takes at once. It always ends the RawConn.Write: waiting is not a flusher's business.
+// writeBytes is about how much one write takes. What is written counts as room again, before all of a long queue is.
+const writeBytes = 256 << 10
+
+// writeNow writes what the socket takes at once, about writeBytes at most. It always ends the RawConn.Write: waiting is not a
+// flusher's business.
 func (q *outQueue) writeNow(fd uintptr) bool {
-	for len(q.left) > 0 {
-		n, again, err := writeSocket(fd, q.left)
-		q.wrote(n)
-		if err != nil || again {
-			q.err = err
-			break
-		}
+	n := 0
+	for size := 0; n < len(q.left) && size < writeBytes; n++ {
+		size += len(q.left[n])
 	}
+	q.done, q.again, q.err = writeSocket(fd, q.left[:n])
+	q.wrote(q.done)
 	return true
 }
 
@@ -111,6 +151,7 @@ func (c *conn) queue() *outQueue {
 	if c.out.q == nil {
 		c.out.q = outQueues.Get().(*outQueue)
 	}
+	c.out.q.room()
 	return c.out.q
 }
 
@@ -207,20 +248,29 @@ func (c *conn) take() *outQueue {
 	return nil
 }
 
-// taken notes that q is written, and wakes who waited for room.
+// taken is the end of q: it is written, or given up.
 func (c *conn) taken(q *outQueue) {
-	c.b.stats.bytesOut.Add(int64(q.size))
-	c.b.stats.outWait.Add(int64(q.answers - q.size))
+	c.credit(q, q.size)
+	q.free()
+}
+
+// credit notes that n more bytes of q are written, and wakes who waited for room. Which of them were answers is not known:
+// deliveries are taken to go first.
+func (c *conn) credit(q *outQueue, n int) {
+	answers := max(0, n-(q.size-q.answers))
+	q.size -= n
+	q.answers -= answers
+	c.b.stats.bytesOut.Add(int64(n))
+	c.b.stats.outWait.Add(int64(answers - n))
 	c.mu.Lock()
-	c.out.bytes -= q.size
-	c.out.answers -= q.answers
+	c.out.bytes -= n
+	c.out.answers -= answers
 	writable := c.out.full && c.out.bytes <= c.b.o.Limits.OutboundBytes/2 && !c.closing
 	if writable {
 		c.out.full = false
 	}
 	c.wakeReader()
 	c.mu.Unlock()
-	q.free()
 	if writable {
 		c.owner.post(func(now int64) { c.owner.core.Writable(now, c) })
 	}
@@ -233,17 +283,22 @@ func (c *conn) flush() {
 			go c.flushSlowly(q)
 			return
 		}
-		if err := c.raw.Write(q.try); err != nil {
-			q.err = err
-		}
-		switch {
-		case q.err != nil:
-			c.writeFailed(q)
-			return
-		case len(q.left) > 0:
-			c.b.stats.stall.Add(1)
-			go c.flushSlowly(q)
-			return
+		for len(q.left) > 0 {
+			if err := c.raw.Write(q.try); err != nil {
+				q.err = err
+			}
+			if q.err != nil {
+				c.writeFailed(q)
+				return
+			}
+			if len(q.left) > 0 {
+				c.credit(q, q.done)
+			}
+			if q.again {
+				c.b.stats.stall.Add(1)
+				go c.flushSlowly(q)
+				return
+			}
 		}
 		c.taken(q)
 	}
@@ -255,12 +310,13 @@ func (c *conn) flushSlowly(q *outQueue) {
 		for len(q.left) > 0 {
 			b := q.left[0]
 			c.nc.SetWriteDeadline(time.Now().Add(c.b.o.Limits.WriteTimeout))
-			n, err := c.nc.Write(b[:min(len(b), keepOwn)])
+			n, err := c.nc.Write(b[:min(len(b), chunkBytes)])
 			q.wrote(n)
 			if err != nil {
 				c.writeFailed(q)
 				return
 			}
+			c.credit(q, n)
 		}
 		c.nc.SetWriteDeadline(time.Time{})
 		c.taken(q)
