@@ -212,6 +212,7 @@ func (b *Broker) Drain(ctx context.Context) error {
 		close(b.hurry)
 	}
 	b.mu.Unlock()
+	b.cancel() // nobody waits for authentication or for the log any more
 	for _, c := range b.roster.all() {
 		c.cut("server_shutting_down")
 	}

@@ -382,13 +382,11 @@ func (c *conn) leaveHalfOpen() {
 // overdue is the roster's: the client has been silent for too long.
 func (c *conn) overdue() {
 	c.mu.Lock()
-	accepted, joining := c.accepted, c.hello != nil
+	accepted := c.accepted
 	c.mu.Unlock()
-	switch {
-	case joining: // it waits for us
-	case accepted:
+	if accepted {
 		c.end(packet.KeepAliveTimeout, "nothing heard for one and a half times the keep-alive")
-	default:
+	} else {
 		c.cut("connect_timeout")
 	}
 }

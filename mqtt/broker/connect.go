@@ -24,6 +24,7 @@ const never = 0xFFFFFFFF // a session expiry that is none
 
 // open answers a CONNECT; false: the connection is over.
 func (c *conn) open(p *packet.Connect) bool {
+	c.b.roster.limit(c, 0) // from here on the client waits for us, and each wait has its own limit
 	req, h, f := c.admit(p)
 	c.leaveHalfOpen()
 	if f != nil {

@@ -168,6 +168,33 @@ func TestConnectTimeout(t *testing.T) {
 	})
 }
 
+// TestSlowAuthentication: the time to send a CONNECT is not the time to check it, and a drain that is out of time ends the check.
+func TestSlowAuthentication(t *testing.T) {
+	slow := func(o *broker.Options) {
+		o.Authenticate = func(ctx context.Context, c *packet.Connect, _ broker.Peer) (broker.Principal, packet.Code) {
+			select {
+			case <-time.After(8 * time.Second): // longer than the connect timeout
+				return broker.Anonymous, packet.Success
+			case <-ctx.Done():
+				return broker.Anonymous, packet.ServerBusy
+			}
+		}
+	}
+	inBubble(t, slow, func(t *testing.T, b *broker.Broker, dial func() *client) {
+		c := dial()
+		c.send("CONNECT v5 clean id=a keepalive=10")
+		c.expect("CONNACK")
+		d := dial()
+		d.send("CONNECT v5 clean id=d")
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		began := time.Now()
+		if b.Drain(ctx); time.Since(began) > 3*time.Second {
+			t.Errorf("drained after %v", time.Since(began))
+		}
+	})
+}
+
 func TestConnectTooLarge(t *testing.T) {
 	n := newNode(t, nil)
 	c := n.dial()
