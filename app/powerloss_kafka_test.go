@@ -20,9 +20,10 @@ import (
 
 // kafkaConn is a connection of a Kafka client that has no opinions.
 type kafkaConn struct {
-	nc   net.Conn
-	br   *bufio.Reader
-	next int32
+	patience time.Duration
+	nc       net.Conn
+	br       *bufio.Reader
+	next     int32
 }
 
 func (w *world) dialKafka(l *life) (*kafkaConn, error) {
@@ -32,8 +33,7 @@ func (w *world) dialKafka(l *life) (*kafkaConn, error) {
 	if err != nil {
 		return nil, err
 	}
-	nc.SetDeadline(time.Now().Add(w.patience))
-	return &kafkaConn{nc: nc, br: bufio.NewReader(nc)}, nil
+	return &kafkaConn{patience: w.patience, nc: nc, br: bufio.NewReader(nc)}, nil
 }
 
 // send writes a request of a version without flexible fields.
@@ -47,6 +47,7 @@ func (c *kafkaConn) send(req kmsg.Request, version int16) error {
 	b = binary.BigEndian.AppendUint16(b, 4)
 	b = req.AppendTo(append(b, "test"...))
 	binary.BigEndian.PutUint32(b, uint32(len(b)-4))
+	c.nc.SetDeadline(time.Now().Add(c.patience))
 	_, err := c.nc.Write(b)
 	return err
 }

@@ -20,7 +20,6 @@ func TestNodeMutants(t *testing.T) {
 	}
 	for _, m := range []struct{ name, bug string }{
 		{"ack-before-sync", "the log answers before fdatasync"},
-		{"serve-before-sync", "the log serves what is not synced"},
 		{"skip-dir-sync", "a checkpoint does not sync a directory"},
 		{"drop-batch", "the log drops a batch"},
 		{"swap-batches", "the log swaps two batches"},
@@ -28,7 +27,6 @@ func TestNodeMutants(t *testing.T) {
 		{"drop", "a session drops a delivery"},
 		{"duplicate", "a session sends a QoS 2 message twice"},
 		{"swap", "a session swaps two deliveries"},
-		{"forget-release", "a session forgets the release of a QoS 2 message"},
 	} {
 		t.Run(m.name, func(t *testing.T) {
 			cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestNodeMutants$", "-test.v")
