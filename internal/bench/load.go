@@ -61,7 +61,7 @@ func (r result) rate() float64 { return float64(r.count) / r.elapsed.Seconds() }
 type pace struct{ warm, window time.Duration }
 
 // closed publishes at QoS 1 or 2 with pubs connections, window not finished each, nobody subscribed. It counts PUBACKs or PUBCOMPs.
-func closed(addr string, pubs, window, size int, qos byte, p pace, begin, end func()) (result, error) {
+func closed(addr string, pubs, window int, kind func(topic string) *message, p pace, begin, end func()) (result, error) {
 	var acked atomic.Int64
 	var stop atomic.Bool
 	errs := make(chan error, pubs)
@@ -72,7 +72,7 @@ func closed(addr string, pubs, window, size int, qos byte, p pace, begin, end fu
 		}
 		defer c.Close()
 		go func() {
-			m := newMessage(fmt.Sprintf("bench/%d/data", i), qos, size)
+			m := kind(fmt.Sprintf("bench/%d/data", i))
 			errs <- publishLoop(c, m, uint32(i), window, &acked, &stop)
 		}()
 	}

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -28,7 +29,12 @@ func main() {
 			mosq = "/usr/sbin/mosquitto"
 		}
 	}
-	b := &bench{runs: *runs, pace: pace{time.Second, *window}, bin: *bin, mosquitto: mosq}
+	path, err := filepath.Abs(*bin) // servers run in folders of their own
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	b := &bench{runs: *runs, pace: pace{time.Second, *window}, bin: path, mosquitto: mosq}
 	fmt.Printf("%s, %d processors, %s\n", host(), runtime.NumCPU(), runtime.Version())
 	if mosq == "" {
 		fmt.Println("mosquitto is not installed: its rows are missing")

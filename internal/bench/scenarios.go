@@ -29,7 +29,7 @@ var scenarios = []struct {
 	}},
 	{"c", "QoS 1 publish: 100 publishers, 64 unacknowledged each, 100 B (PUBACKs; Millrace has each on disk, Mosquitto in memory)", func(b *bench) error {
 		return b.compare(func(s *server, begin, end func()) (result, error) {
-			return closed(s.mqtt, 100, 64, 100, 1, b.pace, begin, end)
+			return closed(s.mqtt, 100, 64, noise(1, 100), b.pace, begin, end)
 		})
 	}},
 	{"d", "QoS 0 fan-out: 1 publisher → 100 subscribers, at most 256 messages not delivered to all, 100 B (deliveries)", func(b *bench) error {
@@ -39,7 +39,7 @@ var scenarios = []struct {
 	}},
 	{"e", "QoS 2 publish: 100 publishers, 64 unfinished each, 100 B (PUBCOMPs; Millrace has each on disk, Mosquitto in memory)", func(b *bench) error {
 		return b.compare(func(s *server, begin, end func()) (result, error) {
-			return closed(s.mqtt, 100, 64, 100, 2, b.pace, begin, end)
+			return closed(s.mqtt, 100, 64, noise(2, 100), b.pace, begin, end)
 		})
 	}},
 	{"f", "open loop: 10,000 msg/s from 1,000 connections, QoS 1 → 1 subscriber; latency from when each was due", func(b *bench) error {
@@ -49,7 +49,7 @@ var scenarios = []struct {
 	}},
 	{"g", "10,000 idle connections", idle},
 	{"p", "p99 across checkpoints: 10,000 msg/s over 1,000 partitions, a checkpoint every second", checkpoint},
-	{"s", "disk: log bytes per 100 B message, one commit's worth of messages per batch", disk},
+	{"s", "disk: log bytes per 100 B message; 100 publishers, 64 unacknowledged each", disk},
 	{"k", "Kafka: one idempotent producer, then one consumer, 16 partitions (MB/s of values, server CPU s per GB)", kafka},
 }
 
@@ -118,13 +118,16 @@ func checkpoint(b *bench) error {
 }
 
 func disk(b *bench) error {
-	fmt.Println("| form | segment bytes per message |")
-	fmt.Println("| --- | --- |")
-	for _, codec := range []string{"none", "zstd"} {
-		conf := "routes:\n  - {mqtt: \"bench/{dev}/data\", topic: bench, key: \"{dev}\", compression: " + codec + "}\n"
+	fmt.Println("| payload | compression | segment bytes per message |")
+	fmt.Println("| --- | --- | --- |")
+	for _, load := range []struct {
+		name, codec string
+		kind        func(string) *message
+	}{{"100 B", "none", noise(1, 100)}, {"16 B of numbers, 84 B of JSON", "zstd", reading}} {
+		conf := "routes:\n  - {mqtt: \"bench/{dev}/data\", topic: bench, key: \"{dev}\", compression: " + load.codec + "}\n"
 		var bytes float64
-		_, err := b.once(millrace(codec, b.bin, conf), func(s *server, begin, end func()) (result, error) {
-			r, err := closed(s.mqtt, 100, 64, 100, 1, pace{0, 3 * time.Second}, begin, end)
+		_, err := b.once(millrace("millrace", b.bin, conf), func(s *server, begin, end func()) (result, error) {
+			r, err := closed(s.mqtt, 100, 64, load.kind, pace{0, 3 * time.Second}, begin, end)
 			if err != nil {
 				return r, err
 			}
@@ -135,7 +138,7 @@ func disk(b *bench) error {
 		if err != nil {
 			return err
 		}
-		fmt.Printf("| %s | %.0f |\n", codec, bytes)
+		fmt.Printf("| %s | %s | %.0f |\n", load.name, load.codec, bytes)
 	}
 	return nil
 }
