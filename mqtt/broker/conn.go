@@ -27,23 +27,24 @@ type conn struct {
 	raw syscall.RawConn // nil: not a plain socket
 
 	// Of the reader.
-	version  packet.Version // 0 until CONNECT; written under mu
-	quiet    bool           // the client wants no reason strings
-	halfOpen bool
-	again    bool // rest may hold a whole packet: decode before reading
-	qos2     bool // the client has published at QoS 2
-	joined   bool // the owner knows the connection
-	cause    session.Cause
-	expiry   *uint32 // of a DISCONNECT
-	asked    uint32  // session expiry of the CONNECT
-	need     int     // size of the packet that begins in rest, if known
-	sent     uint32  // QoS 1 publishes
-	rest     []byte  // of the last burst, not decoded yet
-	got      *burst  // by readable
-	owner    *owner  // from CONNECT on; written under mu
-	readFn   func(fd uintptr) bool
-	aliases  []string
-	key      session.Key
+	version   packet.Version // 0 until CONNECT; written under mu
+	quiet     bool           // the client wants no reason strings
+	halfOpen  bool
+	again     bool // rest may hold a whole packet: decode before reading
+	qos2      bool // the client has published at QoS 2
+	inherited int  // ids of inbound that were open before
+	joined    bool // the owner knows the connection
+	cause     session.Cause
+	expiry    *uint32 // of a DISCONNECT
+	asked     uint32  // session expiry of the CONNECT
+	need      int     // size of the packet that begins in rest, if known
+	sent      uint32  // QoS 1 publishes
+	rest      []byte  // of the last burst, not decoded yet
+	got       *burst  // by readable
+	owner     *owner  // from CONNECT on; written under mu
+	readFn    func(fd uintptr) bool
+	aliases   []string
+	key       session.Key
 
 	// Of the owner.
 	denied map[uint16][]packet.Code // SUBSCRIBEs of which a part was not authorised, by packet id
@@ -66,7 +67,6 @@ type conn struct {
 	why       string // it ended
 	hello     *hello // until CONNACK
 	inbound   *session.Inbound
-	inherited int // its ids that were open at CONNACK
 	out       outbound
 	first     *flight // appends under way, in order
 	last      *flight

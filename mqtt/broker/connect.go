@@ -75,6 +75,7 @@ func (c *conn) followOn() {
 	if c.after != nil {
 		<-c.after
 	}
+	c.inherited = c.inbound.Outstanding()
 }
 
 // admit checks a CONNECT and finds out who it is from.
@@ -212,7 +213,7 @@ func (c *conn) Accept(a session.Accepted) {
 	}
 	c.hello = nil
 	c.answer(c.connack(h, &a))
-	c.inbound, c.inherited = a.Inbound, a.Inbound.Outstanding()
+	c.inbound = a.Inbound
 	c.accepted = true
 	c.after = c.owner.predecessor(c)
 	c.b.roster.limit(c, h.limit)
