@@ -510,14 +510,15 @@ func (m *model) subscribe(n *simConn, p *packet.Subscribe) {
 	for _, f := range p.Filters {
 		b := s.sub(f.Filter)
 		it := opItem{opts: f, id: id, since: slices.Clone(m.w.fed), exists: b != nil && !b.ending}
-		if b != nil && b.ending {
+		start := slices.Clone(m.w.fed)
+		since := start
+		if b != nil && b.ending { // a crash may bring it back
+			start = b.start
 			s.drop(b)
 			s.recompute()
 		}
 		if !it.exists {
-			b = &modelSub{filter: f.Filter, opts: f, id: id}
-			b.start = slices.Clone(m.w.fed)
-			b.since = b.start
+			b = &modelSub{filter: f.Filter, opts: f, id: id, start: start, since: since}
 			s.subs = append(s.subs, b)
 		} else {
 			b.pend = append(b.pend, f)
@@ -880,7 +881,7 @@ func (m *model) finish() {
 			}
 		}
 		for _, r := range s.rets {
-			if r.must && !m.wild && !r.msg.expired(w.now) {
+			if r.must && !m.wild && !m.late[string(r.msg.Payload)] && !r.msg.expired(w.now) {
 				w.fail("%s: retained %s of %s never arrived", s.client.key.ClientID, r.msg.Payload, r.msg.Topic)
 			}
 		}
