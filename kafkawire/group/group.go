@@ -252,17 +252,25 @@ func (g *Group) supports(protocolType string, protocols []kmsg.JoinGroupRequestP
 	if len(g.members) == 0 {
 		return protocolType != "" && len(protocols) > 0
 	}
-	return protocolType == g.protocolType &&
-		slices.ContainsFunc(protocols, func(p kmsg.JoinGroupRequestProtocol) bool { return g.commonToAll(p.Name) })
+	if protocolType != g.protocolType {
+		return false
+	}
+	common := g.common()
+	return slices.ContainsFunc(protocols, func(p kmsg.JoinGroupRequestProtocol) bool { return common(p.Name) })
 }
 
-func (g *Group) commonToAll(protocol string) bool {
+// common tells of a protocol whether all members speak it. All of them are counted once: a member may name a hundred thousand.
+func (g *Group) common() func(protocol string) bool {
+	speakers, all := map[string]int{}, 0
 	for _, m := range g.members {
-		if m.metadata(protocol) == nil {
-			return false
+		for _, p := range m.protocols {
+			if speakers[p.Name] == all { // by every member before this one, and not yet by this one
+				speakers[p.Name] = all + 1
+			}
 		}
+		all++
 	}
-	return true
+	return func(protocol string) bool { return speakers[protocol] == all }
 }
 
 // metadata is what the member said of itself under a protocol; nil if it does not speak it.
@@ -284,11 +292,11 @@ func (m *member) same(protocols []kmsg.JoinGroupRequestProtocol) bool {
 
 // selectProtocol is the vote: each member for the first of its protocols that all speak; the earliest member breaks a tie.
 func (g *Group) selectProtocol() *string {
-	votes := map[string]int{}
+	votes, common := map[string]int{}, g.common()
 	var candidates []string
 	g.each(func(m *member) {
 		for _, p := range m.protocols {
-			if g.commonToAll(p.Name) {
+			if common(p.Name) {
 				if votes[p.Name]++; votes[p.Name] == 1 {
 					candidates = append(candidates, p.Name)
 				}
