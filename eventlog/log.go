@@ -53,7 +53,7 @@ func (l *Log) AppendWait(ctx context.Context, b *Batch) (Outcome, error) {
 	}
 }
 
-// Ends of several topics as one vector.
+// EndsOf returns the ends of several topics as one vector.
 func (l *Log) EndsOf(ctx context.Context, topics ...Topic) (Vector, error) {
 	return l.vector(ctx, l.Ends, topics)
 }

@@ -61,7 +61,7 @@ func TestPick(t *testing.T) {
 		marker(t, 9, 7, true),       //
 		stored(t, 10, 3, 9, txn),    // 10 to 12: aborted
 		marker(t, 13, 9, false),     //
-		stored(t, 14, 1, 10, txn|0), // open, beyond the last stable offset
+		stored(t, 14, 1, 10, txn), // open, beyond the last stable offset
 	}
 	fetched := func(cut int) *kmsg.FetchResponseTopicPartition {
 		rp := kmsg.NewFetchResponseTopicPartition()

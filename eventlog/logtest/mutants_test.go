@@ -200,8 +200,7 @@ func (m *mutant) Tail(from eventlog.Vector) (eventlog.Tail, error) {
 
 type mutantTail struct {
 	eventlog.Tail
-	m    *mutant
-	last []eventlog.Event
+	m *mutant
 }
 
 func (t *mutantTail) Wake() <-chan struct{} {

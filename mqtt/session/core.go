@@ -78,7 +78,6 @@ type Core struct {
 		cost  int64 // bytes that the last one wrote
 	}
 	out  Delivery // scratch for Deliver
-	ids  []uint32 // scratch
 	pair []pair   // scratch for matching
 }
 

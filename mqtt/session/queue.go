@@ -31,8 +31,6 @@ func (s *set) head() int64 {
 	return min(s.runs.min(), s.fleeting.min())
 }
 
-func (s *set) holds(off int64) bool { return s.runs.has(off) || s.fleeting.has(off) }
-
 // cut removes everything below off and returns how much of it was owed.
 func (s *set) cut(off int64) int64 {
 	s.fleeting.cut(off)

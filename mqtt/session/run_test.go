@@ -99,6 +99,12 @@ func (w *world) io() bool {
 		w.appendOne()
 		return true
 	}
+	if len(w.slow) > 0 && w.chance(30) {
+		f := w.slow[0]
+		w.slow = w.slow[1:]
+		f()
+		return true
+	}
 	if len(w.late) > 0 && w.chance(20) {
 		w.append(w.late[0].msg)
 		w.late = w.late[1:]
@@ -124,7 +130,7 @@ func (w *world) idle() bool {
 			return false
 		}
 	}
-	return len(w.reads) == 0 && len(w.pubs) == 0
+	return len(w.reads) == 0 && len(w.pubs) == 0 && len(w.slow) == 0
 }
 
 // calm ends a run: no more trouble, every client comes back and acknowledges what it gets, until nothing moves any more.
@@ -203,7 +209,7 @@ func (w *world) run(steps int) {
 
 func runSeed(seed uint64) *world {
 	w := newWorld(seed)
-	w.run(100 + int(rand.New(rand.NewPCG(seed, 1)).IntN(400)))
+	w.run(100 + rand.New(rand.NewPCG(seed, 1)).IntN(400))
 	return w
 }
 

@@ -25,6 +25,7 @@ type world struct {
 	reads   []*simRead
 	pubs    []*simAppend // outstanding appends, in order
 	late    []*simAppend
+	slow    []func() // outcomes of appends that are on their way
 	fed     []int64 // per part, what the core has seen
 
 	clients      []*simClient
@@ -53,7 +54,6 @@ type simPart struct {
 type simTarget struct {
 	target Target
 	part   Part
-	base   int64
 	recs   []simRecord
 	next   int64
 	writes []simWrite
@@ -261,7 +261,12 @@ func (w *world) appendOne() {
 		w.settle(a, Position{}, fmt.Errorf("no space"))
 		return
 	}
-	w.settle(a, w.append(a.msg), nil)
+	pos := w.append(a.msg)
+	if w.chance(50) {
+		w.slow = append(w.slow, func() { w.settle(a, pos, nil) })
+		return
+	}
+	w.settle(a, pos, nil)
 }
 
 func (w *world) settle(a *simAppend, pos Position, err error) {
@@ -429,7 +434,7 @@ func (w *world) crash() {
 			w.late = append(w.late, a)
 		}
 	}
-	w.pubs, w.reads = nil, nil
+	w.pubs, w.reads, w.slow = nil, nil, nil
 	w.model.crash()
 	for _, c := range w.clients {
 		c.crash()
@@ -465,7 +470,6 @@ type simClient struct {
 type simPub struct {
 	msg      Message
 	released bool // PUBREC came
-	failed   bool
 }
 
 func newSimClient(w *world, id string) *simClient {

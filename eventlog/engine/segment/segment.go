@@ -79,7 +79,7 @@ func (s *segment) checkPlace(pos, base int64) error {
 	}
 	defer s.log.release()
 	b, _, err := s.walk(h, pos, 0).header()
-	if errors.Is(err, eventlog.ErrCorrupt) || err == io.EOF || err == nil && b.Base() != base {
+	if errors.Is(err, eventlog.ErrCorrupt) || errors.Is(err, io.EOF) || err == nil && b.Base() != base {
 		return errIndex
 	}
 	return err
@@ -94,7 +94,7 @@ func (s *segment) read(offset, end int64, maxBytes int, minOne bool) (raw []byte
 	}
 	defer s.log.release()
 	w, n, err := s.seek(h, offset, end, int64(maxBytes))
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		return nil, false, nil
 	}
 	if err != nil {
@@ -154,8 +154,8 @@ func (w *walker) whole(p []byte) ([]byte, error) {
 			return p[:n:n], nil //nolint:nilerr // what follows whole batches is the next read's to report
 		}
 		b, err := w.batch()
-		if n > 0 && (err == io.EOF || errors.Is(err, eventlog.ErrCorrupt)) {
-			return p[:n:n], nil //nolint:nilerr // what follows whole batches is the next read's to report
+		if n > 0 && (errors.Is(err, io.EOF) || errors.Is(err, eventlog.ErrCorrupt)) {
+			return p[:n:n], nil
 		}
 		if err != nil {
 			return nil, err
