@@ -131,7 +131,7 @@ func newConfigCheck(e env) *cobra.Command {
 // problemsOf is an error of a configuration as a list.
 func problemsOf(err error) map[string]any {
 	problems := config.Problems{}
-	switch err := err.(type) { //nolint:errorlint // load returns exactly these
+	switch err := err.(type) {
 	case nil:
 	case config.Problems:
 		problems = err
