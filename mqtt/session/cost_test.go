@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/millrace-io/millrace/internal/tier"
 	"github.com/millrace-io/millrace/mqtt/packet"
 )
 
@@ -130,7 +131,7 @@ func stored(sessions int) [][]StateRecord {
 }
 
 func TestRestoreOfManySessionsIsFast(t *testing.T) {
-	const n = 100_000
+	n := tier.N(200_000)
 	recs := stored(n)
 	start := time.Now()
 	c, _, _ := newCost(t, Options{}, 8, recs)
@@ -139,7 +140,7 @@ func TestRestoreOfManySessionsIsFast(t *testing.T) {
 		t.Fatalf("%+v", st)
 	}
 	t.Logf("%d sessions, %d records: %v", n, 3*n, took)
-	if took > 10*time.Second { // generous: shared machines and the race detector; the aim is 1.5 s
+	if took > time.Minute { // far from the aim of 1.5 s for 100,000, for slow machines and the race detector
 		t.Errorf("restore took %v", took)
 	}
 }

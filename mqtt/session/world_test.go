@@ -26,7 +26,7 @@ type world struct {
 	pubs    []*simAppend // outstanding appends, in order
 	late    []*simAppend
 	slow    []func() // outcomes of appends that are on their way
-	fed     []int64 // per part, what the core has seen
+	fed     []int64  // per part, what the core has seen
 
 	clients      []*simClient
 	denied       map[string]bool
