@@ -25,10 +25,10 @@ type link struct {
 	resend    int    // deliveries in flight that this connection has dealt with, from the oldest
 	held      []held // deliveries behind one whose out/id is being written, in order
 	heldBytes int
-	bufs      []buffer
-	waiting   bool // in Core.readers
-	stuck     bool // in Core.cursors
-	paced     bool // in Core.paced
+	bufs      map[int32]*buffer // by place
+	waiting   bool              // in Core.readers
+	stuck     bool              // in Core.cursors
+	paced     bool              // in Core.paced
 
 	last struct { // topic that target looked at
 		name   string
@@ -417,11 +417,16 @@ func (c *Core) drain(s *session, l *link) bool {
 		if c.places[set.place].retained || set.none() {
 			continue
 		}
-		m, waits := c.head(s, l, set)
-		wait = wait || waits
-		any = any || waits || m != nil
-		if m != nil && (first == nil || m.Time < time) {
-			first, time = set, m.Time
+		if set.timed != set.head()+1 {
+			m, waits := c.head(s, l, set)
+			wait, any = wait || waits, any || waits
+			if m == nil {
+				continue
+			}
+			set.timed, set.time = m.Offset+1, m.Time
+		}
+		if any = true; first == nil || set.time < time {
+			first, time = set, set.time
 		}
 	}
 	switch {
@@ -551,23 +556,30 @@ func (c *Core) fetch(l *link, place int32, off int64) (m *Message, next int64, o
 }
 
 func (l *link) buffer(place int32) *buffer {
-	for i := range l.bufs {
-		if l.bufs[i].place == place {
-			return &l.bufs[i]
+	b := l.bufs[place]
+	if b == nil {
+		b = &buffer{place: place}
+		if l.bufs == nil {
+			l.bufs = map[int32]*buffer{}
 		}
+		l.bufs[place] = b
 	}
-	l.bufs = append(l.bufs, buffer{place: place})
-	return &l.bufs[len(l.bufs)-1]
+	return b
 }
 
 // awaits tells whether a read is outstanding.
 func (l *link) awaits() bool {
-	return l.waiting || slices.ContainsFunc(l.bufs, func(b buffer) bool { return b.reading })
+	for _, b := range l.bufs {
+		if b.reading {
+			return true
+		}
+	}
+	return l.waiting
 }
 
 func (c *Core) dropBuffers(l *link) {
-	for i := range l.bufs {
-		c.buffered -= l.bufs[i].bytes
+	for _, b := range l.bufs {
+		c.buffered -= b.bytes
 	}
 	l.bufs = nil
 }
@@ -643,8 +655,8 @@ func (c *Core) retryReads() int64 {
 		l := c.retries[0].link
 		c.retries = c.retries[1:]
 		if l.session.link == l {
-			for i := range l.bufs {
-				if b := &l.bufs[i]; b.failed {
+			for _, b := range l.bufs {
+				if b.failed {
 					b.reading, b.failed = false, false
 				}
 			}

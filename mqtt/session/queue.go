@@ -16,6 +16,8 @@ type set struct {
 	place    int32
 	runs          // owed
 	fleeting runs // of effective QoS 0: they keep their place behind positions that are owed, and end with the connection
+	// The time of the message at timed-1, for the merge: there may be a thousand sets.
+	timed, time int64
 }
 
 func (s *set) none() bool { return s.runs.empty() && s.fleeting.empty() }
