@@ -126,13 +126,11 @@ func (c *Core) coverDone(s *session, sh *shard) {
 	if len(s.flight.done) == 0 {
 		return
 	}
-	owed := slices.ContainsFunc(s.queue.subs.list, func(b *sub) bool { return b.owes && !b.queued })
 	for i := range s.flight.done {
 		d := &s.flight.done[i]
 		set := s.queue.find(d.place)
 		switch {
 		case set != nil && set.runs.has(d.offset):
-		case c.places[d.place].retained && owed:
 		case !c.places[d.place].retained && d.offset >= sh.goal.at(d.place):
 		default:
 			d.cover = sh.number
@@ -294,9 +292,11 @@ func (c *Core) checkpointDone(sh *shard) {
 		if s.ended {
 			continue
 		}
+		// While a record still says that retained messages are owed, a crash begins with them anew.
+		owed := slices.ContainsFunc(s.queue.subs.list, func(b *sub) bool { return b.owes })
 		kept := s.flight.done[:0]
 		for _, d := range s.flight.done {
-			if d.cover == sh.number {
+			if d.cover == sh.number && !(owed && c.places[d.place].retained) {
 				c.write(sh.lane, nil, StateRecord{Key: idKey(kindOut, s.key, d.id)})
 			} else {
 				kept = append(kept, d)
