@@ -80,6 +80,7 @@ type simAppend struct {
 	token uint64     // of Host.Publish, else 0
 	in    *Inbound   // QoS 2 of a client
 	owner *simClient //
+	conn  *simConn   // that it came on
 	id    uint16
 }
 
@@ -278,7 +279,11 @@ func (w *world) settle(a *simAppend, pos Position, err error) {
 		a.owner.pubrec(a.id, a.in, packet.Success)
 	case a.in != nil:
 		a.in.Refused(a.id, a.msg.QoS2)
-		a.owner.pubrec(a.id, a.in, packet.QuotaExceeded)
+		if c := a.owner; c.conn == a.conn {
+			c.pubrec(a.id, a.in, packet.QuotaExceeded)
+		} else if c.conn != nil && c.conn.asked[a.id] { // it waits for this append: it has to send again
+			c.disconnect(Lost, nil)
+		}
 	}
 }
 
@@ -493,6 +498,7 @@ type simConn struct {
 	inbound  *Inbound
 	will     *modelWill
 	ops      map[uint16]*modelOp
+	asked    map[uint16]bool // ids published on it at QoS 2
 	opID     uint16
 	code     packet.Code   // of Close
 	codes    []packet.Code // of the last SUBACK or UNSUBACK
@@ -515,7 +521,7 @@ func (c *simClient) connect() {
 
 func (c *simClient) connectWith(r *Connect, room int) {
 	w := c.w
-	n := &simConn{w: w, client: c, r: r, at: w.now, crashes: w.crashes, room: room, wire: map[uint16]byte{}, ops: map[uint16]*modelOp{}}
+	n := &simConn{w: w, client: c, r: r, at: w.now, crashes: w.crashes, room: room, wire: map[uint16]byte{}, ops: map[uint16]*modelOp{}, asked: map[uint16]bool{}}
 	if !w.model.quiet && w.chance(40) {
 		n.will = w.model.newWill(n)
 		r.Will = n.will.packet
@@ -707,13 +713,14 @@ func (c *simClient) publish() {
 // publish2 is a PUBLISH of QoS 2 as the broker treats it.
 func (c *simClient) publish2(id uint16, p *simPub) {
 	in := c.conn.inbound
+	c.conn.asked[id] = true
 	t, state := in.Begin(id)
 	c.w.logf("%s publishes %s id %d: %v %v", c.key.ClientID, p.msg.Payload, id, state, t)
 	switch state {
 	case Fresh:
 		m := p.msg
 		m.QoS2, m.Time = t, c.w.now
-		c.w.pubs = append(c.w.pubs, &simAppend{msg: m, in: in, owner: c, id: id})
+		c.w.pubs = append(c.w.pubs, &simAppend{msg: m, in: in, owner: c, conn: c.conn, id: id})
 	case Open:
 		c.pubrec(id, in, packet.Success)
 	}
