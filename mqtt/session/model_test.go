@@ -596,6 +596,9 @@ func (m *model) answered(n *simConn, p *packet.Suback) {
 		if op.unsub {
 			b.unsubs--
 		}
+		for _, f := range it.old { // whether it is gone is decided, too
+			b.pend = removeFirst(b.pend, f)
+		}
 		if code.Failed() && m.w.refusals == 0 {
 			m.w.fail("%s: %s answered %v", n.client.key.ClientID, b.filter, code)
 		}
@@ -616,9 +619,6 @@ func (m *model) answered(n *simConn, p *packet.Suback) {
 		default:
 			if it.exists {
 				b.pend = removeFirst(b.pend, it.opts)
-			}
-			for _, f := range it.old {
-				b.pend = removeFirst(b.pend, f)
 			}
 			if b.lost {
 				b.since = it.since
