@@ -232,7 +232,7 @@ routes:
 // not end so.
 func (w *world) start(number int, last bool) (*life, error) {
 	if w.rng.IntN(2) == 0 { // never back: that is the engine's own test
-		w.jumped.Add(int64(time.Duration(w.rng.IntN(int(2 * time.Hour)))))
+		w.jumped.Add(w.rng.Int64N(int64(2 * time.Hour)))
 	}
 	l := &life{number: number, doors: newMemoryDoors(w.tcp), cut: make(chan struct{}), quiet: make(chan struct{})}
 	l.crash = w.crasher(l)
