@@ -51,16 +51,16 @@ func marker(t testing.TB, base, pid int64, commit bool) eventlog.RawBatch {
 func TestPick(t *testing.T) {
 	const txn = eventlog.AttrTransactional
 	log := [][]byte{
-		stored(t, 0, 2, -1, 0),      // 0, 1
-		stored(t, 2, 2, 7, txn),     // 2, 3: aborted
-		stored(t, 4, 1, 8, txn),     // committed
-		stored(t, 5, 1, 7, 0),       // the same producer, outside of its transaction: seen
-		marker(t, 6, 7, false),      // abort of 7
-		stored(t, 7, 1, 7, txn),     // its next one: committed
-		marker(t, 8, 8, true),       //
-		marker(t, 9, 7, true),       //
-		stored(t, 10, 3, 9, txn),    // 10 to 12: aborted
-		marker(t, 13, 9, false),     //
+		stored(t, 0, 2, -1, 0),    // 0, 1
+		stored(t, 2, 2, 7, txn),   // 2, 3: aborted
+		stored(t, 4, 1, 8, txn),   // committed
+		stored(t, 5, 1, 7, 0),     // the same producer, outside of its transaction: seen
+		marker(t, 6, 7, false),    // abort of 7
+		stored(t, 7, 1, 7, txn),   // its next one: committed
+		marker(t, 8, 8, true),     //
+		marker(t, 9, 7, true),     //
+		stored(t, 10, 3, 9, txn),  // 10 to 12: aborted
+		marker(t, 13, 9, false),   //
 		stored(t, 14, 1, 10, txn), // open, beyond the last stable offset
 	}
 	fetched := func(cut int) *kmsg.FetchResponseTopicPartition {
