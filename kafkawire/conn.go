@@ -39,6 +39,7 @@ type conn struct {
 	buf      []byte      // for requests that are done with when their handler returns
 	clientID string      // of the last request
 	proven   atomic.Bool // a request made sense
+	heard    atomic.Bool // one that asked for more than which versions we speak
 
 	replies chan *reply
 	open    sync.WaitGroup // replies not written yet; the reader adds
@@ -146,6 +147,9 @@ func (c *conn) read() error {
 			return fmt.Errorf("%w: %s version %d: %w", errBadRequest, r.api.name, r.version, err)
 		}
 		c.proven.Store(true)
+		if r.api.key != int16(kmsg.ApiVersions) {
+			c.heard.Store(true)
+		}
 		c.open.Add(1)
 		select {
 		case c.replies <- rep:
@@ -158,7 +162,7 @@ func (c *conn) read() error {
 
 // next reads one request and checks its shape.
 func (c *conn) next() (*request, error) {
-	if c.proven.Load() && c.s.draining() {
+	if c.heard.Load() && c.s.draining() {
 		return nil, errDraining
 	}
 	wait := c.s.IdleTimeout
@@ -211,7 +215,7 @@ func (c *conn) readWithin(d time.Duration) {
 // stopReading ends the reads. Only a client that just came is heard once: see firstGrace.
 func (c *conn) stopReading() {
 	var grace time.Duration
-	if !c.proven.Load() {
+	if !c.heard.Load() {
 		grace = firstGrace
 	}
 	c.nc.SetReadDeadline(time.Now().Add(grace))
