@@ -203,7 +203,8 @@ type watcher struct {
 	want, have bool             // subscribed: asked for, granted
 	ended      int64            // while neither: what was sent after this must not come
 	got        map[*sending]int // on this connection
-	// What was sent before the subscription was renewed is owed no more, but may come: it was in flight, or is a twin of a resend.
+	// What was sent before the subscription stood is not owed, but may come: it was in flight, or is a twin of a resend. So it
+	// may come late, too: of 36, 48 and 36 again in the log, one who subscribes after the first sees 48 and 36.
 	renewed int64
 	history []delivery
 }
@@ -215,7 +216,7 @@ type delivery struct {
 	id          uint16
 	qos         byte
 	dup, retain bool
-	late        bool // sent before the subscription was renewed
+	late        bool // sent before the subscription stood
 }
 
 func newWatcher(w *world, i int, f packet.Filter) *watcher {
@@ -328,6 +329,7 @@ func (x *watcher) online(l *life) bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.have = true
+	x.renewed = x.w.progress.Load()
 	x.reader.Begin()
 	return true
 }
