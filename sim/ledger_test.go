@@ -315,3 +315,28 @@ func BenchmarkLedger(b *testing.B) {
 		b.Fatal(&rep)
 	}
 }
+
+// A reader that subscribes between a message and its resent twin gets a later message first; only what it is owed has an order.
+func TestLedgerTwinOfWhatWasBefore(t *testing.T) {
+	l := NewLedger()
+	early := stampedMessage("d", 1, 1)
+	l.Sent("d", 1, early)
+	r := l.Reader("reader", "t/#", 1)
+	owed := []*packet.Publish{stampedMessage("d", 2, 1), stampedMessage("d", 3, 1)}
+	for i, p := range owed {
+		l.Acked(l.Sent("d", uint64(i+2), p), 0)
+	}
+	for _, p := range []*packet.Publish{owed[0], early, owed[1]} {
+		r.Got(p)
+	}
+	if rep := r.Report(); rep.Err() != nil || rep.Received != 3 {
+		t.Error(rep.String())
+	}
+	all := l.Reader("log", "t/#", 1).All()
+	for _, p := range []*packet.Publish{owed[0], early, owed[1]} {
+		all.Got(p)
+	}
+	if rep := all.Report(); rep.Reordered != 1 {
+		t.Errorf("one who is owed everything: %v", rep.String())
+	}
+}
