@@ -68,6 +68,7 @@ type route struct {
 	pattern pattern
 	key     keyTemplate
 	topic   int // index into Table.topics; -1 for Discard
+	index   int // among the Specs; -1: the catch-all that is built in
 }
 
 // topicPlan is one log topic as its routes want it.
@@ -85,14 +86,18 @@ type topicPlan struct {
 func Compile(specs []Spec) (*Table, error) {
 	t := &Table{}
 	var errs []error
-	for _, s := range slices.Concat(specs, []Spec{{MQTT: "#", Topic: CatchAllTopic, Where: builtIn}}) {
+	for i, s := range slices.Concat(specs, []Spec{{MQTT: "#", Topic: CatchAllTopic, Where: builtIn}}) {
 		r, err := compile(s)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%v: %w", &s, err))
 			continue
 		}
-		if s.Where == builtIn && slices.ContainsFunc(t.routes, func(o *route) bool { return r.pattern.within(&o.pattern) }) {
-			continue
+		r.index = i
+		if i == len(specs) {
+			if slices.ContainsFunc(t.routes, func(o *route) bool { return r.pattern.within(&o.pattern) }) {
+				continue
+			}
+			r.index = -1
 		}
 		t.routes = append(t.routes, r)
 	}
