@@ -1,5 +1,5 @@
-// Package metrics exposes what the parts of the program count, in Prometheus's format. The parts keep their own counters and
-// know nothing of it: they are asked at each scrape.
+// Package metrics has the histogram of durations that all parts use, with a view of the last minute, and exposes what the parts count
+// in Prometheus's format. The parts keep their own counters: they are asked at each scrape.
 //
 // No metric has a label per client, topic or key: the number of series is bounded by the program, not by its users.
 // The package starts no goroutines and keeps nothing on disk.
@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net/http"
 	"runtime"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -66,21 +67,45 @@ func Counters[N int64 | uint64](s *Samples, name, help, label string, by map[str
 }
 
 // Histogram has the cumulative counts of its buckets by upper bound, the count of all, and their sum.
-func (s *Samples) Histogram(name, help string, buckets map[float64]uint64, count uint64, sum float64) {
-	m, err := prometheus.NewConstHistogram(prometheus.NewDesc(Prefix+name, help, nil, nil), count, sum, buckets)
+func (s *Samples) Histogram(name, help string, buckets map[float64]uint64, count uint64, sum float64, labels ...string) {
+	names, values := pairs(name, labels)
+	m, err := prometheus.NewConstHistogram(prometheus.NewDesc(Prefix+name, help, names, nil), count, sum, buckets, values...)
 	s.give(m, err)
 }
 
+// bounds are the upper bounds of the buckets of all durations, so that they can be added up and compared: from a commit on a fast disk
+// to a device that was out of reach for hours.
+var bounds = []time.Duration{
+	100 * time.Microsecond, 250 * time.Microsecond, 500 * time.Microsecond,
+	time.Millisecond, 2500 * time.Microsecond, 5 * time.Millisecond, 10 * time.Millisecond, 25 * time.Millisecond, 50 * time.Millisecond,
+	100 * time.Millisecond, 250 * time.Millisecond, 500 * time.Millisecond,
+	time.Second, 2500 * time.Millisecond, 5 * time.Second, 10 * time.Second, 30 * time.Second, time.Minute, 5 * time.Minute, time.Hour,
+}
+
+// Durations is all that a histogram has recorded, in seconds, in buckets that are the same for all.
+func (s *Samples) Durations(name, help string, h *Histogram, labels ...string) {
+	all, buckets := h.Snapshot(), make(map[float64]uint64, len(bounds))
+	for _, b := range bounds {
+		buckets[b.Seconds()] = all.upTo(b)
+	}
+	s.Histogram(name, help, buckets, all.Count(), all.Sum().Seconds(), labels...)
+}
+
 func (s *Samples) send(kind prometheus.ValueType, name, help string, value float64, labels []string) {
+	names, values := pairs(name, labels)
+	m, err := prometheus.NewConstMetric(prometheus.NewDesc(Prefix+name, help, names, nil), kind, value, values...)
+	s.give(m, err)
+}
+
+// pairs takes labels apart.
+func pairs(name string, labels []string) (names, values []string) {
 	if len(labels)%2 != 0 {
 		panic(fmt.Sprintf("metric %s: %d label words", name, len(labels))) // a constant of the program
 	}
-	var names, values []string
 	for i := 0; i < len(labels); i += 2 {
 		names, values = append(names, labels[i]), append(values, labels[i+1])
 	}
-	m, err := prometheus.NewConstMetric(prometheus.NewDesc(Prefix+name, help, names, nil), kind, value, values...)
-	s.give(m, err)
+	return names, values
 }
 
 func (s *Samples) give(m prometheus.Metric, err error) {
