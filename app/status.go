@@ -74,7 +74,7 @@ func (n *Node) pageDoors() (ds []console.Door) {
 		case doorHTTP:
 			try = "curl http://" + net.JoinHostPort(host, port) + "/metrics"
 		}
-		ds = append(ds, console.Door{Name: string(d.kind), Address: d.listener.Addr().String(), Try: try})
+		ds = append(ds, console.Door{Protocol: string(d.kind), Address: d.listener.Addr().String(), Try: try})
 	}
 	return ds
 }

@@ -23,24 +23,6 @@ import (
 	"time"
 )
 
-// Check is one condition of readiness.
-type Check struct {
-	Name   string `json:"name"`
-	OK     bool   `json:"ok"`
-	Detail string `json:"detail,omitempty"`
-}
-
-// Status is what /readyz says.
-type Status struct {
-	Ready    bool     `json:"ready"`
-	Version  string   `json:"version"`
-	Checks   []Check  `json:"checks"`
-	Warnings []string `json:"warnings,omitempty"` // weaker than the default, because somebody asked for it
-}
-
-// Door is one address of the node, for the page.
-type Door struct{ Name, Address, Try string }
-
 // Options say what is served. Functions must be safe for concurrent use.
 type Options struct {
 	Metrics http.Handler

@@ -16,7 +16,7 @@ func testServer(st Status) *Server {
 	return New(Options{
 		Metrics: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "metric 1\n") }),
 		Status:  func() Status { return st },
-		Doors:   func() []Door { return []Door{{Name: "MQTT", Address: "127.0.0.1:1883", Try: "<script>"}} },
+		Doors:   func() []Door { return []Door{{Protocol: "MQTT", Address: "127.0.0.1:1883", Try: "<script>"}} },
 		Hosts:   []string{"node.example"}, Logger: slog.New(slog.DiscardHandler),
 	})
 }
