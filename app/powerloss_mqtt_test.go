@@ -216,7 +216,6 @@ type delivery struct {
 	id          uint16
 	qos         byte
 	dup, retain bool
-	late        bool // sent before the subscription stood
 }
 
 func newWatcher(w *world, i int, f packet.Filter) *watcher {
@@ -236,7 +235,7 @@ func (x *watcher) message(p *packet.Publish) {
 	defer x.mu.Unlock()
 	met.delivered.Add(1)
 	s := x.w.find(p)
-	x.history = append(x.history, delivery{s, x.conn, p.PacketID, p.QoS, p.Dup, p.Retain, s != nil && s.index <= x.renewed})
+	x.history = append(x.history, delivery{s, x.conn, p.PacketID, p.QoS, p.Dup, p.Retain})
 	if p.Retain {
 		if s == nil {
 			x.w.wrong("%s: a retained phantom on %q", x.name, p.Topic)
@@ -334,24 +333,36 @@ func (x *watcher) online(l *life) bool {
 	return true
 }
 
-// story tells what became of the first stream that came out of order, or twice at QoS 2: as it came, and as the log has it.
+// story tells what became of the first stream that came out of order, or twice at QoS 2: as it came, and as the log has it. In
+// order is what can be laid on the log's records, each first coming on a later one: of 36, 48 and, resent, 36 in the log, one who
+// subscribes after the first is rightly given 48 and 36.
 func (x *watcher) story() (text string) {
 	type stream struct{ device, topic string }
-	last, seen := map[stream]uint64{}, map[*sending]bool{}
+	offsets := map[*sending][]int64{}
+	for _, r := range x.w.order {
+		offsets[r.s] = append(offsets[r.s], r.offset)
+	}
+	last, seen := map[stream]int64{}, map[*sending]bool{}
 	var bad *sending
 	for _, d := range x.history {
 		if d.s == nil || d.retain {
 			continue
 		}
 		s := stream{d.s.stamp.Device, d.s.topic}
-		if seen[d.s] && d.qos == 2 || !seen[d.s] && !d.late && d.s.stamp.Sequence < last[s] {
+		if seen[d.s] {
+			if d.qos == 2 {
+				bad = d.s
+				break
+			}
+			continue
+		}
+		seen[d.s] = true
+		later := slices.IndexFunc(offsets[d.s], func(o int64) bool { return o+1 > last[s] })
+		if later < 0 {
 			bad = d.s
 			break
 		}
-		seen[d.s] = true
-		if !d.late {
-			last[s] = max(last[s], d.s.stamp.Sequence)
-		}
+		last[s] = offsets[d.s][later] + 1
 	}
 	if bad == nil {
 		return ""

@@ -57,11 +57,15 @@ type Reader struct {
 	cursor     map[uint64]int32 // by content: the next message of it not seen, plus 1
 	duplicates int              // came again
 	twice      int              // of these, at QoS 2
-	reordered  int
+	disorder   []disorder
 	phantoms   int
 	altered    int
 	examples   []string
 }
+
+// disorder is a message got for the first time after a later one. Whether that is wrong shows when the subscription is known to
+// stand (Begin), which may be after the message came.
+type disorder struct{ ref, after uint32 }
 
 const maxExamples = 10
 
@@ -294,11 +298,8 @@ func (r *Reader) got(ref int) {
 		}
 		return
 	}
-	// What was sent before the reader's subscription stood is owed to nobody, but may come, and late: of 27, 37 and, resent, 27 in
-	// the log, one who subscribes after the first is rightly given 37 and 27.
 	if ref >= r.from && m.sequence < r.highest[m.stream] {
-		r.reordered++
-		r.example("out of order: %s after %d", r.l.describe(ref), r.highest[m.stream])
+		r.disorder = append(r.disorder, disorder{uint32(ref), r.highest[m.stream]})
 	}
 	r.highest[m.stream] = max(r.highest[m.stream], m.sequence)
 }
@@ -347,8 +348,18 @@ func (r *Reader) Report() Report {
 	l := r.l
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	rep := Report{Reader: r.name, Duplicates: r.duplicates, Twice: r.twice, Reordered: r.reordered, Phantoms: r.phantoms,
+	rep := Report{Reader: r.name, Duplicates: r.duplicates, Twice: r.twice, Phantoms: r.phantoms,
 		Altered: r.altered, Examples: append([]string(nil), r.examples...)}
+	// What was sent before the subscription stood is not owed, but may come, and late: of 27, 37 and, resent, 27 in the log, one
+	// who subscribes after the first is rightly given 37 and 27.
+	for _, d := range r.disorder {
+		if int(d.ref) >= r.from {
+			rep.Reordered++
+			if len(rep.Examples) < maxExamples {
+				rep.Examples = append(rep.Examples, fmt.Sprintf("out of order: %s after %d", l.describe(int(d.ref)), d.after))
+			}
+		}
+	}
 	wanted := make([]bool, len(l.streams))
 	for i, s := range l.streams {
 		wanted[i] = topic.Match(r.filter, s.topic)

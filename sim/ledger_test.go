@@ -322,14 +322,16 @@ func TestLedgerTwinOfWhatWasBefore(t *testing.T) {
 	early := stampedMessage("d", 1, 1)
 	l.Sent("d", 1, early)
 	r := l.Reader("reader", "t/#", 1)
-	owed := []*packet.Publish{stampedMessage("d", 2, 1), stampedMessage("d", 3, 1)}
+	owed := []*packet.Publish{stampedMessage("d", 2, 1), stampedMessage("d", 3, 1), stampedMessage("d", 4, 1)}
 	for i, p := range owed {
 		l.Acked(l.Sent("d", uint64(i+2), p), 0)
 	}
-	for _, p := range []*packet.Publish{owed[0], early, owed[1]} {
+	for _, p := range []*packet.Publish{owed[1], owed[0], early} { // before the SUBACK came
 		r.Got(p)
 	}
-	if rep := r.Report(); rep.Err() != nil || rep.Received != 3 {
+	r.Begin()
+	r.Got(owed[2])
+	if rep := r.Report(); rep.Err() != nil || rep.Received != 4 {
 		t.Error(rep.String())
 	}
 	all := l.Reader("log", "t/#", 1).All()
