@@ -1,0 +1,263 @@
+package identity
+
+import (
+	"bytes"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// File is a password file, with its comments: one credential a line.
+type File struct {
+	lines  []line
+	names  map[string]*Credential
+	tokens map[[sha256.Size]byte]*Credential
+}
+
+// line is one line of the file; cred is nil for a comment or an empty one.
+type line struct {
+	text string
+	cred *Credential
+}
+
+// Credential is a name, what it may do, and how it is shown.
+type Credential struct {
+	Name string `json:"name"`
+	Role string `json:"role"`
+	Kind Kind   `json:"kind"`
+
+	text     string
+	password *argon
+	token    [sha256.Size]byte
+}
+
+// Kind tells a person's password from a generated token.
+type Kind string
+
+const (
+	Password Kind = "password"
+	Token    Kind = "token"
+)
+
+// Admin is the role that may read everything; there is no other yet.
+const Admin = "admin"
+
+// Roles are those that there are.
+var Roles = []string{Admin}
+
+func (c *Credential) principal() Principal {
+	return Principal{Name: c.Name, Role: c.Role, credential: sha256.Sum256([]byte(c.text))}
+}
+
+// MaxName is the longest name, in bytes.
+const MaxName = 128
+
+// CheckName says whether a name can be a principal's: it must be of one meaning in a file, a log line and a topic.
+func CheckName(name string) error {
+	switch {
+	case name == "":
+		return errors.New("the name is empty")
+	case len(name) > MaxName:
+		return fmt.Errorf("the name has %d bytes, at most %d are possible", len(name), MaxName)
+	case !utf8.ValidString(name):
+		return errors.New("the name is not UTF-8")
+	case strings.ContainsAny(name, ":/+#$"):
+		return errors.New("the name has one of : / + # $")
+	case strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsGraphic(r) || unicode.IsSpace(r) }):
+		return errors.New("the name has a space or a control character")
+	}
+	return nil
+}
+
+const tokenMark = "$sha256$"
+
+var base64Text = base64.RawStdEncoding.Strict()
+
+// Parse reads a file. Every wrong line is an error with its number; a file with one is not read at all.
+func Parse(b []byte) (*File, error) {
+	if len(b) > maxFile {
+		return nil, fmt.Errorf("the password file has %d bytes, at most %d are read", len(b), maxFile)
+	}
+	f := &File{names: map[string]*Credential{}, tokens: map[[sha256.Size]byte]*Credential{}}
+	var errs []error
+	number := 0
+	for text := range strings.Lines(string(b)) {
+		number++
+		text = strings.TrimRight(text, "\r\n")
+		if t := strings.TrimSpace(text); t == "" || t[0] == '#' {
+			f.lines = append(f.lines, line{text: text})
+			continue
+		}
+		c, err := parseLine(text)
+		if err == nil {
+			err = f.add(c)
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("password file, line %d: %w", number, err))
+		}
+	}
+	if len(errs) > 0 {
+		return nil, errors.Join(errs[:min(len(errs), 10)]...)
+	}
+	return f, nil
+}
+
+// parseLine reads name:role:hash. It never repeats what stands in the line beyond its name, which may be a secret in the wrong place.
+func parseLine(text string) (*Credential, error) {
+	if text != strings.TrimSpace(text) {
+		return nil, errors.New("spaces around it: a line is name:role:hash")
+	}
+	parts := strings.SplitN(text, ":", 3)
+	if len(parts) < 3 {
+		return nil, errors.New("not of the form name:role:hash; make one with `millrace passwd`")
+	}
+	c := &Credential{Name: parts[0], Role: parts[1], text: text}
+	if err := CheckName(c.Name); err != nil {
+		return nil, err
+	}
+	if !slices.Contains(Roles, c.Role) {
+		return nil, fmt.Errorf("%s: the role is not one of %s", c.Name, strings.Join(Roles, ", "))
+	}
+	hash := parts[2]
+	if sum, ok := strings.CutPrefix(hash, tokenMark); ok {
+		b, err := base64Text.DecodeString(sum)
+		if err != nil || len(b) != sha256.Size {
+			return nil, fmt.Errorf("%s: what follows %s is not 43 characters of base64", c.Name, tokenMark)
+		}
+		c.Kind, c.token = Token, [sha256.Size]byte(b)
+		return c, nil
+	}
+	a, err := parseArgon(hash)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", c.Name, err)
+	}
+	c.Kind, c.password = Password, a
+	return c, nil
+}
+
+func (f *File) add(c *Credential) error {
+	if f.names[c.Name] != nil {
+		return fmt.Errorf("%s stands twice", c.Name)
+	}
+	if c.Kind == Token {
+		if other := f.tokens[c.token]; other != nil {
+			return fmt.Errorf("%s has the token of %s", c.Name, other.Name)
+		}
+		f.tokens[c.token] = c
+	}
+	f.names[c.Name] = c
+	f.lines = append(f.lines, line{text: c.text, cred: c})
+	return nil
+}
+
+func (f *File) find(name string) *Credential { return f.names[name] }
+
+// nobody is a password that nobody has, as costly to check as those of the file.
+func (f *File) nobody() *argon {
+	for _, l := range f.lines {
+		if l.cred != nil && l.cred.password != nil {
+			a := *l.cred.password
+			a.hash = make([]byte, len(a.hash))
+			return &a
+		}
+	}
+	a := defaultArgon
+	a.salt, a.hash = make([]byte, saltBytes), make([]byte, hashBytes)
+	return &a
+}
+
+// List returns the credentials, in the order of the file.
+func (f *File) List() []Credential {
+	cs := []Credential{}
+	for _, l := range f.lines {
+		if l.cred != nil {
+			cs = append(cs, *l.cred)
+		}
+	}
+	return cs
+}
+
+// Bytes is the file as it is to be written.
+func (f *File) Bytes() []byte {
+	var b bytes.Buffer
+	for _, l := range f.lines {
+		b.WriteString(l.text)
+		b.WriteByte('\n')
+	}
+	return b.Bytes()
+}
+
+// MinPassword is how short a new password may be, in characters.
+const MinPassword = 8
+
+// SetPassword gives a name a password, in place of what it had. random is a source of randomness.
+func (f *File) SetPassword(random io.Reader, name, role, password string) error {
+	switch n := utf8.RuneCountInString(password); {
+	case n < MinPassword:
+		return fmt.Errorf("the password has %d characters, at least %d are needed", n, MinPassword)
+	case len(password) > MaxPassword:
+		return fmt.Errorf("the password has %d bytes, at most %d are possible", len(password), MaxPassword)
+	}
+	hash, err := newArgon(random, password)
+	if err != nil {
+		return err
+	}
+	return f.set(name, role, hash.String())
+}
+
+// SetToken gives a name a new token, in place of what it had, and returns it: the file has only its hash.
+func (f *File) SetToken(random io.Reader, name, role string) (token string, err error) {
+	if random == nil {
+		random = rand.Reader
+	}
+	secret := make([]byte, 32)
+	if _, err := io.ReadFull(random, secret); err != nil {
+		return "", fmt.Errorf("make a token: %w", err)
+	}
+	token = "mr_" + base64.RawURLEncoding.EncodeToString(secret)
+	sum := sha256.Sum256([]byte(token))
+	return token, f.set(name, role, tokenMark+base64Text.EncodeToString(sum[:]))
+}
+
+// set puts a credential where the name stood, or at the end.
+func (f *File) set(name, role, hash string) error {
+	c, err := parseLine(name + ":" + role + ":" + hash)
+	if err != nil {
+		return err
+	}
+	old := f.names[name]
+	if old == nil {
+		return f.add(c)
+	}
+	delete(f.tokens, old.token)
+	if c.Kind == Token {
+		f.tokens[c.token] = c
+	}
+	f.names[name] = c
+	f.lines[f.index(name)] = line{text: c.text, cred: c}
+	return nil
+}
+
+func (f *File) index(name string) int {
+	return slices.IndexFunc(f.lines, func(l line) bool { return l.cred != nil && l.cred.Name == name })
+}
+
+// Delete removes a name; false: it was not there.
+func (f *File) Delete(name string) bool {
+	c := f.names[name]
+	if c == nil {
+		return false
+	}
+	i := f.index(name)
+	f.lines = slices.Delete(f.lines, i, i+1)
+	delete(f.names, name)
+	delete(f.tokens, c.token)
+	return true
+}
