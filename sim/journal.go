@@ -16,31 +16,18 @@ type File interface {
 	Size() (int64, error)
 }
 
-// journal is the ledger's file: a header, then frames of
-//
-//	uint32 length of the body, uint32 CRC-32C of the body, body
-//
-// little-endian. A body is a run of records, each a letter and its fields (numbers as uvarints, texts with their length before
-// them). Streams, messages and readers are numbered in the order of their records.
-//
-//	S device topic                     a stream
-//	M stream sequence qos hash(8)      a message is sent
-//	A message, F message               taken, refused
-//	R name filter qos                  a reader, owed what comes after
-//	B reader, L reader                 it is owed only what comes after this, all
-//	G reader message, X reader message got, got altered
-//	P reader text                      got a phantom
-//
-// It is written without sync: what it must survive is the end of other processes. A last frame that is cut is dropped.
+// journal is the ledger's file, as docs/formats/ledger.md says. It is written without sync: what it must survive is the end of other
+// processes. A last frame that is cut is dropped.
 type journal struct {
 	file File
 	off  int64
 	buf  []byte // the next frame, from its header on; empty or longer than that
+	last int64  // second of the message before
 	err  error  // of an earlier write; flush reports it
 }
 
 const (
-	journalHeader = "millrace ledger 1\n"
+	journalHeader = "millrace ledger 2\n"
 	frameHeader   = 8
 	frameSize     = 64 << 10
 
@@ -85,6 +72,8 @@ func (j *journal) message(m message) {
 	}
 	b := binary.AppendUvarint(j.begin(recordMessage), uint64(m.stream))
 	b = append(binary.AppendUvarint(b, uint64(m.sequence)), m.qos)
+	b = binary.AppendVarint(b, int64(m.second)-j.last)
+	j.last = int64(m.second)
 	j.end(binary.LittleEndian.AppendUint64(b, m.hash))
 }
 
@@ -152,8 +141,8 @@ func (j *journal) write() error {
 	return nil
 }
 
-// load reads the file into an empty ledger and makes it ready for appending.
-func (j *journal) load(l *Ledger) error {
+// open reads the file into an empty ledger and makes it ready for appending.
+func (j *journal) open(l *Ledger) error {
 	size, err := j.file.Size()
 	if err != nil {
 		return err
@@ -163,6 +152,14 @@ func (j *journal) load(l *Ledger) error {
 		j.off = int64(len(journalHeader))
 		return err
 	}
+	if err := j.load(l, size); err != nil {
+		return err
+	}
+	return j.file.Truncate(j.off)
+}
+
+// load reads what is whole in the file into an empty ledger.
+func (j *journal) load(l *Ledger, size int64) error {
 	header := make([]byte, min(size, int64(len(journalHeader))))
 	if _, err := j.file.ReadAt(header, 0); err != nil {
 		return err
@@ -171,16 +168,12 @@ func (j *journal) load(l *Ledger) error {
 		return errJournal
 	}
 	j.off = int64(len(journalHeader))
-	for {
+	for r := (records{}); ; j.last = r.last {
 		body, err := j.frame(size)
-		if err != nil {
+		if err != nil || body == nil {
 			return err
 		}
-		if body == nil {
-			return j.file.Truncate(j.off)
-		}
-		r := records{b: body}
-		for len(r.b) > 0 {
+		for r.b = body; len(r.b) > 0; {
 			r.apply(l)
 		}
 		if r.bad {
@@ -215,8 +208,9 @@ func (j *journal) frame(size int64) ([]byte, error) {
 
 // records takes a body apart. A record that makes no sense ends it with bad set.
 type records struct {
-	b   []byte
-	bad bool
+	b    []byte
+	last int64 // second of the message before
+	bad  bool
 }
 
 func (r *records) apply(l *Ledger) {
@@ -226,7 +220,7 @@ func (r *records) apply(l *Ledger) {
 			l.addStream(s)
 		}
 	case recordMessage:
-		m := message{stream: int32(r.below(len(l.streams))), sequence: uint32(r.number()), qos: r.byte(), hash: r.uint64()}
+		m := message{stream: int32(r.below(len(l.streams))), sequence: uint32(r.number()), qos: r.byte(), second: r.second(), hash: r.uint64()}
 		// Devices count from 1 in single steps, so no sequence is beyond the number of messages.
 		if r.bad = r.bad || m.sequence == 0 || int(m.sequence) > len(l.messages)+1; !r.bad {
 			l.addMessage(m)
@@ -303,6 +297,18 @@ func (r *records) number() uint64 {
 	}
 	r.b = r.b[n:]
 	return v
+}
+
+// second reads a time, against the one before.
+func (r *records) second() uint32 {
+	v, n := binary.Varint(r.b)
+	if n <= 0 {
+		r.bad = true
+		return 0
+	}
+	r.b = r.b[n:]
+	r.last += v
+	return uint32(r.last)
 }
 
 // below reads a number that must be below a limit.

@@ -2,11 +2,10 @@ package sim
 
 import (
 	"fmt"
-	"hash/crc32"
 	"sync"
+	"time"
 
 	"github.com/millrace-io/millrace/mqtt/packet"
-	"github.com/millrace-io/millrace/mqtt/topic"
 )
 
 // Ledger remembers every message that was sent, which of them the server took, and what each reader got, and tells what does
@@ -25,6 +24,7 @@ type Ledger struct {
 	next     []int32          // by message: the next one of the same content plus 1
 	tail     map[uint64]int32 // last message of a content plus 1
 	journal  *journal         // nil: in memory only
+	now      func() time.Time
 }
 
 // stream is what keeps its order: the messages of one device on one topic.
@@ -33,6 +33,7 @@ type stream struct{ device, topic string }
 type message struct {
 	hash     uint64
 	sequence uint32
+	second   uint32 // since 1970, when it was entered
 	stream   int32
 	qos      byte
 	state    byte // sent, acked or refused
@@ -71,7 +72,7 @@ const maxExamples = 10
 
 // NewLedger makes a ledger in memory.
 func NewLedger() *Ledger {
-	return &Ledger{streamOf: map[stream]int32{}, devices: map[string][]int32{}}
+	return &Ledger{streamOf: map[stream]int32{}, devices: map[string][]int32{}, now: time.Now}
 }
 
 // OpenLedger makes a ledger that is kept in a file, and takes up what the file has. An unfinished write at the end of the file
@@ -79,10 +80,24 @@ func NewLedger() *Ledger {
 func OpenLedger(f File) (*Ledger, error) {
 	l := NewLedger()
 	j := &journal{file: f}
-	if err := j.load(l); err != nil {
+	if err := j.open(l); err != nil {
 		return nil, fmt.Errorf("sim: load ledger: %w", err)
 	}
 	l.journal = j
+	return l, nil
+}
+
+// ReadLedger reads what a ledger's file has, and leaves it as it is: another process may be writing it. What the ledger is told
+// afterwards is kept in memory only.
+func ReadLedger(f File) (*Ledger, error) {
+	l := NewLedger()
+	size, err := f.Size()
+	if err == nil {
+		err = (&journal{file: f}).load(l, size)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("sim: read ledger: %w", err)
+	}
 	return l, nil
 }
 
@@ -119,7 +134,7 @@ func (l *Ledger) Sent(device string, sequence uint64, p *packet.Publish) (ref in
 		l.addStream(s)
 		l.journal.stream(s)
 	}
-	m := message{hash: hash, sequence: uint32(sequence), stream: id, qos: p.QoS}
+	m := message{hash: hash, sequence: uint32(sequence), second: uint32(l.now().Unix()), stream: id, qos: p.QoS}
 	l.addMessage(m)
 	l.journal.message(m)
 	return len(l.messages) - 1
@@ -323,102 +338,4 @@ func (r *Reader) example(format string, args ...any) {
 func (l *Ledger) describe(ref int) string {
 	m := &l.messages[ref]
 	return fmt.Sprintf("%q %d on %q", l.streams[m.stream].device, m.sequence, l.streams[m.stream].topic)
-}
-
-// Report is what a reader got against what it was owed.
-type Report struct {
-	Reader     string
-	Sent       int // since the reader began, on topics that its filter matches
-	Acked      int // of these
-	Refused    int
-	InDoubt    int // QoS 1 and 2, sent and not answered
-	Received   int // messages got, each counted once
-	Missing    int // acked and not got
-	Duplicates int // got again; legal at QoS 1
-	Twice      int // of these, at QoS 2
-	Reordered  int // sent since the reader began, and got for the first time after a later one of the same device and topic
-	Phantoms   int // never sent
-	Altered    int // not as it was sent
-	Unwanted   int // refused and got all the same
-	Examples   []string
-}
-
-// Report compares. It can be asked for at any time; messages that are still on their way count as missing.
-func (r *Reader) Report() Report {
-	l := r.l
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	rep := Report{Reader: r.name, Duplicates: r.duplicates, Twice: r.twice, Phantoms: r.phantoms,
-		Altered: r.altered, Examples: append([]string(nil), r.examples...)}
-	// What was sent before the subscription stood is not owed, but may come, and late: of 27, 37 and, resent, 27 in the log, one
-	// who subscribes after the first is rightly given 37 and 27.
-	for _, d := range r.disorder {
-		if int(d.ref) >= r.from {
-			rep.Reordered++
-			if len(rep.Examples) < maxExamples {
-				rep.Examples = append(rep.Examples, fmt.Sprintf("out of order: %s after %d", l.describe(int(d.ref)), d.after))
-			}
-		}
-	}
-	wanted := make([]bool, len(l.streams))
-	for i, s := range l.streams {
-		wanted[i] = topic.Match(r.filter, s.topic)
-	}
-	for ref := range l.messages {
-		m, got := &l.messages[ref], r.count(ref) > 0
-		if got {
-			rep.Received++
-		}
-		if ref < r.from || !wanted[m.stream] {
-			continue
-		}
-		rep.Sent++
-		switch m.state {
-		case acked:
-			rep.Acked++
-			if !got && min(m.qos, r.qos) > 0 {
-				rep.Missing++
-				if len(rep.Examples) < maxExamples {
-					rep.Examples = append(rep.Examples, "missing: "+l.describe(ref))
-				}
-			}
-		case refused:
-			rep.Refused++
-			if got {
-				rep.Unwanted++
-			}
-		default:
-			if m.qos > 0 {
-				rep.InDoubt++
-			}
-		}
-	}
-	return rep
-}
-
-// Err is nil if nothing is wrong: duplicates at QoS 1, and messages in doubt, are not.
-func (r *Report) Err() error {
-	if r.Missing+r.Twice+r.Reordered+r.Phantoms+r.Altered+r.Unwanted == 0 {
-		return nil
-	}
-	return fmt.Errorf("sim: %s", r)
-}
-
-func (r *Report) String() string {
-	s := fmt.Sprintf("reader %q: sent %d, acked %d, refused %d, in doubt %d, received %d; missing %d, duplicates %d (at QoS 2: %d), "+
-		"reordered %d, phantoms %d, altered %d, refused but delivered %d", r.Reader, r.Sent, r.Acked, r.Refused, r.InDoubt, r.Received,
-		r.Missing, r.Duplicates, r.Twice, r.Reordered, r.Phantoms, r.Altered, r.Unwanted)
-	for _, e := range r.Examples {
-		s += "\n  " + e
-	}
-	return s
-}
-
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
-
-// contentHash is of topic and payload. Nobody attacks it: two checksums that the processor computes do.
-func contentHash(p *packet.Publish) uint64 {
-	a := crc32.Update(uint32(len(p.Topic)), castagnoli, p.Topic)
-	b := crc32.Update(uint32(len(p.Topic)), crc32.IEEETable, p.Topic)
-	return uint64(crc32.Update(a, castagnoli, p.Payload))<<32 | uint64(crc32.Update(b, crc32.IEEETable, p.Payload))
 }

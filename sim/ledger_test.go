@@ -3,6 +3,7 @@ package sim
 import (
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -223,6 +224,47 @@ func TestLedgerFile(t *testing.T) {
 	}
 }
 
+// What others read of a ledger's file is what it was told, to the second, and reading changes nothing.
+func TestReadLedger(t *testing.T) {
+	f := memFile(t)
+	l, err := OpenLedger(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second := int64(1_700_000_000)
+	l.now = func() time.Time { second += 7 - second%11; return time.Unix(second, 999) } // back, too
+	fill(l, 300)
+	if err := l.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	fill(l, 5)
+	size, _ := f.Size()
+	f.WriteAt([]byte("unfinished"), size)
+	read, err := ReadLedger(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, want := slices.Collect(read.Entries), slices.Collect(l.Entries)
+	if !reflect.DeepEqual(got, want[:300]) {
+		t.Errorf("%+v\n%+v", got[:3], want[:3])
+	}
+	p := stampedMessage("d1", 1, 0)
+	if e := got[1]; e.Device != "d1" || e.Topic != "t/d1" || e.Sequence != 1 || e.QoS != 1 || !e.Acked || e.Refused ||
+		e.Content != ContentHash(p.Topic, p.Payload) || e.Sent.Unix() < 1_700_000_000 {
+		t.Errorf("%+v", e)
+	}
+	if after, _ := f.Size(); after != size+10 {
+		t.Errorf("the file was changed: %d bytes, then %d", size+10, after)
+	}
+	rs := read.Readers()
+	if name, filter, qos := rs[2].Name(); len(rs) != 3 || name != "all" || filter != "#" || qos != 1 {
+		t.Errorf("%d readers, the last is %q %q %d", len(rs), name, filter, qos)
+	}
+	if _, err := ReadLedger(memFile(t)); err == nil {
+		t.Error("an empty file is a ledger")
+	}
+}
+
 // Wherever the file ends, what was flushed whole before is there, and the ledger can go on.
 func TestLedgerFileCut(t *testing.T) {
 	whole := memFile(t)
@@ -275,7 +317,7 @@ func FuzzJournal(f *testing.F) {
 	}
 	fill(l, 50)
 	f.Add(append([]byte(nil), l.journal.buf[frameHeader:]...))
-	f.Add([]byte("S\x01d\x01tM\x00\x01\x0112345678A\x00R\x01r\x01#\x02G\x00\x00P\x00\x01x"))
+	f.Add([]byte("S\x01d\x01tM\x00\x01\x01\x0212345678A\x00R\x01r\x01#\x02G\x00\x00P\x00\x01x"))
 	f.Add([]byte("M\xff\xff\xff\xff\x0f"))
 	f.Fuzz(func(t *testing.T, body []byte) {
 		l := NewLedger()
