@@ -236,7 +236,8 @@ func (s *Store) encode(c *call, a *appender, now int64, msgs []session.Message, 
 		o.from = append(o.from, origin{index: int32(i), at: int32(at)})
 		view := &o.side.batch.Msgs
 		*view = append(*view, session.Message{Offset: -1, Time: now, Topic: st.to.name, Payload: m.Payload, QoS: m.QoS, Retain: m.Retain,
-			Clear: m.Retain && len(m.Payload) == 0, Client: m.Client, Props: clonedProps(m.Props), QoS2: m.QoS2, Will: m.Will})
+			Clear: m.Retain && len(m.Payload) == 0, Client: m.Client, Props: clonedProps(m.Props), QoS2: m.QoS2, Will: m.Will,
+			Received: m.Received})
 	}
 }
 

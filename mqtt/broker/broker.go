@@ -26,6 +26,8 @@ type Broker struct {
 	o        Options
 	store    Store
 	stats    counters
+	latency  Latency
+	began    time.Time // what clock counts from
 	samples  sampler
 	roster   roster
 	half     halfOpen
@@ -52,7 +54,7 @@ type Broker struct {
 func New(o Options) *Broker {
 	o = o.withDefaults()
 	b := &Broker{
-		o: o, store: o.Store, samples: sampler{log: o.Logger, now: o.Now},
+		o: o, store: o.Store, began: o.Now(), samples: sampler{log: o.Logger, now: o.Now},
 		stop: make(chan struct{}), hurry: make(chan struct{}), quit: make(chan struct{}),
 	}
 	b.flushers.wake.L = &b.flushers.mu

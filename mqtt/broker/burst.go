@@ -3,6 +3,7 @@ package broker
 import (
 	"io"
 	"sync"
+	"time"
 
 	"github.com/millrace-io/millrace/mqtt/packet"
 	"github.com/millrace-io/millrace/mqtt/session"
@@ -19,7 +20,8 @@ type burst struct {
 	err error
 
 	dec      packet.Decoder
-	now      int64 // when it came; 0 until asked
+	now      int64         // when it came, milliseconds since 1970; 0 until asked
+	clock    time.Duration // the same on the broker's clock
 	msgs     []session.Message
 	props    []session.Props
 	flight   *flight

@@ -30,6 +30,9 @@ func (c *conn) Deliver(d *session.Delivery) (room bool) {
 	}
 	q := c.queue()
 	q.add(e, d)
+	if l, ok := o.lagOf(d); ok {
+		q.note(l)
+	}
 	q.size += len(e.b)
 	c.out.bytes += len(e.b)
 	total := c.b.stats.outWait.Add(int64(len(e.b)))

@@ -326,7 +326,9 @@ func (s *memStore) Read(_ context.Context, pos session.Position, maxBytes int) (
 			return b, &session.GapError{Next: start}
 		}
 		for size := 0; b.Next < int64(len(msgs)) && size < maxBytes; b.Next++ {
-			b.Msgs = append(b.Msgs, msgs[b.Next])
+			m := msgs[b.Next]
+			m.Received = 0 // the log does not know
+			b.Msgs = append(b.Msgs, m)
 			size += len(msgs[b.Next].Payload) + len(msgs[b.Next].Topic)
 		}
 	case 'r':

@@ -35,6 +35,7 @@ type outQueue struct {
 	full    []*chunk // before own, laid out already
 	size    int      // not known to be written
 	answers int      // of it
+	lags    []lag    // of its deliveries
 
 	// of the flush
 	iov   [][]byte
@@ -93,7 +94,7 @@ func (q *outQueue) free() {
 		return
 	}
 	q.own, q.full, q.shared, q.iov, q.left = q.own[:0], q.full[:0], q.shared[:0], q.iov[:0], nil
-	q.size, q.answers, q.err = 0, 0, nil
+	q.size, q.answers, q.err, q.lags = 0, 0, nil, q.lags[:0]
 	outQueues.Put(q)
 }
 
@@ -248,6 +249,12 @@ func (c *conn) take() *outQueue {
 	return nil
 }
 
+// written is the end of a queue that the socket has taken.
+func (c *conn) written(q *outQueue) {
+	c.b.written(q)
+	c.taken(q)
+}
+
 // taken is the end of q: it is written, or given up.
 func (c *conn) taken(q *outQueue) {
 	c.credit(q, q.size)
@@ -300,7 +307,7 @@ func (c *conn) flush() {
 				return
 			}
 		}
-		c.taken(q)
+		c.written(q)
 	}
 }
 
@@ -319,7 +326,7 @@ func (c *conn) flushSlowly(q *outQueue) {
 			c.credit(q, n)
 		}
 		c.nc.SetWriteDeadline(time.Time{})
-		c.taken(q)
+		c.written(q)
 	}
 }
 

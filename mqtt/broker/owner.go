@@ -29,6 +29,9 @@ type owner struct {
 	events  []TailEvent
 	retry   time.Time // of the tail, after an error
 
+	wall  int64         // milliseconds since 1970, as of this step
+	clock time.Duration // the broker's, as of this step
+
 	nextTick, nextStats int64
 	ready               atomic.Bool // sessions may be resumed
 	stats               atomic.Pointer[session.Stats]
@@ -121,7 +124,12 @@ func (o *owner) close() {
 	}
 }
 
-func (o *owner) now() int64 { return o.b.o.Now().UnixMilli() }
+// now reads the clock, for a step.
+func (o *owner) now() int64 {
+	now := o.b.o.Now()
+	o.wall, o.clock = now.UnixMilli(), o.b.reading(now)
+	return o.wall
+}
 
 // tailBytes is the most that the loop takes from the tail before it looks into its mailbox again.
 const tailBytes = 1 << 20
@@ -396,7 +404,9 @@ func (o *owner) Read(token uint64, pos session.Position, maxBytes int) {
 
 // Publish is the core's: a will fires.
 func (o *owner) Publish(token uint64, m *session.Message) {
-	o.b.store.Append([]session.Message{*m}, func(results []session.Result) {
+	own := *m
+	own.Received = o.clock
+	o.b.store.Append([]session.Message{own}, func(results []session.Result) {
 		r := results[0]
 		o.post(func(now int64) { o.core.Published(now, token, r) })
 	})

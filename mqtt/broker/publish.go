@@ -74,11 +74,13 @@ func (c *conn) publish(s *burst, p *packet.Publish) *fault {
 		c.expect(s, receipt{kind: packet.PUBREC, id: p.PacketID, msg: int32(len(s.msgs)), triple: triple})
 	}
 	if s.now == 0 {
-		s.now = c.b.o.Now().UnixMilli()
+		now := c.b.o.Now()
+		s.now, s.clock = now.UnixMilli(), c.b.reading(now)
 	}
 	s.msgs = append(s.msgs, session.Message{
 		Offset: -1, Time: s.now, Topic: name, Payload: p.Payload, QoS: p.QoS, Retain: p.Retain,
 		Clear: p.Retain && len(p.Payload) == 0, Client: c.key.ClientID, Props: s.propsOf(&p.Props), QoS2: triple,
+		Received: s.clock,
 	})
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/millrace-io/millrace/mqtt/packet"
 	"github.com/millrace-io/millrace/mqtt/session"
@@ -29,6 +30,7 @@ type flight struct {
 	receipts []receipt
 	held     packet.Packet
 	landed   bool
+	received time.Duration // its messages
 	done     func([]session.Result)
 }
 
@@ -73,7 +75,7 @@ func (c *conn) append(s *burst) {
 		}
 		f = newFlight()
 	}
-	f.c = c
+	f.c, f.received = c, s.clock
 	c.mu.Lock()
 	c.launch(f)
 	c.mu.Unlock()
@@ -108,15 +110,22 @@ func (c *conn) launch(f *flight) {
 func (f *flight) complete(results []session.Result) {
 	c := f.c
 	var lost error // nothing certain is known: no ack may leave
+	stable := 0
 	for i := range results {
 		switch err := results[i].Err; {
 		case err == nil:
+			if results[i].Pos.Part != (session.Part{}) {
+				stable++
+			}
 		case refusedBy(err) != nil:
 			c.b.refused(c, label(refusedBy(err).Code))
 		default:
 			lost = err
 			c.b.refused(c, "outcome_unknown")
 		}
+	}
+	if stable > 0 {
+		c.b.latency.Commit.RecordN(c.b.clock()-f.received, stable)
 	}
 	var refused *packet.Error
 	for i := range f.receipts {

@@ -61,6 +61,10 @@ type Message struct {
 	Props   *Props // nil: none
 	QoS2    Triple
 	Will    Incarnation // not 0: the will of that incarnation, fired
+
+	// Received is when the broker read it, on the clock of Broker.Latency; 0: it was read from the log, or this process did not
+	// receive it. It only measures: nothing is decided by it.
+	Received time.Duration
 }
 
 // Props are the parts of a message that few messages have.
@@ -161,6 +165,7 @@ type Delivery struct {
 	PacketID uint16 // 0 for QoS 0
 	SubIDs   []uint32
 	Expiry   uint32 // seconds left, when Msg.Props.HasExpiry
+
 }
 
 // Accepted is the outcome of a CONNECT.
