@@ -18,6 +18,8 @@ var (
 	ErrOffline = errors.New("sim: not connected")
 	// ErrOnline says that there is a connection already.
 	ErrOnline = errors.New("sim: already connected")
+	// ErrSilent says that the server has not answered for too long.
+	ErrSilent = errors.New("sim: no answer")
 )
 
 // Refused is the error of a CONNECT that the server answered with a failure, or of a subscription.
@@ -36,6 +38,12 @@ type ClientOptions struct {
 	// OnMessage gets every message, in order, from the goroutine that reads: until it returns nothing else is read, so it must not
 	// wait for an acknowledgement. p is valid during the call. Without it messages are kept for Receive.
 	OnMessage func(p *packet.Publish)
+	// Patience is how long an answer may take before the connection counts as dead, though nobody has closed it: at least that, at
+	// most twice. It bounds the wait for CONNACK too. 0: there is no end to it.
+	Patience time.Duration
+	// Seldom says that the client publishes now and then: Publish then writes by itself, instead of waking the goroutine that writes
+	// for one message. Many at once are written better without it.
+	Seldom bool
 	// ManualAcks leaves PUBACK and PUBREC to calls of Ack.
 	ManualAcks bool
 	// OnPacket sees every packet that comes after CONNACK, before the client does. If it returns true, the client takes no notice
@@ -115,6 +123,11 @@ func (c *Client) Connect(ctx context.Context) (ack *packet.Connack, err error) {
 	if err := c.offline(ctx); err != nil {
 		return nil, err
 	}
+	if c.o.Patience > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, c.o.Patience)
+		defer cancel()
+	}
 	conn, err := c.o.Dial(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("sim: dial: %w", err)
@@ -122,11 +135,12 @@ func (c *Client) Connect(ctx context.Context) (ack *packet.Connack, err error) {
 	l := &link{
 		conn:    conn,
 		version: c.o.Connect.Version,
+		writing: make(chan struct{}, 1),
 		kick:    make(chan struct{}, 1),
 		failed:  make(chan struct{}),
 		written: make(chan struct{}),
 		ended:   make(chan struct{}),
-		buf:     make([]byte, 4096),
+		buf:     make([]byte, bufFirst),
 		aliases: map[uint16][]byte{},
 	}
 	l.dec = packet.Decoder{Version: l.version, MaxSize: int(c.o.Connect.Props.MaximumPacket)}
@@ -189,6 +203,7 @@ func (c *Client) resume(l *link, ack *packet.Connack) {
 	}
 	slices.SortFunc(c.queue, func(a, b *outgoing) int { return cmp.Compare(a.order, b.order) })
 	c.pump()
+	l.signal()
 	c.wake()
 }
 

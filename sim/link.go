@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/millrace-io/millrace/mqtt/packet"
@@ -19,9 +20,12 @@ type link struct {
 	to      int
 	max     int // receive maximum of the server
 
-	out     []byte // guarded by Client.mu
-	last    bool   // close once out is written
+	out     []byte        // guarded by Client.mu
+	last    bool          // close once out is written
+	writing chan struct{} // full while somebody writes: whoever fills it owns spare
+	spare   []byte
 	kick    chan struct{}
+	heard   atomic.Uint64 // packets that came
 	failed  chan struct{} // closed at the first error; err says which
 	written chan struct{} // closed when the goroutine that writes has ended
 	ended   chan struct{} // closed when both have
@@ -29,6 +33,12 @@ type link struct {
 	err     error
 	aliases map[uint16][]byte
 }
+
+// A connection begins with a small buffer: most devices hear only acknowledgements.
+const (
+	bufFirst  = 512
+	bufEnough = 32 << 10
+)
 
 // connect sends CONNECT and waits for CONNACK.
 func (l *link) connect(p *packet.Connect) (*packet.Connack, error) {
@@ -81,49 +91,93 @@ func (l *link) fail(err error) {
 	})
 }
 
-// write is the goroutine that writes.
+// write is the goroutine that writes, but for what Publish writes itself under ClientOptions.Seldom. It also gives a connection up
+// that has been silent for too long.
 func (c *Client) write(l *link, keepAlive time.Duration) {
 	defer close(l.written)
-	var ping <-chan time.Time
+	var ping, look <-chan time.Time
 	if keepAlive > 0 {
 		t := time.NewTicker(keepAlive * 3 / 4)
 		defer t.Stop()
 		ping = t.C
 	}
-	var spare []byte
+	if c.o.Patience > 0 {
+		t := time.NewTicker(c.o.Patience)
+		defer t.Stop()
+		look = t.C
+	}
+	var before silence
 	for {
 		select {
 		case <-l.kick:
+			l.writing <- struct{}{}
+			over := c.push(l)
+			<-l.writing
+			if over {
+				return
+			}
 		case <-ping:
 			_ = c.Send(&packet.Ping{Kind: packet.PINGREQ}) // an error ends the connection, which is seen here next
+			before.pinged = true
+		case <-look:
+			now := silence{heard: l.heard.Load(), owed: c.owed(l)}
+			if before.deaf(now) {
+				l.fail(ErrSilent)
+				return
+			}
+			before = now
 		case <-l.failed:
 			return
 		}
-		c.mu.Lock()
-		out, last := l.out, l.last
-		l.out = spare[:0]
-		if len(out) >= outLimit {
-			c.wake()
-		}
-		c.mu.Unlock()
-		if len(out) > 0 { // else an earlier round has written what this kick was for
-			if _, err := l.conn.Write(out); err != nil {
-				l.fail(err)
-				return
-			}
-		}
-		spare = out
-		if last {
-			l.fail(ErrOffline)
-			return
+	}
+}
+
+// silence is what a look at a connection finds.
+type silence struct {
+	heard  uint64
+	owed   bool // an answer by the server
+	pinged bool // since the look
+}
+
+// deaf tells that nothing has come between two looks, though the server owed something all the time.
+func (s *silence) deaf(now silence) bool {
+	return now.heard == s.heard && (s.owed && now.owed || s.pinged)
+}
+
+// owed tells that the server has something to answer.
+func (c *Client) owed(l *link) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.link == l && (len(c.pending) > len(c.queue) || len(c.requests) > 0)
+}
+
+// push writes what is queued, and tells whether that was the last. The caller has filled l.writing.
+func (c *Client) push(l *link) (over bool) {
+	c.mu.Lock()
+	out, last := l.out, l.last
+	l.out = l.spare[:0]
+	if len(out) >= outLimit {
+		c.wake()
+	}
+	c.mu.Unlock()
+	if len(out) > 0 { // else an earlier round has written what this one is for
+		if _, err := l.conn.Write(out); err != nil {
+			l.fail(err)
+			return true
 		}
 	}
+	l.spare = out
+	if last {
+		l.fail(ErrOffline)
+	}
+	return last
 }
 
 // read is the goroutine that reads. It is the last to end, and ends the connection for the client.
 func (c *Client) read(l *link) {
 	for {
 		p, err := l.next()
+		l.heard.Add(1)
 		if err == nil && (c.o.OnPacket == nil || !c.o.OnPacket(p)) {
 			err = c.handle(l, p)
 		}
@@ -151,11 +205,11 @@ func (l *link) next() (packet.Packet, error) {
 			l.from += n
 			return p, nil
 		}
+		if l.to == len(l.buf) && len(l.buf) < bufEnough || l.to-l.from == len(l.buf) { // much comes, or one that is long
+			l.buf = append(l.buf, make([]byte, len(l.buf))...)
+		}
 		l.to = copy(l.buf, l.buf[l.from:l.to])
 		l.from = 0
-		if l.to == len(l.buf) {
-			l.buf = append(l.buf, make([]byte, max(12<<10, len(l.buf)))...)
-		}
 		m, err := l.conn.Read(l.buf[l.to:])
 		if m == 0 && err != nil {
 			return nil, err

@@ -37,7 +37,27 @@ func (c *Client) Publish(ctx context.Context, p *packet.Publish, done func(code 
 		}
 	}
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	err := c.enqueue(ctx, p, o)
+	l := c.link
+	c.mu.Unlock()
+	if err != nil || l == nil {
+		return err
+	}
+	if c.o.Seldom {
+		select {
+		case l.writing <- struct{}{}:
+			c.push(l)
+			<-l.writing
+			return nil
+		default: // somebody writes, and may be past this message
+		}
+	}
+	l.signal()
+	return nil
+}
+
+// enqueue waits for room and puts a message behind those before. Called with mu held.
+func (c *Client) enqueue(ctx context.Context, p *packet.Publish, o *outgoing) error {
 	for c.link == nil || !c.room(p.QoS) {
 		if c.link == nil && !c.keeping {
 			return ErrOffline
@@ -64,7 +84,6 @@ func (c *Client) publish0(p *packet.Publish) error {
 		return fmt.Errorf("sim: encode PUBLISH: %w", err)
 	}
 	c.link.out = out
-	c.link.signal()
 	c.stats.Sent++
 	return nil
 }
@@ -86,7 +105,7 @@ func (c *Client) newID() uint16 {
 	}
 }
 
-// pump sends what is queued, as far as the server's receive maximum allows.
+// pump puts what is queued on the connection, as far as the server's receive maximum allows. The caller has it written.
 func (c *Client) pump() {
 	n := 0
 	for _, o := range c.queue {
@@ -113,7 +132,6 @@ func (c *Client) pump() {
 		c.link.out = append(c.link.out, o.wire...)
 	}
 	c.queue = slices.Delete(c.queue, 0, n)
-	c.link.signal()
 }
 
 // send queues a packet that the client made itself; it cannot fail to encode.
@@ -157,6 +175,9 @@ func (c *Client) acked(p *packet.Ack) {
 		if c.link != nil {
 			c.quota = min(c.quota+1, c.link.max)
 			c.pump()
+			if len(c.link.out) > 0 {
+				c.link.signal()
+			}
 		}
 		c.wake()
 	}
