@@ -70,6 +70,7 @@ type Node struct {
 	broker  *broker.Broker
 	kafka   *kafkawire.Server // nil on a Kafka cluster
 
+	legs    []leg // whose time is measured; complete when the node runs
 	phase   atomic.Pointer[string] // what the node is doing, while it is not running
 	running sync.WaitGroup         // accept loops and the watch
 	started []stage
@@ -193,6 +194,7 @@ func (n *Node) startBroker(ctx context.Context) error {
 		n.o.tune.broker(&o)
 	}
 	n.broker = broker.New(o)
+	n.measureBroker()
 	return n.broker.Start(ctx)
 }
 
@@ -259,7 +261,8 @@ func (n *Node) watch(context.Context) error {
 		full := false
 		for {
 			select {
-			case <-tick.C:
+			case now := <-tick.C:
+				n.tickLatency(now)
 			case <-n.quit:
 				return
 			}
