@@ -73,6 +73,9 @@ func (c *Core) releaseOut(s *session, l *link, e *flown) {
 
 // complete ends a delivery. A persistent session keeps the id of one of QoS 2 until a checkpoint covers its position.
 func (c *Core) complete(s *session, e *flown) {
+	if !e.settled {
+		c.delivered(e.tally, e.place)
+	}
 	switch {
 	case e.qos < 2 || !s.durable || e.state == unsaved:
 	case e.published:

@@ -320,7 +320,7 @@ func (c *Core) unlink(s *session) {
 	for i := range s.flight.all() {
 		s.flight.all()[i].wire = false
 	}
-	s.queue.dropFleeting()
+	c.forgetQoS0(s, l)
 	kept := s.cursors[:0]
 	for _, cur := range s.cursors {
 		if cur.sub.opts.qos > 0 {
@@ -331,6 +331,22 @@ func (c *Core) unlink(s *session) {
 	}
 	s.cursors = kept
 	c.touch(s)
+}
+
+// forgetQoS0 gives up what of QoS 0 waited for the connection.
+func (c *Core) forgetQoS0(s *session, l *link) {
+	for i := range l.held {
+		if h := &l.held[i]; h.id == 0 {
+			c.drop(h.msg.Tally, h.place, DropOffline)
+		}
+	}
+	for i := range s.queue.sets {
+		set := &s.queue.sets[i]
+		n := set.fleeting.offsets
+		c.places[set.place].book.owed += n // of QoS 0 owed is what is decided, and that is now
+		c.gone(set.place, n, DropOffline)
+	}
+	s.queue.dropFleeting()
 }
 
 // arm sets the timers of a session that has just gone offline.
@@ -422,6 +438,14 @@ func (c *Core) discardAll(l *lane, keys [][]byte) {
 func (c *Core) remove(s *session) {
 	if n := s.queue.owed() + int64(s.flight.len()); n > 0 {
 		c.host.Count(DropSessionEnded, int(min(n, math.MaxInt32)))
+	}
+	for i := range s.queue.sets {
+		c.places[s.queue.sets[i].place].book.lose(s.queue.sets[i].offsets)
+	}
+	for i := range s.flight.all() {
+		if e := &s.flight.all()[i]; !e.settled {
+			c.dropped(e.tally, e.place, DropSessionEnded)
+		}
 	}
 	s.ended = true
 	for _, b := range s.queue.subs.list {

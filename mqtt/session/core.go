@@ -57,6 +57,7 @@ type Core struct {
 	looks    int        // at retained names that are left to this call
 	look     int        // retainedLook, but in tests
 	readers  []*link    // waiting for a read to be free
+	tallies  []*Tally   // that have something to tell
 	retries  []retry
 
 	restoring map[Key]*saved // until Restored
@@ -90,6 +91,7 @@ type place struct {
 	tailed   bool
 	dead     bool // its topic was deleted, or no route leads to it any more
 	retained bool
+	book     book
 }
 
 // vector holds an offset per place. A place beyond its end, or that it never knew, is at 0.
@@ -453,7 +455,7 @@ func (c *Core) Gap(now int64, p Part, next int64) {
 	}
 	for _, s := range c.ordered() {
 		if set := s.queue.find(i); set != nil {
-			c.lose(s, set.cut(next), DropGap)
+			c.lose(s, i, set.cut(next), DropGap)
 		}
 	}
 	c.advance(i, next)
@@ -471,7 +473,7 @@ func (c *Core) Deleted(now int64, topic [16]byte) {
 			c.snapshot = nil
 			for _, s := range c.ordered() {
 				if set := s.queue.find(int32(i)); set != nil {
-					c.lose(s, set.cut(math.MaxInt64), DropTopicDeleted)
+					c.lose(s, int32(i), set.cut(math.MaxInt64), DropTopicDeleted)
 				}
 			}
 		}
@@ -481,9 +483,9 @@ func (c *Core) Deleted(now int64, topic [16]byte) {
 }
 
 // lose counts queued positions that are gone, and lets the session go on with what is left.
-func (c *Core) lose(s *session, n int64, reason string) {
+func (c *Core) lose(s *session, place int32, n int64, reason string) {
 	if n > 0 {
-		c.host.Count(reason, int(min(n, math.MaxInt32)))
+		c.gone(place, n, reason)
 		c.touch(s)
 		c.pump(s)
 	}

@@ -44,6 +44,7 @@ type held struct {
 	id     uint16
 	ids    []uint32
 	policy uint64 // as of which it was allowed
+	place  int32  // of the message
 }
 
 func (h *held) size() int { return len(h.msg.Payload) + len(h.msg.Topic) + 128 }
@@ -85,21 +86,36 @@ func (c *Core) offer(t *target, m *Message, place int32) {
 	case a.none:
 	case c.replaying:
 		if a.qos > 0 && m.Offset >= s.queue.f.at(place) && !s.flight.owns(place, m.Offset) {
-			c.enqueue(s, place, m.Offset)
+			c.enqueue(s, m, place)
 		}
 	case l == nil:
 		if a.qos > 0 {
-			c.enqueue(s, place, m.Offset)
+			c.enqueue(s, m, place)
 		}
 	case a.qos == 0 && (!l.live || a.pending):
-		c.trail(s, place, m.Offset)
+		c.trail(s, m, place)
 	case !l.live || a.pending:
-		c.enqueue(s, place, m.Offset)
-	case !c.mayHave(t, m, l):
+		c.enqueue(s, m, place)
+	default:
+		c.deliverLive(t, m, place, a)
+	}
+}
+
+// deliverLive delivers a message straight from the match.
+func (c *Core) deliverLive(t *target, m *Message, place int32, a applies) {
+	l := t.session.link
+	retain := m.Retain && a.rap
+	switch reason := c.barred(t, m, l); {
+	case reason != "":
+		c.owe(m.Tally, place)
+		c.drop(m.Tally, place, reason)
 	case a.qos == 0:
-		c.deliver0(l, m, a.ids, m.Retain && a.rap)
-	case !l.open(c) || !c.emit(l, m, place, a, m.Retain && a.rap):
-		c.enqueue(s, place, m.Offset)
+		c.owe(m.Tally, place)
+		c.deliver0(l, m, place, a.ids, retain)
+	case !l.open(c) || !c.emit(l, m, place, a, retain):
+		c.enqueue(t.session, m, place)
+	default:
+		c.owe(m.Tally, place)
 	}
 }
 
@@ -110,48 +126,56 @@ func (c *Core) offerUnlogged(t *target, m *Message) {
 		return
 	}
 	a := c.effective(t, m, 0, -1)
-	if !a.none && !a.pending && c.mayHave(t, m, l) {
-		c.deliver0(l, m, a.ids, m.Retain && a.rap)
+	if a.none || a.pending {
+		return
 	}
+	c.owe(m.Tally, unplaced)
+	if reason := c.barred(t, m, l); reason != "" {
+		c.drop(m.Tally, unplaced, reason)
+		return
+	}
+	c.deliver0(l, m, unplaced, a.ids, m.Retain && a.rap)
 }
 
 // enqueue adds a position that is owed to the set.
-func (c *Core) enqueue(s *session, place int32, off int64) {
+func (c *Core) enqueue(s *session, m *Message, place int32) {
+	c.owe(m.Tally, place)
 	floor := c.floor
 	if c.replaying {
 		floor = s.queue.f
 	}
-	s.queue.add(place, off, c.o.MaxQueueBytes, floor)
+	if p := s.queue.add(place, m.Offset, c.o.MaxQueueBytes, floor); p >= 0 {
+		c.places[p].book.merged = true
+	}
 	if s.link != nil {
 		s.link.live = false
 	}
 	c.touch(s)
 }
 
-// trail adds a position of effective QoS 0 to a queue that it must not overtake.
-func (c *Core) trail(s *session, place int32, off int64) {
+// trail adds a position of effective QoS 0 to a queue that it must not overtake. It becomes owed when its turn comes.
+func (c *Core) trail(s *session, m *Message, place int32) {
 	set := s.queue.set(place)
 	if len(set.fleeting.mid) > fleetingBytes {
-		c.host.Count(DropQoS0Full, 1)
+		c.owe(m.Tally, place)
+		c.drop(m.Tally, place, DropQoS0Full)
 		return
 	}
-	set.fleeting.add(run{off, off + 1})
+	set.fleeting.add(run{m.Offset, m.Offset + 1})
 	s.link.live = false
 }
 
-// mayHave decides what is decided at every delivery: policy, expiry, size. What may not be had is counted and done with.
-func (c *Core) mayHave(t *target, m *Message, l *link) bool {
+// barred decides what is decided at every delivery: policy, expiry, size. It returns why a client may not have a message, or "".
+func (c *Core) barred(t *target, m *Message, l *link) (reason string) {
 	switch {
 	case !c.allowed(t, m.Topic) && !mutant("skip-authorization"):
-		c.host.Count(DropDenied, 1)
+		return DropDenied
 	case m.expired(c.now):
-		c.host.Count(DropExpired, 1)
+		return DropExpired
 	case l.maxPacket > 0 && publishSize(m, t.ids, l.version) > uint64(l.maxPacket):
-		c.host.Count(DropTooLarge, 1)
-	default:
-		return true
+		return DropTooLarge
 	}
-	return false
+	return ""
 }
 
 // expired tells whether the message's expiry interval is over.
@@ -169,14 +193,14 @@ func (m *Message) left(now int64) uint32 {
 }
 
 // deliver0 sends a message of effective QoS 0 if there is room.
-func (c *Core) deliver0(l *link, m *Message, ids []uint32, retain bool) {
+func (c *Core) deliver0(l *link, m *Message, place int32, ids []uint32, retain bool) {
 	switch {
 	case len(l.held) > 0 && l.heldBytes < c.o.ReadBytes:
-		c.keep(l, held{msg: *m, retain: retain, ids: ids})
+		c.keep(l, held{msg: *m, retain: retain, ids: ids, place: place})
 	case len(l.held) > 0 || !l.room:
-		c.host.Count(DropQoS0Full, 1)
+		c.drop(m.Tally, place, DropQoS0Full)
 	default:
-		c.send(l, m, 0, retain, false, 0, ids)
+		c.send(l, m, place, 0, retain, false, 0, ids)
 	}
 }
 
@@ -194,7 +218,7 @@ func (c *Core) emit(l *link, m *Message, place int32, a applies, retain bool) bo
 		return false
 	}
 	// It goes before what is still to be sent again: that is how it must be should the connection be lost now.
-	e := s.flight.insert(l.resend, flown{offset: m.Offset, place: place, id: id, qos: a.qos, wire: true})
+	e := s.flight.insert(l.resend, flown{offset: m.Offset, place: place, id: id, qos: a.qos, wire: true, tally: m.Tally})
 	l.resend++
 	l.used++
 	c.touch(s)
@@ -202,11 +226,11 @@ func (c *Core) emit(l *link, m *Message, place int32, a applies, retain bool) bo
 		c.saveOut(s, e)
 	}
 	if len(l.held) > 0 || e.state == saving {
-		c.keep(l, held{msg: *m, qos: a.qos, retain: retain, id: id, ids: a.ids})
+		c.keep(l, held{msg: *m, qos: a.qos, retain: retain, id: id, ids: a.ids, place: place})
 		return true
 	}
 	e.published = true
-	c.send(l, m, a.qos, retain, false, id, a.ids)
+	c.send(l, m, place, a.qos, retain, false, id, a.ids)
 	return true
 }
 
@@ -216,12 +240,30 @@ func (c *Core) keep(l *link, h held) {
 	l.heldBytes += h.size()
 }
 
-func (c *Core) send(l *link, m *Message, qos byte, retain, dup bool, id uint16, ids []uint32) {
+func (c *Core) send(l *link, m *Message, place int32, qos byte, retain, dup bool, id uint16, ids []uint32) {
 	c.out = Delivery{Msg: m, QoS: qos, Retain: retain, Dup: dup, PacketID: id, SubIDs: ids, Expiry: m.left(c.now)}
 	if !c.deliver(l) {
 		l.room = false
 	}
 	c.out.Msg = nil
+	switch reason := c.out.Dropped; {
+	case qos == 0 && reason == "":
+		c.delivered(m.Tally, place)
+	case qos == 0:
+		c.dropped(m.Tally, place, reason)
+	case reason != "":
+		if e := l.session.flight.find(id); e != nil {
+			c.settle(e, reason)
+		}
+	}
+}
+
+// settle counts what became of a delivery in flight that the client will not have; it may still take steps until it is complete.
+func (c *Core) settle(e *flown, reason string) {
+	if !e.settled {
+		e.settled = true
+		c.dropped(e.tally, e.place, reason)
+	}
 }
 
 // saveOut writes which position an outbound QoS 2 id stands for. The PUBLISH leaves once that is durable.
@@ -298,12 +340,12 @@ func (c *Core) flushHeld(s *session, l *link) bool {
 		case reason != "" && e != nil:
 			c.giveUp(s, l, e, reason)
 		case reason != "":
-			c.host.Count(reason, 1)
+			c.drop(h.msg.Tally, h.place, reason)
 		default:
 			if e != nil {
 				e.published = true
 			}
-			c.send(l, &h.msg, h.qos, h.retain, false, h.id, h.ids)
+			c.send(l, &h.msg, h.place, h.qos, h.retain, false, h.id, h.ids)
 		}
 	}
 	if n > 0 {
@@ -369,6 +411,9 @@ func (c *Core) resendOne(s *session, l *link) bool {
 }
 
 func (c *Core) resendMessage(s *session, l *link, e *flown, m *Message) {
+	if e.tally == nil {
+		e.tally = m.Tally // it was in flight before a crash
+	}
 	a := applies{}
 	if t := c.target(s, m.Topic); t != nil {
 		a = c.effective(t, m, e.place, e.offset)
@@ -385,13 +430,14 @@ func (c *Core) resendMessage(s *session, l *link, e *flown, m *Message) {
 		e.published, e.wire = true, true
 		l.used++
 		l.resend++
-		c.send(l, m, e.qos, c.places[e.place].retained || m.Retain && a.rap, dup, e.id, a.ids)
+		c.send(l, m, e.place, e.qos, c.places[e.place].retained || m.Retain && a.rap, dup, e.id, a.ids)
 	}
 }
 
 // giveUp ends a delivery whose message can no longer be sent. The client may hold the id of one of QoS 2: a PUBREL clears it.
 func (c *Core) giveUp(s *session, l *link, e *flown, reason string) {
 	c.host.Count(reason, 1)
+	c.settle(e, reason)
 	if e.qos == 2 && e.published {
 		l.resend++
 		c.releaseOut(s, l, e)
@@ -479,8 +525,11 @@ func (c *Core) head(s *session, l *link, set *set) (m *Message, wait bool) {
 // skip removes positions at which there is no message.
 func (c *Core) skip(s *session, set *set, to int64) {
 	exact := !set.merged
-	if n := set.cut(to); n > 0 && exact {
-		c.host.Count(c.reasonGone(set.place), int(min(n, math.MaxInt32)))
+	switch n := set.cut(to); {
+	case exact:
+		c.gone(set.place, n, c.reasonGone(set.place))
+	default:
+		c.places[set.place].book.lose(n)
 	}
 	c.touch(s)
 }
@@ -489,6 +538,7 @@ func (c *Core) skip(s *session, set *set, to int64) {
 func (c *Core) deliverQueued(s *session, l *link, set *set, m *Message) bool {
 	t := c.target(s, m.Topic)
 	retained := c.places[set.place].retained
+	owed := !set.runs.empty() && set.runs.min() == m.Offset // else it is of QoS 0, which is owed once its turn has come
 	var a applies
 	drop := ""
 	switch {
@@ -509,14 +559,23 @@ func (c *Core) deliverQueued(s *session, l *link, set *set, m *Message) bool {
 		}
 	}
 	if drop != "" {
-		if !set.merged {
+		switch {
+		case set.merged:
+			c.places[set.place].book.lose(1)
+		case owed:
+			c.drop(m.Tally, set.place, drop)
+		default:
 			c.host.Count(drop, 1)
 		}
 		set.cut(m.Offset + 1)
 		c.touch(s)
 		return true
 	}
-	if !c.mayHave(t, m, l) {
+	if reason := c.barred(t, m, l); reason != "" {
+		if !owed {
+			c.owe(m.Tally, set.place)
+		}
+		c.drop(m.Tally, set.place, reason)
 		set.cut(m.Offset + 1)
 		c.touch(s)
 		return true
@@ -526,9 +585,14 @@ func (c *Core) deliverQueued(s *session, l *link, set *set, m *Message) bool {
 		if !l.room || l.heldBytes >= c.o.ReadBytes {
 			return false
 		}
-		c.deliver0(l, m, a.ids, retain)
+		if !owed {
+			c.owe(m.Tally, set.place)
+		}
+		c.deliver0(l, m, set.place, a.ids, retain)
 	} else if !l.open(c) || !c.emit(l, m, set.place, a, retain) {
 		return false
+	} else if !owed {
+		c.owe(m.Tally, set.place) // the subscription has changed meanwhile
 	}
 	set.cut(m.Offset + 1)
 	c.touch(s)

@@ -20,6 +20,8 @@ type flown struct {
 	state     flightState
 	published bool // at least once, perhaps: another time it is a duplicate
 	wire      bool // on this connection, so it takes a place in the client's receive maximum
+	settled   bool // what became of it is counted
+	tally     *Tally
 }
 
 // flight is the deliveries that have a packet id, in the order in which they were first to be sent. They outlive connections.

@@ -85,13 +85,13 @@ func (q *queue) bytes() (n int) {
 }
 
 // add puts a position behind all others of its place. Past limit bytes neighbouring runs merge; floor says from where in each
-// place they may.
-func (q *queue) add(place int32, off int64, limit int, floor vector) {
+// place they may. It returns the place where some have, -1 if none.
+func (q *queue) add(place int32, off int64, limit int, floor vector) (squeezed int32) {
 	s := q.set(place)
 	before := len(s.mid)
 	s.add(run{off, off + 1})
 	if len(s.mid) == before || q.bytes() <= limit {
-		return
+		return -1
 	}
 	widest := s
 	for i := range q.sets {
@@ -100,6 +100,7 @@ func (q *queue) add(place int32, off int64, limit int, floor vector) {
 		}
 	}
 	widest.squeeze(floor.at(widest.place))
+	return widest.place
 }
 
 // dropFleeting forgets the positions of effective QoS 0, and sets that are empty.

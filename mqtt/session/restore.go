@@ -430,6 +430,7 @@ func (c *Core) tryReady() {
 	}
 	c.replaying = false
 	c.floor = c.next()
+	c.openBooks()
 	for _, s := range c.ordered() {
 		c.wake(s)
 	}

@@ -61,6 +61,7 @@ type Message struct {
 	Props   *Props // nil: none
 	QoS2    Triple
 	Will    Incarnation // not 0: the will of that incarnation, fired
+	Tally   *Tally      // nil: what becomes of it is not counted by its sender
 
 	// Received is when the broker read it, on the clock of Broker.Latency; 0: it was read from the log, or this process did not
 	// receive it. It only measures: nothing is decided by it.
@@ -166,6 +167,7 @@ type Delivery struct {
 	SubIDs   []uint32
 	Expiry   uint32 // seconds left, when Msg.Props.HasExpiry
 
+	Dropped string // set by Deliver: why the client does not get it, already counted
 }
 
 // Accepted is the outcome of a CONNECT.
@@ -212,6 +214,7 @@ const (
 	DropSuperseded   = "retained_superseded"
 	DropUnmatched    = "no_longer_subscribed"
 	DropSessionEnded = "session_ended"
+	DropOffline      = "qos0_connection_ended"
 	DropBadRecord    = "state_record_invalid"
 	DropWillRefused  = "will_refused"
 )

@@ -41,6 +41,7 @@ type world struct {
 	serial       int
 	trace        []string
 	err          error
+	books        accounts
 }
 
 type simPart struct {
@@ -140,6 +141,7 @@ func (w *world) start() {
 		targets = append(targets, t.target)
 	}
 	w.core = New(w.opts, w, targets)
+	w.books = accounts{tallies: map[Part]*Tally{}, sums: map[Part]*sums{}}
 	for _, t := range w.targets {
 		if err := w.core.Restore(t.target, t.part, w.epoch, t.visit); err != nil {
 			w.fail("restore: %v", err)
@@ -314,6 +316,7 @@ func (w *world) feed(i int) {
 		return
 	}
 	w.logf("feed part %d [%d,%d)", i, b.Base, b.Next)
+	w.books.tag(&b)
 	for j := range b.Msgs {
 		w.model.matched(i, &b.Msgs[j])
 	}
@@ -361,6 +364,7 @@ func (w *world) readPart(p *simPart, r *simRead) {
 		b.Msgs = append(b.Msgs, m)
 		left -= len(m.Payload) + 1000
 	}
+	w.books.tag(&b)
 	w.core.ReadDone(w.now, r.token, b, nil)
 }
 
@@ -453,6 +457,7 @@ func (w *world) tick(ms int64) {
 	if w.core.Ready() {
 		w.model.ticked()
 	}
+	w.books.check(w)
 }
 
 // simClient is an MQTT client that obeys the standard.
