@@ -1,6 +1,11 @@
 package fleet
 
 import (
+	"cmp"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/millrace-io/millrace/metrics"
@@ -26,32 +31,232 @@ type Source struct {
 	Fields Fields
 }
 
+// StaleAfter is how long a device may say nothing before it is shown as stale.
+const StaleAfter = 60 * time.Second
+
 // View is the fleet. Add, Gap and Tick are of one goroutine; everything else is safe for concurrent use.
-type View struct{ o Options }
+type View struct {
+	o          Options
+	begin      int64 // ms
+	extractors []*Extractor
+	stages     [stages]metrics.Histogram
+	set        atomic.Pointer[frameSet] // of the last tick; nil: nobody looks on
+
+	mu     sync.RWMutex
+	ids    map[string]*entry
+	slots  []*entry // by slot
+	free   []uint32 // slots that nobody has
+	gone   []*entry // forgotten since the last tick: their slots are not free yet
+	fresh  list
+	stale  list
+	tracks int
+
+	board  board
+	totals Totals // what is not counted elsewhere
+	refuse [refusals]uint64
+}
 
 // New returns an empty view.
-func New(o Options) (*View, error) { return &View{o: o}, nil }
+func New(o Options) (*View, error) {
+	o.MaxDevices, o.MaxTracks = cmp.Or(o.MaxDevices, 200_000), cmp.Or(o.MaxTracks, 10_000)
+	v := &View{o: o, begin: o.Begin.UnixMilli(), ids: map[string]*entry{}, board: newBoard()}
+	for i := range o.Sources {
+		e, err := Compile(o.Sources[i].Fields)
+		if err != nil {
+			return nil, fmt.Errorf("fields of source %q: %w", o.Sources[i].Name, err)
+		}
+		v.extractors = append(v.extractors, e)
+	}
+	return v, nil
+}
 
 // Sources lists the sources by their ids.
 func (v *View) Sources() []Source { return v.o.Sources }
 
-// Add takes stable messages, in log order. It keeps nothing of the batch.
-func (v *View) Add(now time.Time, b *session.Batch) {}
+// Add takes stable messages, in log order. It keeps nothing of the batch but topics.
+func (v *View) Add(now time.Time, b *session.Batch) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for i := range b.Msgs {
+		v.take(now, &b.Msgs[i])
+	}
+}
+
+func (v *View) take(now time.Time, m *session.Message) {
+	if m.Client == "" || m.Will != 0 {
+		v.totals.Foreign++
+		return
+	}
+	source, key, ok := v.o.Place(m.Topic, m.Client)
+	if !ok || v.extractors[source].noDevice {
+		v.totals.Unplaced++
+		return
+	}
+	p := v.extractors[source].Extract(m, key)
+	v.refuse[p.Refused]++
+	if p.Device == "" {
+		return
+	}
+	e := v.entry(p.Device)
+	if e == nil {
+		v.refuse[TooMany]++
+		return
+	}
+	v.totals.Messages++
+	if p.HasPosition && !e.positioned {
+		v.totals.Positions++
+		v.begins(e)
+	}
+	e.live = m.Time >= v.begin
+	order := v.count(e, source, &p)
+	lag := v.time(now, e, m, &p, order)
+	e.update(m, source, &p, order, lag)
+	v.touch(now, e)
+}
+
+// time takes a message's latency so far and returns the first part of it, until it was received, µs. One that came before is no measure.
+func (v *View) time(now time.Time, e *entry, m *session.Message, p *Point, order order) (lag int64) {
+	if p.Sent.IsZero() || order == repeated {
+		return 0
+	}
+	sent, received := p.Sent.UnixMicro(), m.Time*1000
+	_, was := e.clock.offset()
+	e.clock.sample(received-sent, m.Time)
+	off, skewed := e.clock.offset()
+	if was != skewed {
+		v.totals.Skewed += 1 - 2*asInt(was)
+	}
+	lag = max(0, received-sent-off)
+	if e.live && e.clock.known() {
+		v.stages[stageReceive].Record(time.Duration(lag) * time.Microsecond)
+		v.stages[stageCommit].Record(time.Duration(now.UnixMicro()-sent-off) * time.Microsecond)
+	}
+	return lag
+}
+
+func asInt(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// entry finds or makes a device; nil: too many have been forgotten since the last tick.
+func (v *View) entry(id string) *entry {
+	if e := v.ids[id]; e != nil {
+		return e
+	}
+	if len(v.ids) >= v.o.MaxDevices {
+		if len(v.gone) >= max(1000, v.o.MaxDevices/4) {
+			return nil
+		}
+		v.forget(cmp.Or(v.stale.back, v.fresh.back))
+	}
+	e := &entry{id: strings.Clone(id), speed: -1, heading: -1}
+	e.folded = strings.ToLower(e.id)
+	if n := len(v.free); n > 0 {
+		e.slot, v.free = v.free[n-1], v.free[:n-1]
+		v.slots[e.slot] = e
+	} else {
+		e.slot = uint32(len(v.slots))
+		v.slots = append(v.slots, e)
+	}
+	v.ids[e.id] = e
+	v.fresh.push(e)
+	return e
+}
+
+// forget drops a device. Its slot is free once the pages have been told.
+func (v *View) forget(e *entry) {
+	v.listOf(e).remove(e)
+	delete(v.ids, e.id)
+	v.gone = append(v.gone, e)
+	v.totals.Forgotten++
+	if e.positioned {
+		v.totals.Positions--
+	}
+	if _, skewed := e.clock.offset(); skewed {
+		v.totals.Skewed--
+	}
+	if e.track != nil {
+		e.track = nil
+		v.tracks--
+	}
+	e.gone = true
+	v.board.changed(e.slot)
+	if mutant("reuse") {
+		v.release()
+	}
+}
+
+func (v *View) listOf(e *entry) *list {
+	if e.stale {
+		return &v.stale
+	}
+	return &v.fresh
+}
+
+// touch puts a device that was heard in its place.
+func (v *View) touch(now time.Time, e *entry) {
+	v.listOf(e).remove(e)
+	e.stale = now.UnixMilli()-e.seen > StaleAfter.Milliseconds()
+	v.listOf(e).push(e)
+	v.board.changed(e.slot)
+}
+
+// age makes those stale that were not heard for a while. The fresh are in the order in which they were heard, so the oldest come first.
+func (v *View) age(now time.Time) {
+	for e := v.fresh.back; e != nil && now.UnixMilli()-e.seen > StaleAfter.Milliseconds(); e = v.fresh.back {
+		v.fresh.remove(e)
+		e.stale = true
+		v.stale.push(e)
+		v.board.changed(e.slot)
+	}
+}
+
+// release frees the slots of those that the pages were told to be gone.
+func (v *View) release() {
+	for _, e := range v.gone {
+		v.slots[e.slot] = nil
+		v.free = append(v.free, e.slot)
+	}
+	v.gone = nil
+}
+
+// begins begins a track, if there is room for one.
+func (v *View) begins(e *entry) {
+	if e.track == nil && v.tracks < v.o.MaxTracks {
+		e.track = &track{}
+		v.tracks++
+	}
+}
 
 // Gap says that messages were lost to the view: what is missing in sequences now is not the devices' fault.
-func (v *View) Gap() {}
+func (v *View) Gap() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.totals.Gaps++
+}
 
-// Tick builds what changed since the last tick for the clients' frames. Once a second.
-func (v *View) Tick(now time.Time) {}
-
-// Stage is how long after their sending messages got somewhere, by the devices' clocks as far as they can be trusted.
+// Stage is how long after their sending messages got somewhere, by the devices' clocks as far as they can be trusted (see clock).
 type Stage struct {
 	Name      string // receive, commit (the view has it), console (a frame has it), browser (it is drawn)
 	Histogram *metrics.Histogram
 }
 
+const (
+	stageReceive = iota
+	stageCommit
+	stageConsole
+	stageBrowser
+	stages
+)
+
 // Stages lists the stages in order. Their histograms live as long as the view.
-func (v *View) Stages() []Stage { return nil }
+func (v *View) Stages() []Stage {
+	h := &v.stages
+	return []Stage{{"receive", &h[stageReceive]}, {"commit", &h[stageCommit]}, {"console", &h[stageConsole]}, {"browser", &h[stageBrowser]}}
+}
 
 // Totals is the fleet in numbers.
 type Totals struct {
@@ -62,7 +267,7 @@ type Totals struct {
 	Clients   int // pages that look on
 
 	Messages  uint64 // taken since the view began
-	Foreign   uint64 // left out: records of Kafka clients, which tell what others say to a device
+	Foreign   uint64 // left out, since no device sent them: records of Kafka clients, wills
 	Unplaced  uint64 // left out: of no source, or of a source without devices
 	Forgotten uint64 // devices
 	Gaps      uint64 // holes in the log that the view went over
@@ -79,4 +284,14 @@ type Sequences struct {
 }
 
 // Totals returns the fleet in numbers.
-func (v *View) Totals() Totals { return Totals{} }
+func (v *View) Totals() Totals {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	t := v.totals
+	t.Devices, t.Stale, t.Clients = len(v.ids), v.stale.n, v.board.clients
+	t.Refused = map[string]uint64{}
+	for r := NotRefused + 1; r < refusals; r++ {
+		t.Refused[r.String()] = v.refuse[r]
+	}
+	return t
+}
