@@ -1,0 +1,115 @@
+package session
+
+// offer hands a message that the matcher has just met to a session that it matches.
+func (c *Core) offer(t *target, m *Message, place int32) {
+	s, l := t.session, t.session.link
+	a := c.effective(t, m, place, m.Offset)
+	switch {
+	case a.none:
+	case c.replaying:
+		if a.qos > 0 && m.Offset >= s.queue.f.at(place) && !s.flight.owns(place, m.Offset) {
+			c.enqueue(s, m, place)
+		}
+	case l == nil:
+		if a.qos > 0 {
+			c.enqueue(s, m, place)
+		}
+	case a.qos == 0 && (!l.live || a.pending):
+		c.trail(s, m, place)
+	case !l.live || a.pending:
+		c.enqueue(s, m, place)
+	default:
+		c.deliverLive(t, m, place, a)
+	}
+}
+
+// deliverLive delivers a message straight from the match.
+func (c *Core) deliverLive(t *target, m *Message, place int32, a applies) {
+	l := t.session.link
+	retain := m.Retain && a.rap
+	switch reason := c.barred(t, m, l); {
+	case reason != "":
+		c.owe(m.Tally, place)
+		c.drop(m.Tally, place, reason)
+	case a.qos == 0:
+		c.owe(m.Tally, place)
+		c.deliver0(l, m, place, a.ids, retain)
+	case !l.open(c) || !c.emit(l, m, place, a, retain):
+		c.enqueue(t.session, m, place)
+	default:
+		c.owe(m.Tally, place)
+	}
+}
+
+// offerUnlogged hands over a message that is not in the log.
+func (c *Core) offerUnlogged(t *target, m *Message) {
+	l := t.session.link
+	if l == nil || c.replaying {
+		return
+	}
+	a := c.effective(t, m, 0, -1)
+	if a.none || a.pending {
+		return
+	}
+	c.owe(m.Tally, unplaced)
+	if reason := c.barred(t, m, l); reason != "" {
+		c.drop(m.Tally, unplaced, reason)
+		return
+	}
+	c.deliver0(l, m, unplaced, a.ids, m.Retain && a.rap)
+}
+
+// enqueue adds a position that is owed to the set.
+func (c *Core) enqueue(s *session, m *Message, place int32) {
+	c.owe(m.Tally, place)
+	floor := c.floor
+	if c.replaying {
+		floor = s.queue.f
+	}
+	if p := s.queue.add(place, m.Offset, c.o.MaxQueueBytes, floor); p >= 0 {
+		c.places[p].book.merged = true
+	}
+	if s.link != nil {
+		s.link.live = false
+	}
+	c.touch(s)
+}
+
+// trail adds a position of effective QoS 0 to a queue that it must not overtake. It becomes owed when its turn comes.
+func (c *Core) trail(s *session, m *Message, place int32) {
+	set := s.queue.set(place)
+	if len(set.fleeting.mid) > fleetingBytes {
+		c.owe(m.Tally, place)
+		c.drop(m.Tally, place, DropQoS0Full)
+		return
+	}
+	set.fleeting.add(run{m.Offset, m.Offset + 1})
+	s.link.live = false
+}
+
+// barred decides what is decided at every delivery: policy, expiry, size. It returns why a client may not have a message, or "".
+func (c *Core) barred(t *target, m *Message, l *link) (reason string) {
+	switch {
+	case !c.allowed(t, m.Topic) && !mutant("skip-authorization"):
+		return DropDenied
+	case m.expired(c.now):
+		return DropExpired
+	case l.maxPacket > 0 && publishSize(m, t.ids, l.version) > uint64(l.maxPacket):
+		return DropTooLarge
+	}
+	return ""
+}
+
+// expired tells whether the message's expiry interval is over.
+func (m *Message) expired(now int64) bool {
+	return m.Props != nil && m.Props.HasExpiry && now >= m.Time+int64(m.Props.Expiry)*1000
+}
+
+// left is how many seconds of the expiry interval are left, at least 1.
+func (m *Message) left(now int64) uint32 {
+	if m.Props == nil || !m.Props.HasExpiry {
+		return 0
+	}
+	ms := m.Time + int64(m.Props.Expiry)*1000 - now
+	return uint32(min(max((ms+999)/1000, 1), int64(m.Props.Expiry)))
+}
