@@ -42,6 +42,7 @@ type Broker struct {
 	conns  sync.WaitGroup
 	work   sync.WaitGroup // everything that is not a connection
 	owners chan struct{}  // closed when the owner's loop has ended; nil before Start
+	left   leftCounts
 
 	mu        sync.Mutex
 	stopped   bool

@@ -16,16 +16,22 @@ func (c *conn) Deliver(d *session.Delivery) (room bool) {
 	e := o.encoder.encode(d, c.version)
 	if e == nil || c.maxPacket > 0 && len(e.b) > int(c.maxPacket) {
 		o.cannotSend(c, d)
+		d.Dropped = session.DropTooLarge
 		return true
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closing {
+		if d.QoS == 0 {
+			o.Count(session.DropOffline, 1)
+			d.Dropped = session.DropOffline
+		}
 		return true
 	}
 	l := &c.b.o.Limits
 	if d.QoS == 0 && c.out.full {
 		o.Count(session.DropQoS0Full, 1)
+		d.Dropped = session.DropQoS0Full
 		return false
 	}
 	q := c.queue()

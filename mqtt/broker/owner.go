@@ -33,6 +33,7 @@ type owner struct {
 	clock time.Duration // the broker's, as of this step
 
 	nextTick, nextStats int64
+	nextBooks           int64
 	ready               atomic.Bool // sessions may be resumed
 	stats               atomic.Pointer[session.Stats]
 	failed              error         // the core can do no more
@@ -115,6 +116,7 @@ func (o *owner) start(ctx context.Context) error {
 
 // close ends what start began, once.
 func (o *owner) close() {
+	o.lastCount()
 	close(o.done)
 	if o.tail != nil {
 		o.tail.Close()
