@@ -30,6 +30,9 @@ func FuzzForeignRecord(f *testing.F) {
 		}
 		for _, plan := range table.topics {
 			var m session.Message
+			if plan.reverse == nil { // the catch-all: its records of Kafka clients never get here
+				continue
+			}
 			if decodeForeign(&r, plan, &m) != nil {
 				continue
 			}
