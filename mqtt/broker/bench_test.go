@@ -55,7 +55,7 @@ func (idleTail) Close()                                            {}
 // testConn is an accepted connection without a socket, whose output is thrown away by discard.
 func testConn(b *Broker, v packet.Version) *conn {
 	nc, _ := net.Pipe()
-	c := &conn{b: b, lis: &listener{}, nc: nc, version: v, accepted: true, inbound: &session.Inbound{}, owner: b.owner.Load()}
+	c := &conn{b: b, lis: &listener{limits: b.o.Limits}, nc: nc, version: v, accepted: true, inbound: &session.Inbound{}, owner: b.owner.Load()}
 	c.key = session.Key{Principal: "p", ClientID: "bench"}
 	c.out.scheduled = true // no flush
 	return c

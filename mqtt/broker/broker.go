@@ -31,6 +31,7 @@ type Broker struct {
 	samples  sampler
 	roster   roster
 	half     halfOpen
+	slots    chan struct{} // of handshakes that compute
 	flushers flushers
 	owner    atomic.Pointer[owner]
 
@@ -58,6 +59,7 @@ func New(o Options) *Broker {
 		o: o, store: o.Store, began: o.Now(), samples: sampler{log: o.Logger, now: o.Now},
 		stop: make(chan struct{}), hurry: make(chan struct{}), quit: make(chan struct{}),
 	}
+	b.slots = make(chan struct{}, o.Limits.Handshakes)
 	b.flushers.wake.L = &b.flushers.mu
 	b.ctx, b.cancel = context.WithCancel(context.Background())
 	b.owner.Store(newOwner(b))

@@ -7,6 +7,7 @@ import (
 
 	"github.com/millrace-io/millrace/mqtt/packet"
 	"github.com/millrace-io/millrace/mqtt/session"
+	"github.com/millrace-io/millrace/mqtt/transport"
 )
 
 // burstBytes is the most that one read brings. Whatever came is decoded, appended and acked as one.
@@ -42,7 +43,7 @@ func (s *burst) free() {
 	bursts.Put(s)
 }
 
-// read waits for bytes. While it waits a plain socket holds nothing but c.rest, which is empty between packets. data is what
+// read waits for bytes. While it waits a socket holds nothing but c.rest, which is empty between packets. data is what
 // was left of the last burst and what came now.
 func (c *conn) read() (s *burst, data []byte, err error) {
 	if c.again {
@@ -71,7 +72,7 @@ func (c *conn) read() (s *burst, data []byte, err error) {
 func (c *conn) readable(fd uintptr) bool {
 	s := bursts.Get().(*burst)
 	n := copy(s.buf[:], c.rest)
-	m, again, err := readSocket(fd, s.buf[n:])
+	m, again, err := c.tryRead(fd, s.buf[n:])
 	if again {
 		bursts.Put(s)
 		return false
@@ -81,13 +82,25 @@ func (c *conn) readable(fd uintptr) bool {
 	return true
 }
 
+// tryRead reads what has come, through whatever stands between the socket and MQTT.
+func (c *conn) tryRead(fd uintptr, b []byte) (n int, again bool, err error) {
+	if c.layer == nil {
+		return transport.ReadSocket(fd, b)
+	}
+	n, again, err = c.layer.TryRead(fd, b)
+	if c.layer.Pending() {
+		c.flushLayer()
+	}
+	return n, again, err
+}
+
 const (
 	smallBuffer = 512
 	largeBuffer = 16 << 10
 )
 
 // readInPlace reads behind c.rest, into a buffer that grows with what was received, never with what was announced: for packets
-// larger than a burst, and for connections that are not plain sockets.
+// larger than a burst, and for connections that are not sockets.
 func (c *conn) readInPlace() (*burst, []byte, error) {
 	if len(c.rest) == cap(c.rest) {
 		size := max(smallBuffer, 2*len(c.rest))
@@ -97,6 +110,9 @@ func (c *conn) readInPlace() (*burst, []byte, error) {
 		c.rest = append(make([]byte, 0, size), c.rest...)
 	}
 	n, err := c.nc.Read(c.rest[len(c.rest):cap(c.rest)])
+	if c.layer != nil && c.layer.Pending() {
+		c.flushLayer()
+	}
 	if n == 0 {
 		if err == nil {
 			err = io.ErrNoProgress
@@ -129,9 +145,9 @@ func (c *conn) keep(data []byte, used int) {
 func (c *conn) consume(s *burst, data []byte) {
 	s.dec.Server = true
 	s.dec.Version = c.version
-	s.dec.MaxSize = c.b.o.Limits.PacketBytes
+	s.dec.MaxSize = c.lis.limits.PacketBytes
 	if c.version == 0 {
-		s.dec.MaxSize = c.b.o.Limits.ConnectBytes
+		s.dec.MaxSize = c.lis.limits.ConnectBytes
 	}
 	c.need = 0
 	used := 0

@@ -15,21 +15,24 @@ import (
 
 	"github.com/millrace-io/millrace/mqtt/packet"
 	"github.com/millrace-io/millrace/mqtt/session"
+	"github.com/millrace-io/millrace/mqtt/transport"
 )
 
 // conn is one network connection. Its reader is one goroutine, which decodes, appends to the log and hands the rest to the
 // owner; it never waits for the disk, nor for another client. What is to be written is queued by whoever has it (the owner's
 // loop, the store's callbacks, the reader) and written by a flusher. conn is the session.Conn of its session.
 type conn struct {
-	b   *Broker
-	lis *listener
-	nc  net.Conn
-	raw syscall.RawConn // nil: not a plain socket
+	b     *Broker
+	lis   *listener
+	nc    net.Conn
+	layer *transport.Conn // is nc, unless that is the socket
+	raw   syscall.RawConn // nil: not a socket
 
 	// Of the reader.
 	version   packet.Version // 0 until CONNECT; written under mu
 	quiet     bool           // the client wants no reason strings
 	halfOpen  bool
+	counted   bool // among those of its address that are half open
 	again     bool // rest may hold a whole packet: decode before reading
 	qos2      bool // the client has published at QoS 2
 	inherited int  // ids of inbound that were open before
@@ -171,6 +174,7 @@ func (c *conn) step() bool {
 }
 
 func (c *conn) readFailed(err error) bool {
+	var broken *transport.Error
 	switch {
 	case c.b.stopping():
 		if c.accepted {
@@ -179,6 +183,13 @@ func (c *conn) readFailed(err error) bool {
 		}
 		c.end(packet.ServerShuttingDown, "the server is stopping")
 	case errors.Is(err, os.ErrDeadlineExceeded): // end has been called
+	case errors.As(err, &broken): // the transport has a last word
+		c.mu.Lock()
+		if c.closing {
+			c.mu.Unlock()
+			return false
+		}
+		c.endLocked(broken.Reason)
 	case errors.Is(err, io.EOF):
 		c.cut("connection_closed_by_client")
 	default:
@@ -296,10 +307,14 @@ const (
 )
 
 func (c *conn) linger() {
-	c.nc.SetReadDeadline(time.Now().Add(lingerFor))
+	nc := c.nc
+	if c.layer != nil {
+		nc = c.layer.Socket()
+	}
+	nc.SetReadDeadline(time.Now().Add(lingerFor))
 	b := make([]byte, 512)
 	for total := 0; total < lingerBytes; {
-		n, err := c.nc.Read(b)
+		n, err := nc.Read(b)
 		if err != nil {
 			return
 		}
@@ -368,13 +383,17 @@ func (c *conn) finish() {
 	} else {
 		c.b.stats.turned.add(why, 1)
 	}
+	c.lis.connections.Add(-1)
 	c.b.stats.connections.Add(-1)
 }
 
 func (c *conn) leaveHalfOpen() {
 	if c.halfOpen {
 		c.halfOpen = false
-		c.b.half.leave(c.nc.RemoteAddr())
+		if c.counted {
+			c.b.half.leave(c.nc.RemoteAddr())
+		}
+		c.lis.halfOpen.Add(-1)
 		c.b.stats.halfOpen.Add(-1)
 	}
 }

@@ -80,7 +80,7 @@ func (c *conn) followOn() {
 
 // admit checks a CONNECT and finds out who it is from.
 func (c *conn) admit(p *packet.Connect) (*session.Connect, *hello, *fault) {
-	l := &c.b.o.Limits
+	l := &c.lis.limits
 	c.quiet = p.Props.Has&packet.PRequestProblem != 0 && p.Props.RequestProblem == 0
 	if p.Props.Has&packet.PAuthMethod != 0 {
 		return nil, nil, &fault{packet.BadAuthenticationMethod, "no authentication method is supported"}
@@ -117,12 +117,19 @@ func (c *conn) admit(p *packet.Connect) (*session.Connect, *hello, *fault) {
 }
 
 func (c *conn) authenticate(p *packet.Connect) (Principal, packet.Code) {
+	info := c.info()
 	if c.b.o.Authenticate == nil {
+		switch {
+		case info.Identity != "":
+			return Principal{Name: info.Identity}, packet.Success
+		case c.lis.o.RefuseAnonymous:
+			return Principal{}, packet.NotAuthorized
+		}
 		return Anonymous, packet.Success
 	}
 	ctx, cancel := context.WithTimeout(c.b.ctx, c.b.o.Limits.AuthTimeout)
 	defer cancel()
-	return c.b.o.Authenticate(ctx, p, Peer{Addr: c.nc.RemoteAddr(), Conn: c.nc, Listener: c.lis.o.Name})
+	return c.b.o.Authenticate(ctx, p, info)
 }
 
 // clientID checks the client id, or assigns one.
@@ -227,7 +234,7 @@ func (c *conn) connack(h *hello, a *session.Accepted) *packet.Connack {
 	if c.version < packet.V5 {
 		return ack
 	}
-	l := &c.b.o.Limits
+	l := &c.lis.limits
 	p := &ack.Props
 	p.Has = packet.PReceiveMaximum | packet.PMaximumPacket | packet.PTopicAliasMax | packet.PSharedAvail
 	p.ReceiveMaximum, p.MaximumPacket, p.TopicAliasMax = l.ReceiveMaximum, uint32(l.PacketBytes), l.TopicAliases

@@ -558,7 +558,7 @@ func (r rules) Allowed(k session.Key, a broker.Action, topic string) bool {
 func TestAuthorization(t *testing.T) {
 	change := func(o *broker.Options) {
 		o.Authorizer = rules{map[string]bool{"p publish no": true, "s subscribe no": true, "s receive x/no": true}}
-		o.Authenticate = func(_ context.Context, c *packet.Connect, _ broker.Peer) (broker.Principal, packet.Code) {
+		o.Authenticate = func(_ context.Context, c *packet.Connect, _ broker.ConnInfo) (broker.Principal, packet.Code) {
 			if c.Username == "nobody" {
 				return broker.Principal{}, packet.BadUsernameOrPassword
 			}

@@ -171,7 +171,7 @@ func TestConnectTimeout(t *testing.T) {
 // TestSlowAuthentication: the time to send a CONNECT is not the time to check it, and a drain that is out of time ends the check.
 func TestSlowAuthentication(t *testing.T) {
 	slow := func(o *broker.Options) {
-		o.Authenticate = func(ctx context.Context, c *packet.Connect, _ broker.Peer) (broker.Principal, packet.Code) {
+		o.Authenticate = func(ctx context.Context, c *packet.Connect, _ broker.ConnInfo) (broker.Principal, packet.Code) {
 			select {
 			case <-time.After(8 * time.Second): // longer than the connect timeout
 				return broker.Anonymous, packet.Success

@@ -1,24 +1,29 @@
 package broker
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
+
+	"github.com/millrace-io/millrace/mqtt/transport"
 )
 
 // listener is one Serve.
 type listener struct {
-	o ListenerOptions
-	l net.Listener
+	o      ListenerOptions
+	l      net.Listener
+	limits Limits
+
+	connections, halfOpen atomic.Int64
 }
 
 // Serve accepts connections until the listener is closed, by Drain, Close or the caller. It owns l. Start comes first.
 func (b *Broker) Serve(l net.Listener, o ListenerOptions) error {
-	lis := &listener{o: o, l: l}
+	lis := &listener{o: o, l: l, limits: o.limits(b.o.Limits)}
 	if !b.addListener(lis) {
 		l.Close()
 		return ErrClosed
@@ -50,36 +55,60 @@ func (b *Broker) Serve(l net.Listener, o ListenerOptions) error {
 // accept admits a connection, before a byte of it is read.
 func (b *Broker) accept(lis *listener, nc net.Conn) {
 	b.stats.accepted.Add(1)
-	if limit := b.o.Limits.Connections; limit > 0 && b.stats.connections.Load() >= int64(limit) {
-		b.stats.turned.add("connection_limit", 1)
+	if reason := b.full(lis); reason != "" {
+		b.stats.turned.add(reason, 1)
 		nc.Close()
 		return
 	}
-	if !b.half.enter(nc.RemoteAddr(), b.o.Limits.HalfOpenPerIP) {
+	// Who comes through a proxy is counted by an address that is not known yet.
+	counted := !lis.o.Transport.Proxied(nc.RemoteAddr())
+	if counted && !b.half.enter(nc.RemoteAddr(), lis.limits.HalfOpenPerIP) {
 		b.stats.turned.add("half_open_limit", 1)
 		nc.Close()
 		return
 	}
 	if !b.enter() {
-		b.half.leave(nc.RemoteAddr())
+		if counted {
+			b.half.leave(nc.RemoteAddr())
+		}
 		nc.Close()
 		return
 	}
 	b.stats.connections.Add(1)
 	b.stats.halfOpen.Add(1)
-	c := &conn{b: b, lis: lis, nc: nc, raw: rawSocket(nc), halfOpen: true}
+	lis.connections.Add(1)
+	lis.halfOpen.Add(1)
+	c := &conn{b: b, lis: lis, nc: nc, halfOpen: true, counted: counted}
+	begin, patience := func() { c.serve(true) }, lis.limits.ConnectTimeout
+	if lis.o.Transport.None() {
+		c.raw = transport.Socket(nc)
+	} else {
+		c.layer = transport.New(nc, &lis.o.Transport)
+		c.nc, c.raw = c.layer, c.layer.Raw()
+		begin, patience = c.handshake, lis.limits.HandshakeTimeout
+	}
 	if c.raw != nil {
 		c.readFn = c.readable
 	}
-	b.roster.limit(c, b.o.Limits.ConnectTimeout)
+	b.roster.limit(c, patience)
 	if b.stopping() { // Drain may have looked at the roster before c was in it
 		c.nc.SetReadDeadline(longAgo)
 	}
-	if tls, ok := nc.(interface{ HandshakeContext(context.Context) error }); ok {
-		go c.handshake(tls.HandshakeContext)
-		return
+	go begin()
+}
+
+// full names the limit that is reached; "": none.
+func (b *Broker) full(lis *listener) string {
+	reached := func(n *atomic.Int64, limit int) bool { return limit > 0 && n.Load() >= int64(limit) }
+	switch {
+	case reached(&b.stats.connections, b.o.Limits.Connections):
+		return "connection_limit"
+	case reached(&lis.connections, lis.limits.Connections):
+		return "listener_connection_limit"
+	case reached(&lis.halfOpen, lis.limits.HalfOpen):
+		return "listener_half_open_limit"
 	}
-	go c.serve(true)
+	return ""
 }
 
 // enter counts a connection in, unless Drain has begun: then nobody waits for it any more.
@@ -92,14 +121,88 @@ func (b *Broker) enter() bool {
 	return !b.stopped
 }
 
-// handshake runs on a goroutine of its own, so that the reader's stack stays small.
-func (c *conn) handshake(do func(context.Context) error) {
-	ctx, cancel := context.WithTimeout(c.b.ctx, c.b.o.Limits.ConnectTimeout)
-	defer cancel()
-	if err := do(ctx); err != nil {
-		c.cut("tls_handshake_failed")
+// handshake is what comes before MQTT, on a goroutine of its own, so that the reader's stack stays small.
+func (c *conn) handshake() {
+	err := guard(c.prepare)
+	if err == nil {
+		c.b.roster.limit(c, c.lis.limits.ConnectTimeout)
+		go c.serve(true)
+		return
 	}
-	go c.serve(true)
+	reason := "handshake_failed"
+	var known *transport.Error
+	if errors.As(err, &known) {
+		reason = known.Reason
+	}
+	c.mu.Lock()
+	told := !c.closing && !c.b.stopping() // otherwise it is our own doing
+	if !c.closing {
+		c.closing, c.why = true, reason
+	}
+	c.mu.Unlock()
+	if told && reason != "connection_closed_by_client" && reason != "connection_lost" {
+		c.b.samples.warn("connection refused: "+reason, "listener", c.lis.o.Name, "peer", c.nc.RemoteAddr(), "error", err)
+	}
+	if half, ok := c.layer.Socket().(interface{ CloseWrite() error }); ok {
+		half.CloseWrite() //nolint:errcheck // it is about to be closed
+	}
+	c.finish()
+	c.b.conns.Done()
+}
+
+func (c *conn) prepare() error {
+	if err := c.layer.ReadProxy(); err != nil {
+		return err
+	}
+	if !c.counted {
+		if !c.b.half.enter(c.nc.RemoteAddr(), c.lis.limits.HalfOpenPerIP) {
+			return &transport.Error{Reason: "half_open_limit", Err: errHalfOpen}
+		}
+		c.counted = true
+	}
+	return c.layer.Open((*handshaker)(c))
+}
+
+var (
+	errHalfOpen = errors.New("too many connections of this address have not sent CONNECT")
+	errStopping = errors.New("the server is stopping")
+)
+
+// handshaker is a conn that needs a processor for its handshake. Waiting for one is no fault of the client.
+type handshaker conn
+
+// Enter implements transport.Gate.
+func (h *handshaker) Enter() error {
+	b := h.b
+	select {
+	case b.slots <- struct{}{}:
+		return nil
+	default:
+	}
+	began := b.roster.now.Load()
+	h.paused.Store(true)
+	defer func() {
+		h.heard.Add(b.roster.now.Load() - began)
+		h.paused.Store(false)
+	}()
+	select {
+	case b.slots <- struct{}{}:
+		return nil
+	case <-b.stop:
+		return errStopping
+	}
+}
+
+// Leave implements transport.Gate.
+func (h *handshaker) Leave() { <-h.b.slots }
+
+// info is what is known of the connection before its CONNECT.
+func (c *conn) info() ConnInfo {
+	i := ConnInfo{Remote: c.nc.RemoteAddr(), Local: c.nc.LocalAddr(), Listener: c.lis.o.Name, Transport: c.lis.o.Transport.Name()}
+	if c.layer != nil {
+		i.TLS, i.Identity = c.layer.TLS(), c.layer.Identity()
+	}
+	return i
 }
 
 // halfOpen counts, per address, the connections that have not sent CONNECT yet.

@@ -3,13 +3,16 @@ package broker
 import (
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"io"
 	"log/slog"
 	"net"
+	"runtime"
 	"time"
 
 	"github.com/millrace-io/millrace/mqtt/packet"
 	"github.com/millrace-io/millrace/mqtt/session"
+	"github.com/millrace-io/millrace/mqtt/transport"
 )
 
 // Options are what a broker is made of. Only Store is required.
@@ -22,17 +25,19 @@ type Options struct {
 	Session session.Options
 
 	// Authenticate decides who a CONNECT comes from. It may take its time, within ctx; it is called by the connection's own
-	// goroutine. Default: everybody is Anonymous.
-	Authenticate func(ctx context.Context, c *packet.Connect, peer Peer) (Principal, packet.Code)
+	// goroutine. Default: who has shown a certificate is whom it names, everybody else is Anonymous.
+	Authenticate func(ctx context.Context, c *packet.Connect, info ConnInfo) (Principal, packet.Code)
 	// Authorizer decides what a session may do. Default: everything.
 	Authorizer Authorizer
 }
 
-// Peer is the other end of a connection.
-type Peer struct {
-	Addr     net.Addr
-	Conn     net.Conn // for its TLS state; not to be read or written
-	Listener string
+// ConnInfo is what is known of a connection before its CONNECT is looked at.
+type ConnInfo struct {
+	Remote, Local net.Addr             // as a listed proxy says, if there is one
+	TLS           *tls.ConnectionState // nil: none. What it says of a client's certificate is verified
+	Identity      string               // the name in that certificate; "": none was shown
+	Listener      string               // its name
+	Transport     string               // tcp, tls, ws, wss
 }
 
 // Principal is who authenticated.
@@ -60,6 +65,12 @@ type Authorizer interface {
 
 // Limits bound what one client, one address and all of them can cost. Zero fields take the defaults named.
 type Limits struct {
+	// HandshakeTimeout is how long a client may take for TLS, WebSocket and the like, our own waiting for a processor not counted;
+	// default 10 s. ConnectTimeout follows it.
+	HandshakeTimeout time.Duration
+	Handshakes       int // that compute at once, on all listeners; default half of the processors
+	HalfOpen         int // connections of one listener that have not sent CONNECT; default 16,384
+
 	ConnectTimeout time.Duration // from accept to a whole CONNECT; default 5 s
 	AuthTimeout    time.Duration // for Options.Authenticate; default 10 s
 	AcceptTimeout  time.Duration // for the session to be there (a restart replays first); default 60 s
@@ -91,6 +102,9 @@ func (o Options) withDefaults() Options {
 		o.Rand = rand.Reader
 	}
 	l := &o.Limits
+	def(&l.HandshakeTimeout, 10*time.Second)
+	def(&l.Handshakes, max(1, runtime.GOMAXPROCS(0)/2))
+	def(&l.HalfOpen, 16384)
 	def(&l.ConnectTimeout, 5*time.Second)
 	def(&l.AuthTimeout, 10*time.Second)
 	def(&l.AcceptTimeout, 60*time.Second)
@@ -123,7 +137,34 @@ func (o *Options) allowed(k session.Key, a Action, topic string) bool {
 // ListenerOptions are what may differ between listeners.
 type ListenerOptions struct {
 	Name string // for counters and logs
+	// Transport is what stands between the socket and MQTT.
+	Transport transport.Options
+	// RefuseAnonymous refuses whoever shows no certificate, where Options.Authenticate does not decide.
+	RefuseAnonymous bool
+	// Limits that differ from Options.Limits: Connections and HalfOpen (of this listener alone), HandshakeTimeout, ConnectTimeout,
+	// HalfOpenPerIP, PacketBytes, ReceiveMaximum, KeepAlive. Others are not looked at.
+	Limits Limits
 	// Lenient lets a 5.0 client exceed our Receive Maximum, which some libraries do; it is counted. Otherwise it is
 	// disconnected with 0x93, as the standard wants.
 	Lenient bool
+}
+
+// limits are the listener's, over the broker's.
+func (o *ListenerOptions) limits(l Limits) Limits {
+	over(&l.HandshakeTimeout, o.Limits.HandshakeTimeout)
+	over(&l.ConnectTimeout, o.Limits.ConnectTimeout)
+	over(&l.HalfOpen, o.Limits.HalfOpen)
+	over(&l.HalfOpenPerIP, o.Limits.HalfOpenPerIP)
+	over(&l.PacketBytes, o.Limits.PacketBytes)
+	over(&l.ReceiveMaximum, o.Limits.ReceiveMaximum)
+	over(&l.KeepAlive, o.Limits.KeepAlive)
+	l.Connections = o.Limits.Connections
+	return l
+}
+
+func over[T comparable](v *T, by T) {
+	var zero T
+	if by != zero {
+		*v = by
+	}
 }

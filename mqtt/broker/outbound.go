@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/millrace-io/millrace/mqtt/packet"
+	"github.com/millrace-io/millrace/mqtt/transport"
 )
 
 // shareAbove is the size from which a payload is referred to rather than copied into a connection's queue: below it, copying
@@ -38,6 +39,7 @@ type outQueue struct {
 	lags    []lag    // of its deliveries
 
 	// of the flush
+	layer *transport.Conn // that it goes through; nil: the socket
 	iov   [][]byte
 	left  [][]byte // of iov, not written yet
 	done  int      // by the last write
@@ -94,6 +96,7 @@ func (q *outQueue) free() {
 		return
 	}
 	q.own, q.full, q.shared, q.iov, q.left = q.own[:0], q.full[:0], q.shared[:0], q.iov[:0], nil
+	q.layer = nil
 	q.size, q.answers, q.err, q.lags = 0, 0, nil, q.lags[:0]
 	outQueues.Put(q)
 }
@@ -142,7 +145,11 @@ func (q *outQueue) writeNow(fd uintptr) bool {
 	for size := 0; n < len(q.left) && size < writeBytes; n++ {
 		size += len(q.left[n])
 	}
-	q.done, q.again, q.err = writeSocket(fd, q.left[:n])
+	if q.layer != nil {
+		q.done, q.again, q.err = q.layer.TryWrite(fd, q.left[:n])
+	} else {
+		q.done, q.again, q.err = transport.WriteSocket(fd, q.left[:n])
+	}
 	q.wrote(q.done)
 	return true
 }
@@ -290,7 +297,7 @@ func (c *conn) flush() {
 			go c.flushSlowly(q)
 			return
 		}
-		for len(q.left) > 0 {
+		for q.layer = c.layer; q.more(); {
 			if err := c.raw.Write(q.try); err != nil {
 				q.err = err
 			}
@@ -314,10 +321,9 @@ func (c *conn) flush() {
 // flushSlowly does the same with writes that wait, each for at most the write timeout.
 func (c *conn) flushSlowly(q *outQueue) {
 	for ; q != nil; q = c.take() {
-		for len(q.left) > 0 {
-			b := q.left[0]
+		for q.layer = c.layer; q.more(); {
 			c.nc.SetWriteDeadline(time.Now().Add(c.b.o.Limits.WriteTimeout))
-			n, err := c.nc.Write(b[:min(len(b), chunkBytes)])
+			n, err := c.writeSome(q)
 			q.wrote(n)
 			if err != nil {
 				c.writeFailed(q)
@@ -327,6 +333,31 @@ func (c *conn) flushSlowly(q *outQueue) {
 		}
 		c.nc.SetWriteDeadline(time.Time{})
 		c.written(q)
+	}
+}
+
+// more tells whether there is something to write.
+func (q *outQueue) more() bool { return len(q.left) > 0 || q.layer != nil && q.layer.Pending() }
+
+// writeSome writes a part of q, and waits until the socket has taken it.
+func (c *conn) writeSome(q *outQueue) (n int, err error) {
+	if q.layer != nil {
+		return q.layer.WriteSome(q.left)
+	}
+	b := q.left[0]
+	return c.nc.Write(b[:min(len(b), chunkBytes)])
+}
+
+// flushLayer has written what the transport itself has to say.
+func (c *conn) flushLayer() {
+	c.mu.Lock()
+	if !c.closing {
+		c.queue()
+	}
+	flush := c.schedule()
+	c.mu.Unlock()
+	if flush {
+		c.b.flushers.push(c)
 	}
 }
 

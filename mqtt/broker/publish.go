@@ -99,7 +99,7 @@ func (c *conn) topicOf(p *packet.Publish) (string, *fault) {
 		return unsafe.String(unsafe.SliceData(p.Topic), len(p.Topic)), nil
 	}
 	alias := int(p.Props.TopicAlias)
-	if alias > int(c.b.o.Limits.TopicAliases) {
+	if alias > int(c.lis.limits.TopicAliases) {
 		return "", &fault{packet.TopicAliasInvalid, "topic alias above the maximum"} // MQTT-3.3.2-9
 	}
 	if len(p.Topic) > 0 {
@@ -126,7 +126,7 @@ func (c *conn) withinReceiveMaximum(p *packet.Publish) *fault {
 	if c.qos2 || p.QoS == 2 {
 		under += max(c.inbound.Outstanding()-c.inherited, 0)
 	}
-	if under < int(c.b.o.Limits.ReceiveMaximum) {
+	if under < int(c.lis.limits.ReceiveMaximum) {
 		return nil
 	}
 	if c.lis.o.Lenient {

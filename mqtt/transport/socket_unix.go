@@ -1,6 +1,6 @@
 //go:build linux || darwin
 
-package broker
+package transport
 
 import (
 	"errors"
@@ -11,9 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// rawSocket gives access to the descriptor of a plain TCP or Unix connection, so that a read can wait without a buffer and a
-// write can be tried without waiting. nil: read and write in the ordinary way.
-func rawSocket(nc net.Conn) syscall.RawConn {
+// Socket gives access to the descriptor of a TCP or Unix connection, so that a read can wait without a buffer and a write can be
+// tried without waiting. nil: read and write in the ordinary way.
+func Socket(nc net.Conn) syscall.RawConn {
 	switch nc := nc.(type) {
 	case *net.TCPConn:
 		raw, _ := nc.SyscallConn()
@@ -25,8 +25,8 @@ func rawSocket(nc net.Conn) syscall.RawConn {
 	return nil
 }
 
-// readSocket reads what is there; again: nothing yet.
-func readSocket(fd uintptr, b []byte) (n int, again bool, err error) {
+// ReadSocket reads what is there; again: nothing yet.
+func ReadSocket(fd uintptr, b []byte) (n int, again bool, err error) {
 	for {
 		n, err := unix.Read(int(fd), b)
 		switch {
@@ -45,8 +45,8 @@ func readSocket(fd uintptr, b []byte) (n int, again bool, err error) {
 
 const maxPieces = 512 // of one writev; the systems allow 1,024
 
-// writeSocket writes what the socket takes; again: it is full.
-func writeSocket(fd uintptr, pieces [][]byte) (n int, again bool, err error) {
+// WriteSocket writes what the socket takes; again: it is full.
+func WriteSocket(fd uintptr, pieces [][]byte) (n int, again bool, err error) {
 	for {
 		if len(pieces) == 1 {
 			n, err = unix.Write(int(fd), pieces[0])

@@ -1,0 +1,219 @@
+package certs
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+)
+
+// RefusedError says why a client's certificate is not accepted.
+type RefusedError struct {
+	Reason  string // for counters
+	Subject string
+	Serial  string
+	Text    string
+}
+
+func (e *RefusedError) Error() string {
+	return fmt.Sprintf("client certificate %s (serial %s): %s", e.Subject, e.Serial, e.Text)
+}
+
+func refuse(c *x509.Certificate, reason, text string) error {
+	return &RefusedError{Reason: reason, Subject: c.Subject.String(), Serial: fmt.Sprintf("%x", c.SerialNumber), Text: text}
+}
+
+// Verify checks a connection against the present files and returns the client's name; "" if it showed no certificate and need
+// not. It is for connections whose handshake is over: what the handshake checked may have changed since.
+func (s *Source) Verify(cs tls.ConnectionState) (name string, err error) {
+	return s.cur.Load().verify(cs, true)
+}
+
+// verify checks what no resumption may skip. again: the chains of the handshake are not to be relied on.
+func (g *generation) verify(cs tls.ConnectionState, again bool) (name string, err error) {
+	if g.roots == nil {
+		return "", nil
+	}
+	if len(cs.PeerCertificates) == 0 {
+		if g.optional {
+			return "", nil
+		}
+		return "", &RefusedError{Reason: reasonMissing, Subject: "none", Serial: "none", Text: "a certificate is required"}
+	}
+	leaf, chains := cs.PeerCertificates[0], cs.VerifiedChains
+	if again {
+		o := x509.VerifyOptions{Roots: g.roots, Intermediates: x509.NewCertPool(), CurrentTime: g.now(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}
+		for _, c := range cs.PeerCertificates[1:] {
+			o.Intermediates.AddCert(c)
+		}
+		if chains, err = leaf.Verify(o); err != nil {
+			return "", refuse(leaf, reasonOf(err), err.Error())
+		}
+	}
+	if !g.revoked.spare(chains) {
+		return "", refuse(leaf, reasonRevoked, "it, or the authority that signed it, is revoked")
+	}
+	if name, err = identity(leaf, g.fromCN); err != nil {
+		return "", refuse(leaf, reasonNameless, err.Error())
+	}
+	return name, nil
+}
+
+// identity is the name that a certificate gives its holder: of the subject alternative names a URI, else a DNS name, else an
+// e-mail address; else the common name.
+func identity(c *x509.Certificate, fromCN bool) (string, error) {
+	name := c.Subject.CommonName
+	if !fromCN {
+		switch {
+		case len(c.URIs) > 0:
+			name = c.URIs[0].String()
+		case len(c.DNSNames) > 0:
+			name = strings.ToLower(c.DNSNames[0])
+		case len(c.EmailAddresses) > 0:
+			name = c.EmailAddresses[0]
+		}
+	}
+	switch {
+	case name == "":
+		return "", errors.New("it names nobody")
+	case name == "anonymous":
+		return "", errors.New("the name anonymous is for those without a certificate")
+	case len(name) > maxName:
+		return "", fmt.Errorf("its name has %d bytes, at most %d are accepted", len(name), maxName)
+	case !utf8.ValidString(name), strings.ContainsAny(name, "+#"), strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsGraphic(r) || r == utf8.RuneError }),
+		strings.Contains(name, "/") && (fromCN || len(c.URIs) == 0):
+		return "", errors.New("its name has a character that no name may have")
+	}
+	return name, nil
+}
+
+const maxName = 256
+
+// Reasons for which a handshake fails, for counters.
+const (
+	reasonMissing  = "client_certificate_missing"
+	reasonRevoked  = "client_certificate_revoked"
+	reasonNameless = "client_certificate_name"
+	reasonUnknown  = "client_certificate_unknown_authority"
+	reasonExpired  = "client_certificate_expired"
+	reasonInvalid  = "client_certificate_invalid"
+	reasonNotTLS   = "not_tls"
+	reasonClient   = "tls_refused_by_client"
+	reasonGone     = "connection_closed_by_client"
+	reasonOther    = "tls_handshake_failed"
+)
+
+// Refused makes of a failed handshake's error one that names the certificate, and the reason for counters.
+func Refused(err error) (reason string, named error) {
+	var mine *RefusedError
+	var verification *tls.CertificateVerificationError
+	var op *net.OpError
+	var header tls.RecordHeaderError
+	switch {
+	case errors.As(err, &mine):
+		return mine.Reason, err
+	case errors.As(err, &verification) && len(verification.UnverifiedCertificates) > 0:
+		reason := reasonOf(verification.Err)
+		return reason, refuse(verification.UnverifiedCertificates[0], reason, verification.Err.Error())
+	case strings.Contains(err.Error(), "client didn't provide a certificate"): // it has no type
+		return reasonMissing, err
+	case errors.As(err, &header):
+		return reasonNotTLS, err
+	case errors.As(err, &op) && op.Op == "remote error":
+		return reasonClient, err
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return reasonGone, err
+	}
+	return reasonOther, err
+}
+
+func reasonOf(err error) string {
+	var unknown x509.UnknownAuthorityError
+	var invalid x509.CertificateInvalidError
+	switch {
+	case errors.As(err, &unknown):
+		return reasonUnknown
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
+		return reasonExpired
+	}
+	return reasonInvalid
+}
+
+// revoked are the certificates of revocation lists, by issuer and serial number.
+type revoked struct {
+	serials map[string]struct{}
+	next    time.Time // when the first of the lists is to be replaced
+}
+
+func revokedKey(issuer []byte, serial string) string { return string(issuer) + "\x00" + serial }
+
+// parseRevoked reads every list of a file; there must be one, and each must be signed by one of the authorities.
+func parseRevoked(b []byte, authorities []*x509.Certificate) (*revoked, error) {
+	r := &revoked{serials: map[string]struct{}{}}
+	lists := 0
+	for {
+		var block *pem.Block
+		if block, b = pem.Decode(b); block == nil {
+			break
+		}
+		if block.Type != "X509 CRL" {
+			continue
+		}
+		lists++
+		list, err := x509.ParseRevocationList(block.Bytes)
+		if err != nil {
+			return nil, fmt.Errorf("revocation list %d of the file: %w", lists, err)
+		}
+		if !signed(list, authorities) {
+			return nil, fmt.Errorf("revocation list %d of the file, of %s, is signed by none of the client authorities", lists, list.Issuer)
+		}
+		for _, e := range list.RevokedCertificateEntries {
+			r.serials[revokedKey(list.RawIssuer, e.SerialNumber.String())] = struct{}{}
+		}
+		if !list.NextUpdate.IsZero() && (r.next.IsZero() || list.NextUpdate.Before(r.next)) {
+			r.next = list.NextUpdate
+		}
+	}
+	if lists == 0 {
+		return nil, errors.New("there is no revocation list in PEM in it")
+	}
+	return r, nil
+}
+
+func signed(list *x509.RevocationList, authorities []*x509.Certificate) bool {
+	for _, a := range authorities {
+		if string(a.RawSubject) == string(list.RawIssuer) && list.CheckSignatureFrom(a) == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// spare tells whether one of the chains has no revoked certificate.
+func (r *revoked) spare(chains [][]*x509.Certificate) bool {
+	if r == nil {
+		return true
+	}
+	for _, chain := range chains {
+		if !r.any(chain) {
+			return true
+		}
+	}
+	return false
+}
+
+func (r *revoked) any(chain []*x509.Certificate) bool {
+	for _, c := range chain {
+		if _, there := r.serials[revokedKey(c.RawIssuer, c.SerialNumber.String())]; there {
+			return true
+		}
+	}
+	return false
+}
