@@ -135,6 +135,12 @@ func (ck *checker) route(i int) {
 	if r.Direction != "" {
 		ck.oneOf(path+".direction", r.Direction, "in", "both")
 	}
+	if r.Kind != "" {
+		ck.oneOf(path+".kind", r.Kind, "recorded", "simulated")
+	}
+	if r.Store != nil && !*r.Store && r.Fields != (Fields{}) {
+		ck.problem(path+".fields", "store: false keeps no records, so nothing is looked for in them", "remove fields")
+	}
 }
 
 func (ck *checker) limits() {

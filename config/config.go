@@ -77,6 +77,19 @@ type Route struct {
 	Ack         string   `yaml:"ack"`       // disk | memory
 	Direction   string   `yaml:"direction"` // in | both
 	Store       *bool    `yaml:"store"`
+	Kind        string   `yaml:"kind"` // recorded | simulated
+	Fields      Fields   `yaml:"fields"`
+}
+
+// Fields says where in a route's messages the things are that the console and verify look for. Package fleet knows the syntax.
+type Fields struct {
+	Device    string `yaml:"device"`
+	Sequence  string `yaml:"sequence"`
+	Time      string `yaml:"time"`
+	Latitude  string `yaml:"lat"`
+	Longitude string `yaml:"lon"`
+	Speed     string `yaml:"speed"`
+	Heading   string `yaml:"heading"`
 }
 
 // Limits bound what clients can cost. 0 means the default of the part that enforces it, which `config show` names.

@@ -71,12 +71,12 @@ func scalarOf(v reflect.Value) (string, bool) {
 // are empty and defaults are left out of lists.
 func (c *Config) YAML() []byte {
 	var b bytes.Buffer
-	c.write(&b, reflect.ValueOf(c).Elem(), "", 0, false)
+	c.write(&b, reflect.ValueOf(c).Elem(), "", 0, false, false)
 	return b.Bytes()
 }
 
-func (c *Config) write(b *bytes.Buffer, v reflect.Value, path string, depth int, inList bool) {
-	first := inList
+// write writes a mapping. first: its first line begins where the buffer ends, after a dash; inList: it is in a list, however deep.
+func (c *Config) write(b *bytes.Buffer, v reflect.Value, path string, depth int, inList, first bool) {
 	for f := range fields(v.Type()) {
 		key := f.Tag.Get("yaml")
 		at, field := join(path, key), v.FieldByIndex(f.Index)
@@ -93,7 +93,7 @@ func (c *Config) write(b *bytes.Buffer, v reflect.Value, path string, depth int,
 		}
 		if field.Kind() == reflect.Struct {
 			fmt.Fprintf(b, "%s%s:\n", indent, key)
-			c.write(b, field, at, depth+1, false)
+			c.write(b, field, at, depth+1, inList, false)
 			continue
 		}
 		if field.Len() == 0 {
@@ -112,7 +112,7 @@ func (c *Config) write(b *bytes.Buffer, v reflect.Value, path string, depth int,
 				fmt.Fprintf(b, "{}\n")
 				continue
 			}
-			c.write(b, item, itemPath, depth+2, true)
+			c.write(b, item, itemPath, depth+2, true, true)
 		}
 	}
 }
