@@ -14,7 +14,12 @@ import (
 const maxHeld = 4 << 20
 
 // Tail implements broker.Store.
-func (s *Store) Tail(from session.Vector) (broker.Tail, error) {
+func (s *Store) Tail(from session.Vector) (broker.Tail, error) { return s.tail(from, false) }
+
+// Follow is Tail for who only looks on: what MQTT cannot have is passed over, and neither counted nor dead-lettered, which the broker's tail does.
+func (s *Store) Follow(from session.Vector) (broker.Tail, error) { return s.tail(from, true) }
+
+func (s *Store) tail(from session.Vector, looksOn bool) (broker.Tail, error) {
 	v := eventlog.Vector{}
 	for p, o := range from {
 		v[logPart(p)] = o
@@ -23,7 +28,7 @@ func (s *Store) Tail(from session.Vector) (broker.Tail, error) {
 	if err != nil {
 		return nil, fmt.Errorf("tail the routed topics: %w", err)
 	}
-	t := &tail{store: s, inner: inner, place: v, held: map[eventlog.Part]*heldPart{}}
+	t := &tail{store: s, inner: inner, looksOn: looksOn, place: v, held: map[eventlog.Part]*heldPart{}}
 	s.dead.attach(t)
 	return t, nil
 }
@@ -33,6 +38,7 @@ func (s *Store) Tail(from session.Vector) (broker.Tail, error) {
 type tail struct {
 	store   *Store
 	inner   eventlog.Tail
+	looksOn bool // counts nothing, writes no dead letters
 	closing sync.Once
 
 	place     map[eventlog.Part]int64 // the next offset wanted
@@ -179,6 +185,9 @@ func (t *tail) records(out *broker.TailEvent, ev eventlog.Event) (dead []deadLet
 	}
 	v := t.store.viewOf(b)
 	t.decoded += v.decoded
+	if t.looksOn {
+		v.dead, v.skip = nil, nil
+	}
 	if v.skip[undecodable] > 0 {
 		t.store.logger.Warn("a batch that cannot be decoded is passed over", "part", ev.Part.String(), "offset", b.Base(), "ours", b.Own)
 	}
@@ -191,7 +200,7 @@ func (t *tail) records(out *broker.TailEvent, ev eventlog.Event) (dead []deadLet
 	for why, n := range v.skip {
 		t.store.stats.skipped.add(why, n)
 	}
-	if !b.Own {
+	if !b.Own && !t.looksOn {
 		t.store.stats.foreign.Add(uint64(len(v.msgs)))
 	}
 	out.Batch = &session.Batch{Part: out.Part, Base: place, Next: ev.Next, Msgs: v.msgs}
