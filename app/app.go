@@ -67,10 +67,11 @@ type Node struct {
 	engine  *engine.Engine // nil on a Kafka cluster
 	now     func() int64
 	store   *route.Store
+	fleet   *follower
 	broker  *broker.Broker
 	kafka   *kafkawire.Server // nil on a Kafka cluster
 
-	legs    []leg // whose time is measured; complete when the node runs
+	legs    []leg                  // whose time is measured; complete when the node runs
 	phase   atomic.Pointer[string] // what the node is doing, while it is not running
 	running sync.WaitGroup         // accept loops and the watch
 	started []stage
@@ -94,6 +95,7 @@ func (n *Node) stages() []stage {
 		{"serve health and metrics", n.serveHTTP, n.stopHTTP},
 		{"open the log", n.openLog, n.closeLog},
 		{"open the routes", n.openRoutes, n.closeRoutes},
+		{"follow the fleet", n.startFleet, n.stopFleet},
 		{"start the MQTT broker", n.startBroker, n.stopBroker},
 		{"start the Kafka server", n.startKafka, n.stopKafka},
 		{"let clients in", n.letIn, nil},
@@ -154,7 +156,7 @@ func (n *Node) check(context.Context) error {
 		return ps
 	}
 	n.specs = Routes(n.o.Config)
-	if _, err := route.Compile(n.specs); err != nil {
+	if err := CheckRoutes(n.o.Config); err != nil {
 		return err
 	}
 	n.budget = divide(raiseFileLimit(), n.o.Config)

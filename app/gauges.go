@@ -19,6 +19,7 @@ func (n *Node) collect(s *metrics.Samples) {
 	}
 	n.collectBroker(s)
 	n.collectRoutes(s)
+	n.collectFleet(s)
 	n.collectLatency(s)
 	if n.engine != nil {
 		n.collectEngine(s)

@@ -50,6 +50,7 @@ func (n *Node) collectLatency(s *metrics.Samples) {
 	for _, l := range n.legs {
 		s.Durations("latency_seconds", "Time of messages between two points of their way. "+
 			"send: the device's own time, corrected by its clock's estimated skew; receive: read from its socket; commit: durable in the log; "+
+			"console: in a frame for the console's pages; browser: drawn by one; "+
 			"deliver: written to a subscriber's socket, live; catch_up: the same, of sessions that were away or behind.",
 			l.all, "from", l.from, "to", l.to)
 	}

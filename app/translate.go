@@ -1,6 +1,7 @@
 package app
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -11,10 +12,10 @@ import (
 	"github.com/millrace-io/millrace/route"
 )
 
-// CheckRoutes finds what is wrong with the routes together.
+// CheckRoutes finds what is wrong with the routes together, and with their fields.
 func CheckRoutes(c *config.Config) error {
 	_, err := route.Compile(Routes(c))
-	return err
+	return errors.Join(err, checkFields(c))
 }
 
 // Routes translates the configuration's routes. Their words are checked already.

@@ -3,6 +3,7 @@ package fleet
 import (
 	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -17,8 +18,8 @@ type Options struct {
 	Sources []Source // what Place's source is an index into
 	// Place tells the source and the record key of a message; false: it belongs to none. It is called for each message.
 	Place func(topic, client string) (source int, key string, ok bool)
-	// Begin is when the node began to follow: what was received before is history, of which no latency is taken.
-	Begin time.Time
+	// Ends is where the log ended when the view was made: what lies before is history, of which no latency is taken.
+	Ends session.Vector
 
 	MaxDevices int // default 200,000; the one not heard for longest is forgotten
 	MaxTracks  int // devices whose recent positions are kept; default 10,000
@@ -37,7 +38,6 @@ const StaleAfter = 60 * time.Second
 // View is the fleet. Add, Gap and Tick are of one goroutine; everything else is safe for concurrent use.
 type View struct {
 	o          Options
-	begin      int64 // ms
 	extractors []*Extractor
 	stages     [stages]metrics.Histogram
 	set        atomic.Pointer[frameSet] // of the last tick; nil: nobody looks on
@@ -59,7 +59,7 @@ type View struct {
 // New returns an empty view.
 func New(o Options) (*View, error) {
 	o.MaxDevices, o.MaxTracks = cmp.Or(o.MaxDevices, 200_000), cmp.Or(o.MaxTracks, 10_000)
-	v := &View{o: o, begin: o.Begin.UnixMilli(), ids: map[string]*entry{}, board: newBoard()}
+	v := &View{o: o, ids: map[string]*entry{}, board: newBoard()}
 	for i := range o.Sources {
 		e, err := Compile(o.Sources[i].Fields)
 		if err != nil {
@@ -77,12 +77,19 @@ func (v *View) Sources() []Source { return v.o.Sources }
 func (v *View) Add(now time.Time, b *session.Batch) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	end := v.o.Ends[b.Part]
 	for i := range b.Msgs {
-		v.take(now, &b.Msgs[i])
+		m := &b.Msgs[i]
+		v.totals.Records++
+		live := m.Offset >= end
+		if !live {
+			v.totals.History++
+		}
+		v.take(now, m, live)
 	}
 }
 
-func (v *View) take(now time.Time, m *session.Message) {
+func (v *View) take(now time.Time, m *session.Message, live bool) {
 	if m.Client == "" || m.Will != 0 {
 		v.totals.Foreign++
 		return
@@ -107,7 +114,7 @@ func (v *View) take(now time.Time, m *session.Message) {
 		v.totals.Positions++
 		v.begins(e)
 	}
-	e.live = m.Time >= v.begin
+	e.live = live
 	order := v.count(e, source, &p)
 	lag := v.time(now, e, m, &p, order)
 	e.update(m, source, &p, order, lag)
@@ -266,12 +273,14 @@ type Totals struct {
 	Skewed    int // of these, with a clock that is off
 	Clients   int // pages that look on
 
-	Messages  uint64 // taken since the view began
-	Foreign   uint64 // left out, since no device sent them: records of Kafka clients, wills
-	Unplaced  uint64 // left out: of no source, or of a source without devices
-	Forgotten uint64 // devices
-	Gaps      uint64 // holes in the log that the view went over
-	Refused   map[string]uint64
+	Records   uint64            // looked at: Messages, Foreign, Unplaced, and what was refused for its device
+	History   uint64            // of these, received before the view began
+	Messages  uint64            // of known devices
+	Foreign   uint64            // left out, since no device sent them: records of Kafka clients, wills
+	Unplaced  uint64            // left out: of no source, or of a source without devices
+	Forgotten uint64            // devices
+	Gaps      uint64            // holes in the log that the view went over
+	Refused   map[string]uint64 // by Refusal; those of positions are of messages that were taken
 	Sequences
 }
 
@@ -281,6 +290,30 @@ type Sequences struct {
 	Repeated  uint64 // numbers seen again
 	Reordered uint64 // numbers that came after a later one
 	Restarted uint64 // times that a device began to count anew
+}
+
+// Skews sums up the clocks of the devices that are skewed.
+type Skews struct {
+	Devices      int
+	Median, Most time.Duration // of the amount
+}
+
+// Skews visits every device.
+func (v *View) Skews() (s Skews) {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	var amounts []int64
+	for _, e := range v.ids {
+		if off, skewed := e.clock.offset(); skewed {
+			amounts = append(amounts, max(off, -off))
+		}
+	}
+	if s.Devices = len(amounts); s.Devices > 0 {
+		slices.Sort(amounts)
+		s.Median = time.Duration(amounts[len(amounts)/2]) * time.Microsecond
+		s.Most = time.Duration(amounts[len(amounts)-1]) * time.Microsecond
+	}
+	return s
 }
 
 // Totals returns the fleet in numbers.
