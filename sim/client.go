@@ -41,11 +41,18 @@ type ClientOptions struct {
 	// Patience is how long an answer may take before the connection counts as dead, though nobody has closed it: at least that, at
 	// most twice. It bounds the wait for CONNACK too. 0: there is no end to it.
 	Patience time.Duration
+	// Fresh begins with a new session: what a server still has of an earlier life of the client id is gone, even if Connect asks for a
+	// session that outlives its connections.
+	Fresh bool
+	// Forget lets Keep end the session when it ends and nothing is on its way (MQTT 5).
+	Forget bool
 	// Seldom says that the client publishes now and then: Publish then writes by itself, instead of waking the goroutine that writes
 	// for one message. Many at once are written better without it.
 	Seldom bool
 	// ManualAcks leaves PUBACK and PUBREC to calls of Ack.
 	ManualAcks bool
+	// OnLink, if there is one, is called with true when a connection has been made, and with false when it has ended.
+	OnLink func(up bool)
 	// OnPacket sees every packet that comes after CONNACK, before the client does. If it returns true, the client takes no notice
 	// of the packet.
 	OnPacket func(p packet.Packet) (handled bool)
@@ -128,6 +135,43 @@ func (c *Client) Connect(ctx context.Context) (ack *packet.Connack, err error) {
 		ctx, cancel = context.WithTimeout(ctx, c.o.Patience)
 		defer cancel()
 	}
+	connect := c.o.Connect
+	if c.o.Fresh && c.Stats().Connects == 0 && !connect.CleanStart {
+		connect.CleanStart = true
+		if connect.Version < packet.V5 { // a clean session of these ends with its connection
+			if err := c.clean(ctx, connect); err != nil {
+				return nil, err
+			}
+			connect.CleanStart = false
+		}
+	}
+	l, err := c.dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	stop := context.AfterFunc(ctx, func() { l.conn.Close() })
+	ack, err = l.connect(&connect)
+	if !stop() && err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		l.conn.Close()
+		return ack, err
+	}
+	if ack.Props.Has&packet.PAssignedClientID != 0 {
+		c.o.Connect.ClientID = ack.Props.AssignedClientID
+	}
+	c.resume(l, ack)
+	if c.o.OnLink != nil {
+		c.o.OnLink(true)
+	}
+	go c.write(l, c.keepAlive(ack))
+	go c.read(l)
+	return ack, nil
+}
+
+// dial opens a network connection.
+func (c *Client) dial(ctx context.Context) (*link, error) {
 	conn, err := c.o.Dial(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("sim: dial: %w", err)
@@ -144,22 +188,28 @@ func (c *Client) Connect(ctx context.Context) (ack *packet.Connack, err error) {
 		aliases: map[uint16][]byte{},
 	}
 	l.dec = packet.Decoder{Version: l.version, MaxSize: int(c.o.Connect.Props.MaximumPacket)}
-	stop := context.AfterFunc(ctx, func() { conn.Close() })
-	ack, err = l.connect(&c.o.Connect)
-	if !stop() && err == nil {
-		err = ctx.Err()
+	return l, nil
+}
+
+// clean has the server forget the session, on a connection of its own.
+func (c *Client) clean(ctx context.Context, connect packet.Connect) error {
+	l, err := c.dial(ctx)
+	if err != nil {
+		return err
+	}
+	defer l.conn.Close()
+	defer context.AfterFunc(ctx, func() { l.conn.Close() })()
+	if _, err := l.connect(&connect); err != nil {
+		return err
+	}
+	wire, err := (&packet.Disconnect{}).Append(nil, connect.Version)
+	if err == nil {
+		_, err = l.conn.Write(wire)
 	}
 	if err != nil {
-		conn.Close()
-		return ack, err
+		return fmt.Errorf("sim: end an earlier session: %w", err)
 	}
-	if ack.Props.Has&packet.PAssignedClientID != 0 {
-		c.o.Connect.ClientID = ack.Props.AssignedClientID
-	}
-	c.resume(l, ack)
-	go c.write(l, c.keepAlive(ack))
-	go c.read(l)
-	return ack, nil
+	return nil
 }
 
 // offline waits for the end of a connection that has failed, so that its last message is delivered before the next one's first.
@@ -291,11 +341,17 @@ func (c *Client) Done() <-chan struct{} {
 
 // Disconnect sends DISCONNECT behind everything sent before, closes the connection and waits for its end. OnMessage, OnPacket
 // and done must not call it.
-func (c *Client) Disconnect(code packet.Code) {
+func (c *Client) Disconnect(code packet.Code) { c.disconnect(&packet.Disconnect{Code: code}, false) }
+
+// disconnect does it; forget ends the session, unless there is something in it.
+func (c *Client) disconnect(p *packet.Disconnect, forget bool) {
 	c.mu.Lock()
 	l := c.link
 	if l != nil {
-		c.send(&packet.Disconnect{Code: code})
+		if forget && len(c.pending) == 0 && l.version == packet.V5 {
+			p.Props.Has |= packet.PSessionExpiry
+		}
+		c.send(p)
 		l.last = true
 		l.conn.SetWriteDeadline(time.Now().Add(disconnectWait))
 	}
@@ -342,6 +398,9 @@ func (c *Client) Keep(ctx context.Context, up func(ctx context.Context, present 
 				c.Drop()
 			}
 		}
+		if errors.Is(err, errNoCoverage) {
+			continue // the wait was in there
+		}
 		if err != nil {
 			last = err
 			select {
@@ -357,7 +416,7 @@ func (c *Client) Keep(ctx context.Context, up func(ctx context.Context, present 
 		case <-c.Done():
 		}
 	}
-	c.Disconnect(packet.Success)
+	c.disconnect(&packet.Disconnect{}, c.o.Forget)
 	if c.Stats().Connects == 0 {
 		return last
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -12,20 +13,29 @@ import (
 	"github.com/millrace-io/millrace/mqtt/packet"
 )
 
-// FleetOptions are what Replay and Load have in common. Only Dial is required.
+// FleetOptions are what all that plays devices has in common. Only Dial is required.
 type FleetOptions struct {
 	// Dial opens a device's connection; see DialTCP.
 	Dial func(ctx context.Context) (net.Conn, error)
 	// Connect is the CONNECT of every device, but for the client id. Version 0 is 5.0.
 	Connect packet.Connect
+	// Fresh and Forget: see ClientOptions.
+	Fresh, Forget bool
 	// QoS of the messages.
 	QoS byte
-	// Window is how many QoS 1 and 2 messages of one device may be on their way; default 64.
+	// Window is how many QoS 1 and 2 messages of one device may be on their way; default 64. What a device has sampled beyond that, or
+	// while it is offline, waits on it.
 	Window int
 	// ConnectRate is how many devices begin per second; default 1,000.
 	ConnectRate float64
+	// Network is how the devices are connected; nil: as the machine is.
+	Network *Network
+	// Seed decides what is random: where vehicles drive, when there is coverage.
+	Seed uint64
 	// Ledger, if there is one, enters every message. Its devices go on with their sequences where it ended.
 	Ledger *Ledger
+	// Last, if there is no ledger, says what the last sequence of a device was; nil: all begin with 1.
+	Last func(device string) uint64
 	// Report, if there is one, is called every Every (default 1 s) and once at the end, from one goroutine.
 	Report func(s FleetStats)
 	Every  time.Duration
@@ -36,12 +46,14 @@ type FleetOptions struct {
 // FleetStats are the figures of a fleet up to now.
 type FleetStats struct {
 	Elapsed   time.Duration
+	Devices   int // of the fleet
 	Connected int
 	Connects  uint64 // connections made, those again included
 	Sent      uint64
 	Bytes     uint64 // payload
 	Acked     uint64
 	Refused   uint64
+	Resent    uint64  // by devices that have ended
 	InFlight  uint64  // QoS 1 and 2, not answered
 	Rate      float64 // messages sent per second since the last report
 	// Late is from when a message was due to when there was room to send it, Ack from when it was due to its PUBACK or PUBREC.
@@ -50,27 +62,35 @@ type FleetStats struct {
 
 // source is what one device sends.
 type source interface {
-	// next returns the next message, valid until the call after, and when it is due after the device's begin; negative means as
-	// soon as there is room. device and sequence are for a stamp in the payload.
-	next(s *Stamp, begin time.Time) (p *packet.Publish, after time.Duration, ok bool)
+	// next moves on to the next message and says when it is due after the device's begin; negative: as soon as there is room. false:
+	// there is none.
+	next() (after time.Duration, ok bool)
+	// message returns that message, valid until next is called. Who it is of and when it was sampled, by the device's clock, is for a
+	// stamp in the payload.
+	message(s *Stamp) *packet.Publish
 }
 
 type device struct {
 	id      string
 	source  source
-	stamped bool // the source stamps the payload: no user properties
+	paced   bool         // its messages have a schedule
+	stamped bool         // the source stamps the payload in full: no user properties
+	resume  func(uint64) // tells the source the sequence of the device's last message, if it has sent any; nil: it need not know
 }
 
 // fleet runs devices, each with a connection and a goroutine of its own.
 type fleet struct {
-	o                                     FleetOptions
-	connected                             atomic.Int64
-	connects, sent, bytes, acked, refused atomic.Uint64
-	late, ack                             Histogram
-	reached                               atomic.Bool // a device was connected: there is a server
+	o                                             FleetOptions
+	speed                                         float64
+	devices                                       int
+	connected                                     atomic.Int64
+	connects, sent, bytes, acked, refused, resent atomic.Uint64
+	late, ack                                     Histogram
+	reached                                       atomic.Bool // a device was connected: there is a server
 }
 
-func newFleet(o FleetOptions) *fleet {
+// newFleet makes a fleet whose network and clocks run at a speed.
+func newFleet(o FleetOptions, speed float64) *fleet {
 	if o.ConnectRate == 0 {
 		o.ConnectRate = 1000
 	}
@@ -80,7 +100,10 @@ func newFleet(o FleetOptions) *fleet {
 	if o.Grace == 0 {
 		o.Grace = 10 * time.Second
 	}
-	return &fleet{o: o}
+	if speed == 0 || math.IsInf(speed, 1) {
+		speed = 1
+	}
+	return &fleet{o: o, speed: speed}
 }
 
 // run plays all devices until their sources end or ctx does. If the first connection of all fails, or the server does not let a
@@ -88,6 +111,7 @@ func newFleet(o FleetOptions) *fleet {
 // tries again.
 func (f *fleet) run(ctx context.Context, devices []device) (FleetStats, error) {
 	start := time.Now()
+	f.devices = len(devices)
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	reported := make(chan struct{})
@@ -115,128 +139,6 @@ func (f *fleet) run(ctx context.Context, devices []device) (FleetStats, error) {
 	return f.stats(start), err
 }
 
-// play is one device's life.
-func (f *fleet) play(ctx context.Context, d *device, begin time.Time) error {
-	if !sleepUntil(ctx, begin) {
-		return nil
-	}
-	o := ClientOptions{Dial: f.o.Dial, Connect: f.o.Connect, Window: f.o.Window, OnMessage: func(*packet.Publish) {}}
-	o.Connect.ClientID = d.id
-	c := NewClient(o)
-	if _, err := c.Connect(ctx); err == nil {
-		f.reached.Store(true)
-	} else if !f.reached.Load() || hopeless(err) {
-		return err
-	}
-	c.setKeeping(true) // before anything is sent: from here on a lost connection is not the end
-	keep, stop := context.WithCancel(context.WithoutCancel(ctx))
-	var kept sync.WaitGroup
-	kept.Go(func() {
-		_ = c.Keep(keep, func(context.Context, bool) error { f.up(c); return nil }) // without a connection in the end, its messages are in doubt
-	})
-	err := f.send(ctx, c, d, begin)
-	grace, done := context.WithTimeout(keep, f.o.Grace)
-	defer done()
-	_ = c.Drain(grace) // what is left over stays in doubt, and the figures show it
-	stop()
-	kept.Wait()
-	return err
-}
-
-func (f *fleet) up(c *Client) {
-	f.connects.Add(1)
-	f.connected.Add(1)
-	ended := c.Done()
-	go func() {
-		<-ended
-		f.connected.Add(-1)
-	}()
-}
-
-// hopeless refusals stay refusals.
-func hopeless(err error) bool {
-	var r *Refused
-	if !errors.As(err, &r) {
-		return false
-	}
-	switch r.Code {
-	case packet.UnsupportedProtocolVersion, packet.ClientIDNotValid, packet.BadUsernameOrPassword, packet.NotAuthorized, packet.Banned,
-		packet.BadAuthenticationMethod:
-		return true
-	}
-	return false
-}
-
-func (f *fleet) send(ctx context.Context, c *Client, d *device, begin time.Time) error {
-	stamp := Stamp{Device: d.id}
-	if f.o.Ledger != nil {
-		stamp.Sequence = f.o.Ledger.Last(d.id)
-	}
-	for {
-		stamp.Sequence++
-		p, after, ok := d.source.next(&stamp, begin)
-		if !ok || !f.await(ctx, &stamp, begin, after) {
-			return nil
-		}
-		p.QoS = f.o.QoS
-		if !d.stamped && (f.o.Connect.Version == 0 || f.o.Connect.Version == packet.V5) {
-			p.Props.User = stamp.properties()
-		}
-		ref := -1
-		if f.o.Ledger != nil {
-			ref = f.o.Ledger.Sent(d.id, stamp.Sequence, p)
-		}
-		due := stamp.Due
-		err := c.Publish(ctx, p, func(code packet.Code) { f.answered(ref, due, code) })
-		if err != nil {
-			if ctx.Err() != nil {
-				return nil //nolint:nilerr // asked to end
-			}
-			return err
-		}
-		f.late.Record(time.Since(due))
-		f.sent.Add(1)
-		f.bytes.Add(uint64(len(p.Payload)))
-	}
-}
-
-// await sets when a message is due and waits for that time. It is false once the run is to end.
-func (f *fleet) await(ctx context.Context, s *Stamp, begin time.Time, after time.Duration) bool {
-	if after < 0 {
-		return ctx.Err() == nil
-	}
-	s.Due = begin.Add(after)
-	return sleepUntil(ctx, s.Due)
-}
-
-func (f *fleet) answered(ref int, due time.Time, code packet.Code) {
-	if ref >= 0 {
-		f.o.Ledger.Acked(ref, code)
-	}
-	if code.Failed() {
-		f.refused.Add(1)
-		return
-	}
-	f.acked.Add(1)
-	f.ack.Record(time.Since(due))
-}
-
-// sleepUntil is false if ctx ended first.
-func sleepUntil(ctx context.Context, t time.Time) bool {
-	d := time.Until(t)
-	if d <= 0 {
-		return ctx.Err() == nil
-	}
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
-}
-
 func (f *fleet) report(start time.Time, stop <-chan struct{}) {
 	if f.o.Report == nil {
 		return
@@ -262,10 +164,12 @@ func (f *fleet) report(start time.Time, stop <-chan struct{}) {
 func (f *fleet) stats(start time.Time) FleetStats {
 	s := FleetStats{
 		Elapsed:   time.Since(start),
+		Devices:   f.devices,
 		Connected: int(f.connected.Load()),
 		Connects:  f.connects.Load(),
 		Acked:     f.acked.Load(), // before sent, so that what is in flight is never negative
 		Refused:   f.refused.Load(),
+		Resent:    f.resent.Load(),
 		Bytes:     f.bytes.Load(),
 		Late:      &f.late,
 		Ack:       &f.ack,

@@ -188,10 +188,13 @@ func (c *Client) read(l *link) {
 	}
 	<-l.written
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	c.link = nil
 	close(l.ended)
 	c.wake()
+	c.mu.Unlock()
+	if c.o.OnLink != nil {
+		c.o.OnLink(false)
+	}
 }
 
 // next reads one packet. It is valid until the next call.

@@ -39,7 +39,7 @@ func Load(ctx context.Context, o LoadOptions) (FleetStats, error) {
 	for i := range devices {
 		devices[i] = device{id: o.Prefix + strconv.Itoa(i), stamped: true, source: newLoadSource(&o, i)}
 	}
-	return newFleet(o.FleetOptions).run(ctx, devices)
+	return newFleet(o.FleetOptions, 1).run(ctx, devices)
 }
 
 // loadSource is what one client of a load sends.
@@ -69,23 +69,25 @@ func newLoadSource(o *LoadOptions, n int) *loadSource {
 	return s
 }
 
-func (s *loadSource) next(stamp *Stamp, begin time.Time) (*packet.Publish, time.Duration, bool) {
+func (s *loadSource) next() (after time.Duration, ok bool) {
 	if s.left == 0 {
-		return nil, 0, false
+		return 0, false
 	}
 	s.left--
-	after := time.Duration(-1)
-	if stamp.Due = time.Now(); s.every > 0 {
-		after = s.phase + time.Duration(s.sent)*s.every
-		stamp.Due = begin.Add(after)
+	if s.every == 0 {
+		return -1, true
 	}
+	return s.phase + time.Duration(s.sent)*s.every, true
+}
+
+func (s *loadSource) message(stamp *Stamp) *packet.Publish {
 	s.p.Topic = s.topics[s.sent%len(s.topics)]
 	s.p.Payload = appendPayloadStamp(s.p.Payload[:0], stamp)
 	if pad := s.size - len(s.p.Payload); pad > 0 {
 		s.p.Payload = appendFiller(s.p.Payload, pad, s.sent)
 	}
 	s.sent++
-	return &s.p, after, true
+	return &s.p
 }
 
 // A payload stamp is

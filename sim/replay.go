@@ -49,9 +49,12 @@ func Replay(ctx context.Context, o ReplayOptions) (FleetStats, error) {
 		}
 		// The golden ratio spreads any number of vehicles evenly over the second in which each sends once.
 		s.phase = time.Duration(math.Mod(float64(i)*math.Phi, 1) * float64(time.Second))
-		devices[i] = device{id: "bus-" + strings.ReplaceAll(id, "/", "-"), source: s}
+		devices[i] = device{id: "bus-" + strings.ReplaceAll(id, "/", "-"), source: s, paced: !math.IsInf(o.Speed, 1)}
+		if o.Loop {
+			devices[i].resume = s.resume
+		}
 	}
-	return newFleet(o.FleetOptions).run(ctx, devices)
+	return newFleet(o.FleetOptions, o.Speed).run(ctx, devices)
 }
 
 // cloneNumber gives a clone a number of its own: recorded ones have four digits behind zeros.
@@ -66,29 +69,40 @@ type replaySource struct {
 	number string // a clone's
 	phase  time.Duration
 	p      packet.Publish
-	i      int
+	e      *event        // the present one
+	i      int           // the next one
 	round  time.Duration // recorded time of the rounds before
 }
 
-func (s *replaySource) next(stamp *Stamp, begin time.Time) (*packet.Publish, time.Duration, bool) {
+// resume begins where a loop has come to. The device counts its messages by one.
+func (s *replaySource) resume(last uint64) {
+	s.i = int(last % uint64(len(s.v.events)))
+	if s.i > 0 {
+		s.round = shortGap - s.v.events[s.i].at
+	}
+}
+
+func (s *replaySource) next() (after time.Duration, ok bool) {
 	if s.i == len(s.v.events) {
 		if !s.o.Loop {
-			return nil, 0, false
+			return 0, false
 		}
 		s.round += s.v.events[s.i-1].at + shortGap
 		s.i = 0
 	}
-	e := &s.v.events[s.i]
+	s.e = &s.v.events[s.i]
 	s.i++
-	after := time.Duration(-1)
-	if stamp.Due = time.Now(); !math.IsInf(s.o.Speed, 1) {
-		after = time.Duration(float64(s.phase+s.round+e.at) / s.o.Speed)
-		stamp.Due = begin.Add(after)
+	if math.IsInf(s.o.Speed, 1) {
+		return -1, true
 	}
+	return time.Duration(float64(s.phase+s.round+s.e.at) / s.o.Speed), true
+}
+
+func (s *replaySource) message(stamp *Stamp) *packet.Publish {
 	var at time.Time
 	if s.o.Now {
 		at = stamp.Due
 	}
-	s.p.Topic, s.p.Payload = e.render(s.p.Topic[:0], s.p.Payload[:0], s.v, s.number, at)
-	return &s.p, after, true
+	s.p.Topic, s.p.Payload = s.e.render(s.p.Topic[:0], s.p.Payload[:0], s.v, s.number, at)
+	return &s.p
 }

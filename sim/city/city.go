@@ -22,13 +22,16 @@ type City struct {
 	into   [][]int32
 	nodes  []int32 // by junction: its node
 	places []place
+
+	index  sync.Once
+	byNode [][]int32 // by node: the roads that pass it; made when somebody asks for the nearest
 }
 
 // place is where vehicles go to. The ways to it are found when first somebody goes there.
 type place struct {
 	junction int32
 	once     sync.Once
-	next     []int32 // by junction: the road to take
+	next     []uint8 // by junction: the road to take, of those that begin there, plus 1; 0: this is the place
 }
 
 const (
@@ -112,11 +115,11 @@ func (c *City) survey() {
 		share := float64(use[r.name()]) / float64(total)
 		switch {
 		case r.oneWay && r.length > 350 && share > 0.004:
-			r.class, r.speed = motorway, 100/3.6
+			r.class, r.speed = motorway, 90/3.6
 		case share > 0.004:
 			r.class, r.speed = main, 50/3.6
 			if r.length > 400 {
-				r.speed = 70 / 3.6
+				r.speed = 60 / 3.6
 			}
 		case r.length < 60:
 			r.class, r.speed = street, 20/3.6
@@ -167,8 +170,19 @@ func (c *City) ways(goal int32) (next, order []int32) {
 // way returns the road to take from a junction towards a place; -1 if it is there.
 func (c *City) way(from int32, to int) int32 {
 	p := &c.places[to]
-	p.once.Do(func() { p.next, _ = c.ways(p.junction) })
-	return p.next[from]
+	p.once.Do(func() {
+		next, _ := c.ways(p.junction)
+		p.next = make([]uint8, len(next)) // a quarter of the memory: no junction has 255 roads
+		for j, r := range next {
+			if r >= 0 {
+				p.next[j] = uint8(r - c.first[j] + 1)
+			}
+		}
+	})
+	if k := p.next[from]; k > 0 {
+		return c.first[from] + int32(k) - 1
+	}
+	return -1
 }
 
 type reached struct {
