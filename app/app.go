@@ -165,7 +165,7 @@ func (n *Node) check(context.Context) error {
 
 func (n *Node) serveHTTP(context.Context) error {
 	n.metrics.Collect(n.collect)
-	n.http = console.New(console.Options{Metrics: n.metrics.Handler(), Status: n.Status, Doors: n.pageDoors,
+	n.http = console.New(console.Options{Metrics: n.metrics.Handler(), Status: n.consoleStatus,
 		Hosts: n.o.Config.Listeners.HTTP.Hosts, Logger: n.o.Logger.With("part", "http")})
 	for _, d := range n.doorsOf(doorHTTP) {
 		n.accept(func() error { return n.http.Serve(d.listener) })

@@ -61,20 +61,25 @@ func (n *Node) announce() {
 	}
 }
 
-// pageDoors describes the doors for the page.
-func (n *Node) pageDoors() (ds []console.Door) {
+// consoleStatus is the status with the doors.
+func (n *Node) consoleStatus() console.Status {
+	st := n.Status()
 	for _, d := range n.doors {
-		host, port, _ := net.SplitHostPort(d.listener.Addr().String())
-		try := ""
-		switch d.kind {
-		case doorMQTT:
-			try = fmt.Sprintf("mosquitto_sub -h %s -p %s -t '#' -v", host, port)
-		case doorKafka:
-			try = "kcat -b " + net.JoinHostPort(host, port) + " -L"
-		case doorHTTP:
-			try = "curl http://" + net.JoinHostPort(host, port) + "/metrics"
-		}
-		ds = append(ds, console.Door{Protocol: string(d.kind), Address: d.listener.Addr().String(), Try: try})
+		does, try := d.try()
+		st.Doors = append(st.Doors, console.Door{Protocol: string(d.kind), Address: d.listener.Addr().String(), Does: does, Try: try})
 	}
-	return ds
+	return st
+}
+
+// try is a line that uses the door, to be pasted into a terminal, and what it does.
+func (d *door) try() (does, line string) {
+	host, port, _ := net.SplitHostPort(d.listener.Addr().String())
+	switch d.kind {
+	case doorMQTT:
+		return "watch every message, as any MQTT client does", fmt.Sprintf("mosquitto_sub -h %s -p %s -t '#' -v", host, port)
+	case doorKafka:
+		return "list the topics, as any Kafka client does", "kcat -b " + net.JoinHostPort(host, port) + " -L"
+	default:
+		return "read the pipeline, as any program does", "curl -s http://" + net.JoinHostPort(host, port) + "/api/v1/pipeline"
+	}
 }

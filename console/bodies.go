@@ -1,7 +1,5 @@
 package console
 
-import "encoding/json"
-
 // The bodies of the API. The json tags are its names, the doc tags its documentation (openapi.go); times are milliseconds since 1970 on
 // the node's clock, and what may be unknown is null.
 
@@ -45,6 +43,7 @@ type Device struct {
 	ID       string   `json:"id" doc:"the device's name: its record's key, or what the route's field says"`
 	Slot     uint32   `json:"slot" doc:"its number in the live channel's frames"`
 	Source   int      `json:"source" doc:"the route it was last heard on, as in the live channel's hello"`
+	Topic    string   `json:"topic" doc:"the MQTT topic of its last message"`
 	Lat      *float64 `json:"lat" doc:"degrees WGS 84"`
 	Lon      *float64 `json:"lon" doc:"degrees WGS 84"`
 	Speed    *float64 `json:"speed" doc:"m/s"`
@@ -60,11 +59,11 @@ type Device struct {
 // DeviceDetail is a device with its recent track.
 type DeviceDetail struct {
 	Device
-	Topic    string  `json:"topic" doc:"the log topic of its last message"`
-	Sequence *uint64 `json:"sequence" doc:"the number of its last message, if it counts them"`
-	Missing  uint64  `json:"missing" doc:"numbers that were never seen"`
-	Repeated uint64  `json:"repeated" doc:"numbers that were seen again"`
-	Track    []Fix   `json:"track" doc:"its recent positions, oldest first"`
+	Sequence  *uint64 `json:"sequence" doc:"the number of its last message, if it counts them"`
+	Missing   uint64  `json:"missing" doc:"numbers that were never seen"`
+	Repeated  uint64  `json:"repeated" doc:"numbers that were seen again"`
+	Reordered uint64  `json:"reordered" doc:"numbers that came after a later one"`
+	Track     []Fix   `json:"track" doc:"its recent positions, oldest first"`
 }
 
 // Fix is one position of a track: when, where.
@@ -142,9 +141,8 @@ type Record struct {
 	Key       string            `json:"key" doc:"as text; bytes that are none are replaced"`
 	Headers   map[string]string `json:"headers" doc:"as text, at most 16 of them"`
 	Size      int               `json:"size" doc:"bytes of the value"`
-	Value     *string           `json:"value" doc:"the beginning of the value, if it is text; null: it is not, or there is none"`
-	JSON      json.RawMessage   `json:"json" doc:"the whole value, if it is JSON and short; else null"`
-	Base64    *string           `json:"base64" doc:"the beginning of the value, if it is not text"`
+	Value     *string           `json:"value" doc:"the first 1024 bytes of the value, if they are text; null: they are not, or there is no value"`
+	Base64    *string           `json:"base64" doc:"the same, if they are not text"`
 	Truncated bool              `json:"truncated" doc:"there is more of the value than is shown"`
 }
 
@@ -172,4 +170,6 @@ type Problem struct {
 	Status int    `json:"status" doc:"the HTTP status"`
 	Detail string `json:"detail" doc:"what is wrong with this request, and what to do"`
 	Login  bool   `json:"login,omitempty" doc:"true: a login is what is missing"`
+
+	retry int // seconds, for Retry-After; 0: none
 }

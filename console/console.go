@@ -1,176 +1,205 @@
-// Package console is the HTTP server of a node: health, metrics, and a page that says where everything is.
+// Package console is the HTTP server of a node: its API, the live channel, the web page (console/web), health and metrics.
 //
-// It answers GET and HEAD only, takes nothing from a request but its path, and shows nothing that a device or client chose. A
-// page of another origin cannot read it, nor can a name that merely resolves here (DNS rebinding): Host must be an address, localhost
-// or a name the node was told. Its goroutines are net/http's; Close ends them. Nothing is on disk.
+// It shows and never changes anything; the only requests that are not GET or HEAD are login and logout. A page of another origin cannot
+// read it, nor can a name that merely resolves here (DNS rebinding): Host must be an address, localhost or a name the node was told.
+// Whoever may read is asked at every request, and again and again while a stream lasts. Everything that a client can make grow has a bound:
+// connections (in all and per address), streams, pages, sessions, failed logins.
+//
+// Its goroutines are net/http's and one writer per page (live.go); Close ends them. Nothing is on disk. It follows no log: it asks the
+// parts that Attach gives it.
 package console
 
 import (
+	"bytes"
 	"context"
-	_ "embed"
-	"encoding/json"
+	"crypto/tls"
 	"errors"
 	"fmt"
-	"html/template"
 	"log/slog"
 	"net"
 	"net/http"
-	"net/netip"
 	"slices"
-	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/millrace-io/millrace/console/web"
+	"github.com/millrace-io/millrace/eventlog"
+	"github.com/millrace-io/millrace/fleet"
+	"github.com/millrace-io/millrace/identity"
 )
 
 // Options say what is served. Functions must be safe for concurrent use.
 type Options struct {
-	Metrics http.Handler
-	Status  func() Status
-	Doors   func() []Door
-	Hosts   []string // names, beside addresses and localhost, under which the server is reached
-	Logger  *slog.Logger
+	Metrics   http.Handler
+	Status    func() Status       // but for User and Login
+	Passwords *identity.Passwords // nil: everybody may read
+	TLS       *tls.Config         // nil: plain HTTP
+	Hosts     []string            // names, beside addresses and localhost, under which the server is reached
+	Streets   []byte              // GeoJSON below the map; nil: none
+	// Verify checks that everything adds up and gives its findings, one after the other, to emit. Nil: there is no such route.
+	Verify func(ctx context.Context, q VerifyQuery, emit func(any) error) error
+	Logger *slog.Logger
+	Now    func() time.Time // default time.Now
+
+	MaxConnections int // default 256, of which half may be of one address
+}
+
+// Parts are what the API shows, and are there while the node runs. Functions must be safe for concurrent use.
+type Parts struct {
+	View     *fleet.View
+	Log      *eventlog.Log
+	Pipeline func() Pipeline
+	// Bytes is what a topic takes on disk; false: that is not known.
+	Bytes func(eventlog.Topic) (int64, bool)
+}
+
+// attached are the parts while they are shown; ctx ends with that.
+type attached struct {
+	Parts
+	ctx    context.Context
+	cancel context.CancelFunc
+}
+
+// VerifyQuery says what to verify: receive times from From to To, of one log topic or (empty) all.
+type VerifyQuery struct {
+	From, To time.Time
+	Topic    string
 }
 
 // Server is the HTTP server.
 type Server struct {
-	o    Options
-	http *http.Server
+	o         Options
+	http      *http.Server
+	started   time.Time
+	parts     atomic.Pointer[attached] // nil while the node starts and stops
+	sessions  sessions
+	guesses   guesses
+	hub       hub
+	tails     atomic.Int32
+	verifying atomic.Bool
+	streets   asset
+	openapi   []byte
 }
 
 // New returns a server that listens to nobody yet.
 func New(o Options) *Server {
-	s := &Server{o: o}
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
-	mux.HandleFunc("GET /readyz", s.readyz)
-	mux.Handle("GET /metrics", o.Metrics)
-	mux.HandleFunc("GET /style.css", func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "text/css; charset=utf-8")
-		w.Write(style) //nolint:errcheck // the client went away
-	})
-	mux.HandleFunc("GET /{$}", s.page)
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.MaxConnections <= 0 {
+		o.MaxConnections = 256
+	}
+	s := &Server{o: o, started: o.Now(), streets: newAsset(o.Streets, "application/geo+json"), openapi: openAPI(o.endpoints())}
+	s.sessions.init(o.Now)
+	s.guesses.init(o.Now)
 	s.http = &http.Server{
-		Handler: s.guard(mux), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second,
+		Handler: s.guard(s.routes()), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, // writes: see connection
 		IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(o.Logger.Handler(), slog.LevelDebug),
+		ConnContext: withConnection,
 	}
 	return s
 }
 
-// maxConnections at once; more are closed at once. Descriptors are for devices and for the log.
-const maxConnections = 32
-
-// bounded is a listener that lets in maxConnections.
-type bounded struct {
-	net.Listener
-	open atomic.Int32
+// routes is everything that is answered.
+func (s *Server) routes() *http.ServeMux {
+	mux := http.NewServeMux()
+	for _, e := range s.o.endpoints() {
+		mux.HandleFunc(e.path, s.serve(&e))
+	}
+	mux.HandleFunc("/api/", func(w http.ResponseWriter, r *http.Request) {
+		s.fail(w, r, problem(http.StatusNotFound, "there is no such route; /api/v1/openapi.json lists them all"))
+	})
+	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	mux.HandleFunc("GET /readyz", s.readyz)
+	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, r *http.Request) {
+		if _, err := s.admit(r); err != nil {
+			s.fail(w, r, err)
+			return
+		}
+		s.o.Metrics.ServeHTTP(w, r)
+	})
+	mux.HandleFunc("GET /map/streets.json", s.serveStreets)
+	s.page(mux, web.Handler())
+	return mux
 }
 
-func (l *bounded) Accept() (net.Conn, error) {
-	for {
-		nc, err := l.Listener.Accept()
-		switch {
-		case err != nil:
-			return nil, err
-		case l.open.Add(1) <= maxConnections:
-			return &counted{Conn: nc, of: l}, nil
-		}
-		l.open.Add(-1)
-		nc.Close()
+// endpoints are those that the options provide for.
+func (o *Options) endpoints() []endpoint {
+	return slices.DeleteFunc(slices.Clone(endpoints), func(e endpoint) bool { return e.path == verifyPath && o.Verify == nil })
+}
+
+// Attach begins to show the parts of a node.
+func (s *Server) Attach(p Parts) {
+	a := &attached{Parts: p}
+	a.ctx, a.cancel = context.WithCancel(context.Background())
+	s.parts.Store(a)
+}
+
+// Detach ends every stream and page, and answers 503 from then on.
+func (s *Server) Detach() {
+	if a := s.parts.Swap(nil); a != nil {
+		a.cancel()
 	}
 }
 
-type counted struct {
-	net.Conn
-	of   *bounded
-	once sync.Once
+// Tick sends every page what is new. It is called when the view has ticked, and never waits for a page.
+func (s *Server) Tick() {
+	if p := s.parts.Load(); p != nil {
+		s.hub.tick(p)
+	}
 }
 
-func (c *counted) Close() error {
-	c.once.Do(func() { c.of.open.Add(-1) })
-	return c.Conn.Close()
-}
+// Hub is what the live channel has done.
+func (s *Server) Hub() Hub { return s.hub.stats() }
 
 // Serve answers until Close. It owns l.
 func (s *Server) Serve(l net.Listener) error {
-	if err := s.http.Serve(&bounded{Listener: l}); !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("http server on %v: %w", l.Addr(), err)
+	address := l.Addr()
+	l = &limited{Listener: l, most: s.o.MaxConnections}
+	if s.o.TLS != nil {
+		l = tls.NewListener(l, s.o.TLS)
+	}
+	if err := s.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("http server on %v: %w", address, err)
 	}
 	return nil
 }
 
 // Close lets requests finish until ctx ends.
 func (s *Server) Close(ctx context.Context) error {
-	if err := s.http.Shutdown(ctx); err != nil {
-		return errors.Join(fmt.Errorf("stop http server: %w", err), s.http.Close())
+	s.Detach()
+	err := s.http.Shutdown(ctx)
+	if err != nil {
+		err = errors.Join(fmt.Errorf("stop http server: %w", err), s.http.Close())
 	}
-	return nil
+	s.hub.pagesGone.Wait()
+	return err
 }
 
-// guard refuses what only a hostile page or a misled browser sends, and marks every answer as its own island.
-func (s *Server) guard(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		h := w.Header()
-		h.Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
-		h.Set("X-Content-Type-Options", "nosniff")
-		h.Set("X-Frame-Options", "DENY")
-		h.Set("Referrer-Policy", "no-referrer")
-		h.Set("Cross-Origin-Resource-Policy", "same-origin")
-		h.Set("Cross-Origin-Opener-Policy", "same-origin")
-		h.Set("Cache-Control", "no-store")
-		if !s.known(r.Host) {
-			http.Error(w, "unknown host name; reach the node by address, or add the name to listeners.http.hosts", http.StatusMisdirectedRequest)
-			return
-		}
-		if o := r.Header.Get("Origin"); o != "" && o != "http://"+r.Host && o != "https://"+r.Host {
-			http.Error(w, "requests from other origins are not answered", http.StatusForbidden)
-			return
-		}
-		if site := r.Header.Get("Sec-Fetch-Site"); site == "cross-site" && r.Header.Get("Sec-Fetch-Mode") != "navigate" {
-			http.Error(w, "requests from other sites are not answered", http.StatusForbidden)
-			return
-		}
-		next.ServeHTTP(w, r)
-	})
-}
-
-// known tells whether a Host header names this server.
-func (s *Server) known(host string) bool {
-	if name, _, err := net.SplitHostPort(host); err == nil {
-		host = name
-	}
-	if _, err := netip.ParseAddr(strings.Trim(host, "[]")); err == nil {
-		return true
-	}
-	return strings.EqualFold(host, "localhost") || slices.ContainsFunc(s.o.Hosts, func(n string) bool { return strings.EqualFold(n, host) })
-}
-
-func (s *Server) readyz(w http.ResponseWriter, _ *http.Request) {
+// readyz says whether the node does its work; why not, only to those who may read.
+func (s *Server) readyz(w http.ResponseWriter, r *http.Request) {
 	st := s.o.Status()
-	w.Header().Set("Content-Type", "application/json")
+	var body any = struct {
+		Ready    bool     `json:"ready"`
+		Version  string   `json:"version"`
+		Checks   []Check  `json:"checks"`
+		Warnings []string `json:"warnings"`
+	}{st.Ready, st.Version, st.Checks, st.Warnings}
+	if _, err := s.admit(r); err != nil {
+		body = struct {
+			Ready bool `json:"ready"`
+		}{st.Ready}
+	}
+	code := http.StatusOK
 	if !st.Ready {
-		w.WriteHeader(http.StatusServiceUnavailable)
+		code = http.StatusServiceUnavailable
 	}
-	enc := json.NewEncoder(w)
-	enc.SetIndent("", "  ")
-	enc.Encode(st) //nolint:errcheck // the client went away
-}
-
-//go:embed page.html
-var pageText string
-
-//go:embed style.css
-var style []byte
-
-var pageTemplate = template.Must(template.New("page").Parse(pageText))
-
-func (s *Server) page(w http.ResponseWriter, _ *http.Request) {
-	w.Header().Set("Content-Type", "text/html; charset=utf-8")
-	data := struct {
-		Status
-		Doors []Door
-	}{s.o.Status(), s.o.Doors()}
-	if err := pageTemplate.Execute(w, data); err != nil {
-		s.o.Logger.Debug("page not written", "err", err)
+	var b bytes.Buffer
+	if err := indent(&b, body); err != nil {
+		s.fail(w, r, err)
+		return
 	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(code)
+	w.Write(b.Bytes()) //nolint:errcheck // the client went away
 }
