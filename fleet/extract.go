@@ -193,7 +193,7 @@ func (e *Extractor) Extract(m *session.Message, key string) Point {
 		}
 	}
 	p := Point{Speed: between(from[speed], 0, maxSpeed), Heading: between(from[heading], 0, 360)}
-	p.Sequence, _ = strconv.ParseUint(unquoted(from[sequence]), 10, 64)
+	p.Sequence = count(unquoted(from[sequence]))
 	p.Sent = parseTime(unquoted(from[sent]))
 	if p.Heading == 360 {
 		p.Heading = 0
@@ -296,12 +296,12 @@ func parseTime(s string) (t time.Time) {
 	if len(s) == 0 || len(s) > 40 {
 		return t
 	}
-	if n, err := strconv.ParseInt(s, 10, 64); err == nil {
+	if n := count(s); n > 0 {
 		t = sinceEpoch(n)
 	} else if v, ok := number(s); ok && v < 1e11 { // seconds with a fraction
 		t = time.UnixMicro(int64(math.Round(v * 1e6)))
-	} else if t, err = time.Parse(time.RFC3339Nano, s); err != nil {
-		return time.Time{}
+	} else {
+		t, _ = time.Parse(time.RFC3339Nano, s)
 	}
 	if t.Before(earliest) || t.After(latest) {
 		return time.Time{}
@@ -310,16 +310,35 @@ func parseTime(s string) (t time.Time) {
 }
 
 // sinceEpoch tells seconds, ms, µs and ns apart: as the wrong one of these, no time of the years 1990 to 2200 is one of these years.
-func sinceEpoch(n int64) time.Time {
+func sinceEpoch(n uint64) time.Time {
 	switch {
 	case n < 1e11:
-		return time.Unix(n, 0)
+		return time.Unix(int64(n), 0)
 	case n < 1e14:
-		return time.UnixMilli(n)
+		return time.UnixMilli(int64(n))
 	case n < 1e17:
-		return time.UnixMicro(n)
+		return time.UnixMicro(int64(n))
+	case n <= math.MaxInt64:
+		return time.Unix(0, int64(n))
 	}
-	return time.Unix(0, n)
+	return time.Time{}
+}
+
+// count reads a whole number; 0: it is none. (An error that nobody reads would cost more than the number.)
+func count(s string) (n uint64) {
+	if len(s) == 0 || len(s) > 20 {
+		return 0
+	}
+	for i := range len(s) {
+		if s[i] < '0' || s[i] > '9' {
+			return 0
+		}
+	}
+	n, err := strconv.ParseUint(s, 10, 64)
+	if err != nil {
+		return 0
+	}
+	return n
 }
 
 // unquoted takes the quotes off a JSON string. Escapes stay: no number or time has any.

@@ -5,7 +5,8 @@ import "strconv"
 // node says what is wanted of a JSON object or array, by name (of array elements: index, decimal). Built by Compile, then immutable.
 type node struct {
 	children []child
-	other    *node // of a member that is not among the children; nil: nothing is wanted of it
+	hint     uint64 // a bit for what begins and is as long as some child's name, so that most other names are seen not to be one
+	other    *node  // of a member that is not among the children; nil: nothing is wanted of it
 }
 
 type child struct {
@@ -41,6 +42,7 @@ func (n *node) child(name string) *child {
 		}
 	}
 	n.children = append(n.children, child{name: name})
+	n.hint |= hint(name)
 	return &n.children[len(n.children)-1]
 }
 
@@ -113,13 +115,22 @@ func (s *scanner) array(n *node) bool {
 
 // member passes over one member of what n describes.
 func (s *scanner) member(n *node, name []byte) bool {
-	for i := range n.children {
-		if c := &n.children[i]; c.name == string(name) {
-			from := s.at
-			return s.value(c.below) && s.keep(c.takes, s.text[from:s.at])
+	if n.hint&hint(name) != 0 {
+		for i := range n.children {
+			if c := &n.children[i]; c.name == string(name) {
+				from := s.at
+				return s.value(c.below) && s.keep(c.takes, s.text[from:s.at])
+			}
 		}
 	}
 	return s.value(n.other)
+}
+
+func hint[S string | []byte](name S) uint64 {
+	if len(name) == 0 {
+		return 0
+	}
+	return 1 << ((int(name[0]) + 7*len(name)) % 64)
 }
 
 // keep notes a value for the fields it is one of, if it is neither object nor array; false: that was the last.
