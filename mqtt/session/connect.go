@@ -119,6 +119,10 @@ func (c *Core) begin(a *attempt) {
 // before CONNACK. The old session goes on collecting until the new one's record is durable.
 func (c *Core) proceed(a *attempt) {
 	s := c.sessions[a.r.Key]
+	if s == nil && len(c.sessions)+c.coming >= c.o.MaxSessions {
+		c.turnDown(a, packet.QuotaExceeded, "there are as many sessions as the server takes")
+		return
+	}
 	ends := false
 	if s != nil {
 		ends = a.r.CleanStart || s.expiry == 0
@@ -164,8 +168,14 @@ func (c *Core) proceed(a *attempt) {
 		c.finish(a, s, resume, inc, w)
 		return
 	}
+	created := 0
+	if s == nil {
+		created = 1
+	}
+	c.coming += created
 	c.hold(a.r.Key)
 	c.write(sh.lane, func(err error) {
+		c.coming -= created
 		if err == nil {
 			c.finish(a, s, resume, inc, w)
 		} else {

@@ -50,7 +50,7 @@ type Core struct {
 	turns    map[Key]*turn
 	early    []*attempt // CONNECTs before Ready
 	timers   timers
-	retained topic.Names[*retained]
+	retained RetainedIndex
 	cursors  []*session // waiting until a retained message is stable
 	paced    []*session // waiting for another call, to look on
 	looks    int        // at retained names that are left to this call
@@ -71,6 +71,12 @@ type Core struct {
 	buffered  int    // bytes read for sessions and not delivered
 
 	unfiredAt, staleAt int64
+
+	coming      int    // sessions whose first record is being written
+	weight      int    // of all subscriptions
+	subsRefused int64  //
+	swept       string // the last name that the sweep of retained messages looked at
+	sweepAt     int64
 
 	since struct { // the last checkpoint
 		bytes int64
@@ -93,6 +99,10 @@ func New(o Options, h Host, targets []Target) *Core {
 	o.MaxQueueBytes = cmp.Or(o.MaxQueueBytes, 64<<10)
 	o.MaxInflight = min(cmp.Or(o.MaxInflight, 1024), 32<<10)
 	o.MaxSubs = cmp.Or(o.MaxSubs, 10_000)
+	o.MaxSessions = cmp.Or(o.MaxSessions, 1_000_000)
+	o.MaxAllSubs = cmp.Or(o.MaxAllSubs, 2_000_000)
+	o.MaxRetained = cmp.Or(o.MaxRetained, 1_000_000)
+	o.MaxRetainedBytes = cmp.Or(o.MaxRetainedBytes, 1<<30)
 	o.CheckpointBytes = cmp.Or(o.CheckpointBytes, 32<<20)
 	o.CheckpointEvery = cmp.Or(o.CheckpointEvery, 2*time.Second)
 	o.ReadBytes = cmp.Or(o.ReadBytes, 64<<10)
@@ -103,6 +113,7 @@ func New(o Options, h Host, targets []Target) *Core {
 		links: map[Conn]*link{}, attempts: map[Conn]*attempt{}, turns: map[Key]*turn{}, restoring: map[Key]*saved{}, triples: map[Triple]struct{}{}, stale: map[staleKey]*lane{},
 	}
 	c.cache = newMatchCache()
+	c.retained.max, c.retained.maxBytes = o.MaxRetained, o.MaxRetainedBytes
 	targets = slices.Clone(targets)
 	slices.SortFunc(targets, func(a, b Target) int { return int(a.Partition) - int(b.Partition) })
 	for _, t := range targets {
@@ -219,7 +230,7 @@ func (c *Core) Tick(now int64) (next int64) {
 	}
 	next = math.MaxInt64
 	if !c.replaying {
-		next = min(c.pace(), c.fireTimers(), c.retryReads(), c.retryWills(), c.tryAgain(), c.flushRetained(false), c.checkpointDue())
+		next = min(c.pace(), c.fireTimers(), c.retryReads(), c.retryWills(), c.tryAgain(), c.flushRetained(false), c.sweepRetained(), c.checkpointDue())
 	}
 	c.leave()
 	return next
@@ -238,7 +249,9 @@ type Stats struct {
 	Sessions      int   // all, connected or not
 	Connected     int   // with a connection
 	Subscriptions int   //
-	Retained      int   // topics with a retained message, or with the mark of one that was removed
+	SubsRefused   int64 // since the core began, because there were too many
+	Retained      int   // topics with a retained message
+	RetainedBytes int64 // of their names and payloads
 	QueueBytes    int64 // memory of all sets of positions
 	Behind        int   // sessions that are connected and not at the frontier
 	Inflight      int   // deliveries not yet acknowledged
@@ -248,8 +261,8 @@ type Stats struct {
 // Stats returns the gauges of now. It visits every session.
 func (c *Core) Stats() Stats {
 	st := Stats{
-		Sessions: len(c.sessions), Connected: len(c.links), Subscriptions: c.filter.Len(),
-		Retained: c.retained.Len(), ReplayBytes: c.since.bytes,
+		Sessions: len(c.sessions), Connected: len(c.links), Subscriptions: c.filter.Len(), SubsRefused: c.subsRefused,
+		Retained: c.retained.live, RetainedBytes: c.retained.bytes, ReplayBytes: c.since.bytes,
 	}
 	for _, s := range c.sessions {
 		st.QueueBytes += int64(s.queue.bytes())

@@ -230,7 +230,7 @@ func (c *Core) remove(s *session) {
 	}
 	s.ended = true
 	for _, b := range s.queue.subs.list {
-		c.filter.Delete(b.filter, s)
+		c.uproot(s, b)
 	}
 	s.queue, s.flight, s.cursors = queue{}, flight{}, nil
 	delete(c.sessions, s.key)

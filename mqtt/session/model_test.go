@@ -599,7 +599,7 @@ func (m *model) answered(n *simConn, p *packet.Suback) {
 		for _, f := range it.old { // whether it is gone is decided, too
 			b.pend = removeFirst(b.pend, f)
 		}
-		if code.Failed() && m.w.refusals == 0 {
+		if code.Failed() && m.w.refusals == 0 && (code != packet.QuotaExceeded || m.w.opts.MaxAllSubs == 0) {
 			m.w.fail("%s: %s answered %v", n.client.key.ClientID, b.filter, code)
 		}
 		switch {

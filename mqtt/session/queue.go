@@ -148,11 +148,17 @@ type sub struct {
 
 // subs are the subscriptions of one queue by filter. Most have one or two.
 type subs struct {
-	list  []*sub
-	index map[string]*sub // of long lists
+	weight int
+	list   []*sub
+	index  map[string]*sub // of long lists
 }
 
 const shortSubs = 12
+
+// subWeight is what a subscription counts towards the limits: filters are up to 64 KiB long.
+func subWeight(filter string) int { return 1 + len(filter)/filterBytes }
+
+const filterBytes = 256
 
 func (s *subs) get(filter string) *sub {
 	if s.index != nil {
@@ -168,7 +174,9 @@ func (s *subs) get(filter string) *sub {
 
 // set puts b in, in the place of another with its filter.
 func (s *subs) set(b *sub) {
+	s.weight += subWeight(b.filter)
 	if old := s.get(b.filter); old != nil {
+		s.weight -= subWeight(b.filter)
 		s.list[slices.Index(s.list, old)] = b
 		if s.index != nil {
 			s.index[b.filter] = b
@@ -189,6 +197,7 @@ func (s *subs) set(b *sub) {
 func (s *subs) delete(b *sub) {
 	if i := slices.Index(s.list, b); i >= 0 {
 		s.list = slices.Delete(s.list, i, i+1)
+		s.weight -= subWeight(b.filter)
 		delete(s.index, b.filter)
 	}
 }

@@ -165,7 +165,7 @@ func (c *Core) restoreSession(k Key, sv *saved) {
 				b.asOf = c.vector(v.owed)
 			}
 			s.queue.subs.set(b)
-			c.filter.Set(filter, s, b)
+			c.plant(s, b)
 			sh.starts = append(sh.starts, start{s, b})
 		}
 	}

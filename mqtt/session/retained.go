@@ -15,7 +15,8 @@ type retained struct {
 	place   int32
 	offset  int64
 	qos     byte
-	cleared bool
+	cleared bool // with size: of the index
+	size    int32
 	expires int64    // milliseconds; 0: never
 	msg     *Message // until stable
 	at      int64    // offset of its record, -1 while there is none
@@ -52,18 +53,18 @@ const (
 
 // retain takes a message with the retain flag into the view.
 func (c *Core) retain(m *Message, place int32) {
-	r, ok := c.retained.Get(m.Topic)
+	r, ok := c.retained.get(m.Topic)
 	if ok && !c.wins(m.Time, place, m.Offset, r) {
 		return
 	}
 	if !ok {
 		name := strings.Clone(m.Topic)
 		r = &retained{topic: name, store: c.stores[hash(name)%uint32(len(c.stores))], at: -1}
-		c.retained.Set(name, r)
 	}
 	r.version++
 	r.time, r.place, r.offset = m.Time, place, m.Offset
-	r.qos, r.cleared, r.expires = m.QoS, m.Clear, 0
+	r.qos, r.expires = m.QoS, 0
+	c.retained.put(r, retainedSize(r.topic, len(m.Payload)), m.Clear)
 	if m.Props != nil && m.Props.HasExpiry {
 		r.expires = m.Time + int64(m.Props.Expiry)*1000
 	}
@@ -92,7 +93,7 @@ func (c *Core) wins(time int64, place int32, offset int64, r *retained) bool {
 
 // current tells whether a record of the retained topic still is the retained message of its topic.
 func (c *Core) current(topic string, place int32, offset int64) bool {
-	r, ok := c.retained.Get(topic)
+	r, ok := c.retained.get(topic)
 	return ok && !r.cleared && r.store.place == place && r.at == offset
 }
 
@@ -200,13 +201,13 @@ func (c *Core) moveFrontier(st *retainedStore) {
 func (c *Core) removeCleared(st *retainedStore) {
 	kept := st.cleared[:0]
 	for _, r := range st.cleared {
-		now, _ := c.retained.Get(r.topic)
+		now, _ := c.retained.get(r.topic)
 		switch {
 		case now != r || !r.cleared: // there is a message again
 		case r.offset >= st.f.at(r.place) || r.msg != nil:
 			kept = append(kept, r)
 		default:
-			c.retained.Delete(r.topic)
+			c.retained.delete(r.topic)
 			if r.stored {
 				c.write(st.lane, nil, StateRecord{Key: retainedKey(r.topic)})
 			}
@@ -304,7 +305,7 @@ func (c *Core) page(s *session, cur *cursor) (finished, stuck bool) {
 	if c.looks--; c.looks < 0 { // to begin is work, too
 		return false, false
 	}
-	last, finished := c.retained.ScanN(cur.sub.filter, cur.after, &c.looks, func(_ string, r *retained) bool {
+	last, finished := c.retained.names.ScanN(cur.sub.filter, cur.after, &c.looks, func(_ string, r *retained) bool {
 		if queued >= retainedPage {
 			stopped = true
 			return false

@@ -424,7 +424,8 @@ var scenarios = map[string]func(s *scene){
 		s.subscribe(s.a, sub1("#"))
 		s.expect(s.a, "a/1=kept q1 #1 retain")
 		s.later(5)
-		s.want(s.core.Stats().Retained == 2, "marks are never removed: %d", s.core.Stats().Retained)
+		s.later(60) // the sweep is slow
+		s.want(s.core.Stats().Retained == 1 && s.core.retained.names.Len() == 1, "marks are never removed: %+v", s.core.Stats())
 	},
 	"many retained messages come in pages": func(s *scene) {
 		for i := range 1000 {

@@ -215,16 +215,27 @@ const (
 	DropUnmatched    = "no_longer_subscribed"
 	DropSessionEnded = "session_ended"
 	DropOffline      = "qos0_connection_ended"
+	// DropRetainedExpired counts retained messages removed because they have expired.
+	DropRetainedExpired = "retained_expired"
+	// DropRetainedFull counts wills that were published without retain, because there was no room for another retained message.
+	DropRetainedFull = "will_not_retained"
 	DropBadRecord    = "state_record_invalid"
 	DropWillRefused  = "will_refused"
 )
 
 // Options are the limits of a core. Zero fields take the defaults named.
 type Options struct {
-	MaxExpiry       uint32        // cap on session expiry, seconds; default 7 days
-	MaxQueueBytes   int           // cap on one queue's set of positions; past it neighbouring runs merge; default 64 KiB
-	MaxInflight     int           // deliveries unacknowledged per session, beside the client's receive maximum; default 1,024
-	MaxSubs         int           // subscriptions per session; default 10,000
+	MaxExpiry     uint32 // cap on session expiry, seconds; default 7 days
+	MaxQueueBytes int    // cap on one queue's set of positions; past it neighbouring runs merge; default 64 KiB
+	MaxInflight   int    // deliveries unacknowledged per session, beside the client's receive maximum; default 1,024
+	MaxSubs       int    // subscriptions per session, by weight (a filter of more than 256 bytes counts as several); default 10,000
+	MaxAllSubs    int    // subscriptions in all, likewise; default 2,000,000
+	MaxSessions   int    // connected or not; default 1,000,000
+	// Topics with a retained message, default 1,000,000, and the bytes of their names and payloads, default 1 GiB. What is beyond is
+	// refused by who asks RetainedIndex.Admits; a will is published without retain.
+	MaxRetained      int
+	MaxRetainedBytes int64
+
 	CheckpointBytes int64         // of log since the last checkpoint that start one; default 32 MiB
 	CheckpointEvery time.Duration // since the last checkpoint, if anything changed; default 2 s
 	ReadBytes       int           // asked of Host.Read at once; default 64 KiB

@@ -24,6 +24,9 @@ func (c *Core) subscribe(l *link, p *packet.Subscribe) {
 			}
 			continue
 		}
+		if c.unchanged(s, &p.Filters[i], id) {
+			continue
+		}
 		ch := c.change(s, &p.Filters[i], id)
 		changes = append(changes, ch)
 		if s.durable {
@@ -77,10 +80,12 @@ func (c *Core) checkFilter(s *session, f *packet.Filter) packet.Code {
 	} else if shared {
 		return packet.SharedNotSupported
 	}
-	switch {
-	case topic.ValidateFilter(f.Filter) != nil, f.QoS > 2:
+	if topic.ValidateFilter(f.Filter) != nil || f.QoS > 2 {
 		return packet.TopicFilterInvalid
-	case len(s.queue.subs.list) >= c.o.MaxSubs && s.queue.subs.get(f.Filter) == nil:
+	}
+	w := subWeight(f.Filter)
+	if s.queue.subs.get(f.Filter) == nil && (s.queue.subs.weight+w > c.o.MaxSubs || c.weight+w > c.o.MaxAllSubs) {
+		c.subsRefused++
 		return packet.QuotaExceeded
 	}
 	return packet.Code(f.QoS)
@@ -94,9 +99,33 @@ type change struct {
 	asOf vector
 }
 
+// unchanged tells whether a SUBSCRIBE says nothing that is not durable already: devices subscribe again whenever they connect.
+func (c *Core) unchanged(s *session, f *packet.Filter, id uint32) bool {
+	b := s.queue.subs.get(f.Filter)
+	return b != nil && !b.pending && b.writes == 0 && b.ending == 0 && b.opts == subOptions(f, id) &&
+		(f.RetainHandling != 0 || c.noneRetained(f.Filter))
+}
+
+func subOptions(f *packet.Filter, id uint32) options {
+	return options{qos: f.QoS, noLocal: f.NoLocal, rap: f.RetainAsPublished, id: id}
+}
+
+// noneRetained tells whether surely no retained message matches a filter.
+func (c *Core) noneRetained(filter string) bool {
+	looks := fewLooks
+	none := true
+	_, done := c.retained.names.ScanN(filter, "", &looks, func(_ string, r *retained) bool {
+		none = r.cleared
+		return none
+	})
+	return none && done
+}
+
+const fewLooks = 64
+
 // change makes a change, and puts a subscription with a new filter into the tree.
 func (c *Core) change(s *session, f *packet.Filter, id uint32) change {
-	opts := options{qos: f.QoS, noLocal: f.NoLocal, rap: f.RetainAsPublished, id: id}
+	opts := subOptions(f, id)
 	b := s.queue.subs.get(f.Filter)
 	isNew := b == nil || b.ending > 0
 	if isNew {
@@ -105,7 +134,7 @@ func (c *Core) change(s *session, f *packet.Filter, id uint32) change {
 			b.start = c.next()
 		}
 		s.queue.subs.set(b)
-		c.filter.Set(b.filter, s, b)
+		c.plant(s, b)
 		if s.durable {
 			s.shard.starts = append(s.shard.starts, start{s, b})
 		}
@@ -129,7 +158,7 @@ func (c *Core) commit(s *session, ch change) {
 	if s.queue.subs.get(b.filter) != b { // unsubscribed, and subscribed anew
 		return
 	}
-	c.filter.Set(b.filter, s, b) // the options count in matches
+	c.plant(s, b) // the options count in matches
 	c.touch(s)
 	if ch.owes {
 		b.queued = false
@@ -154,7 +183,20 @@ func (c *Core) refuse(s *session, ch change) {
 func (c *Core) removeSub(s *session, b *sub) {
 	s.queue.subs.delete(b)
 	s.unscan(b.filter)
-	c.filter.Delete(b.filter, s)
+	c.uproot(s, b)
+}
+
+// plant puts a subscription into the tree, or puts it there anew.
+func (c *Core) plant(s *session, b *sub) {
+	if _, there := c.filter.Set(b.filter, s, b); !there {
+		c.weight += subWeight(b.filter)
+	}
+}
+
+func (c *Core) uproot(s *session, b *sub) {
+	if _, ok := c.filter.Delete(b.filter, s); ok {
+		c.weight -= subWeight(b.filter)
+	}
 }
 
 // unsubscribe removes subscriptions once that is durable; till then they go on.

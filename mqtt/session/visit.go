@@ -109,7 +109,7 @@ func (c *Core) visitRetained(st *retainedStore) func(offset int64, k stateKey, v
 		case k.kind != kindRetained:
 			return false
 		case value == nil:
-			c.retained.Delete(k.rest)
+			c.retained.delete(k.rest)
 			return true
 		}
 		var v retainedValue
@@ -118,12 +118,12 @@ func (c *Core) visitRetained(st *retainedStore) func(offset int64, k stateKey, v
 		}
 		r := &retained{
 			topic: k.rest, store: st, time: v.msg.Time, place: c.place(v.source.Part), offset: v.source.Offset,
-			qos: v.msg.QoS, cleared: v.msg.Clear, at: offset, stored: true,
+			qos: v.msg.QoS, at: offset, stored: true,
 		}
 		if p := v.msg.Props; p != nil && p.HasExpiry {
 			r.expires = v.msg.Time + int64(p.Expiry)*1000
 		}
-		c.retained.Set(r.topic, r)
+		c.retained.put(r, retainedSize(r.topic, len(v.msg.Payload)), v.msg.Clear)
 		if r.cleared {
 			st.cleared = append(st.cleared, r)
 		}

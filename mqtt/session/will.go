@@ -77,6 +77,10 @@ func (c *Core) publish(w *will) {
 	c.wills[c.token] = w
 	m := w.msg
 	m.Time = c.now
+	if m.Retain && !m.Clear && !c.retained.Admits(m.Topic, len(m.Payload)) {
+		m.Retain = false
+		c.host.Count(DropRetainedFull, 1)
+	}
 	c.host.Publish(c.token, &m)
 }
 

@@ -96,7 +96,7 @@ func newWorld(seed uint64) *world {
 	}
 	w.opts = Options{
 		MaxQueueBytes: w.pick(4, 16, 64<<10), MaxInflight: w.pick(2, 8, 1024), CheckpointBytes: int64(w.pick(200, 2000, 1<<20)),
-		ReadBytes: w.pick(200, 1000, 64<<10),
+		ReadBytes: w.pick(200, 1000, 64<<10), MaxAllSubs: w.pick(0, 0, 0, 5),
 	}
 	for i := range 4 {
 		p := &simPart{part: Part{Topic: [16]byte{byte(1 + i/2)}, Index: int32(i % 2)}}
@@ -472,8 +472,9 @@ type simClient struct {
 	order    []uint16 // of sent
 	nextID   uint16
 	present  bool
-	attempts []*simConn // CONNECTs not answered
-	unsure   bool       // it has forgotten its session, the server perhaps not
+	attempts []*simConn  // CONNECTs not answered
+	refused  packet.Code // the last CONNECT
+	unsure   bool        // it has forgotten its session, the server perhaps not
 }
 
 // simPub is a message that a client publishes at QoS 2.
@@ -542,7 +543,7 @@ func (c *simClient) connectWith(r *Connect, room int) {
 		c.forget()
 		c.unsure = true
 	}
-	c.conn = n
+	c.conn, c.refused = n, 0
 	c.attempts = append(c.attempts, n)
 	w.core.Connect(w.now, n, r)
 }
@@ -567,6 +568,7 @@ func (n *simConn) Refuse(code packet.Code, reason string) {
 		n.w.fail("%s: Refuse after the end", n.client.key.ClientID)
 	}
 	n.client.answered(n)
+	n.client.refused = code
 	n.w.model.refused(n)
 	n.end()
 }
