@@ -43,7 +43,8 @@ func (n *Node) brokerOptions() broker.Options {
 			Connections: n.budget.mqtt, PacketBytes: int(l.PacketBytes), ReceiveMaximum: uint16(l.ReceiveMaximum),
 			KeepAlive: uint16(l.KeepAlive.Seconds()), HalfOpenPerIP: l.HalfOpenPerIP,
 		},
-		Session: session.Options{MaxExpiry: expiry, MaxInflight: l.Inflight, MaxSubs: l.Subscriptions},
+		Session: session.Options{MaxExpiry: expiry, MaxInflight: l.Inflight, MaxSubs: l.Subscriptions, MaxAllSubs: l.AllSubs,
+			MaxSessions: l.Sessions, MaxRetained: l.Retained, MaxRetainedBytes: int64(l.RetainedBytes)},
 	}
 }
 

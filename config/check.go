@@ -148,7 +148,11 @@ func (ck *checker) limits() {
 	ck.between("limits.connections", int64(l.Connections), 0, 10_000_000)
 	ck.between("limits.packet_bytes", int64(l.PacketBytes), 1024, 256<<20)
 	ck.between("limits.receive_maximum", int64(l.ReceiveMaximum), 1, 65_535)
+	ck.between("limits.sessions", int64(l.Sessions), 1, 100_000_000)
 	ck.between("limits.subscriptions", int64(l.Subscriptions), 1, 10_000_000)
+	ck.between("limits.total_subscriptions", int64(l.AllSubs), 1, 1_000_000_000)
+	ck.between("limits.retained", int64(l.Retained), 1, 1_000_000_000)
+	ck.between("limits.retained_bytes", int64(l.RetainedBytes), 1024, 1<<50)
 	ck.between("limits.inflight", int64(l.Inflight), 1, 65_535)
 	ck.between("limits.half_open_per_ip", int64(l.HalfOpenPerIP), 1, 1_000_000)
 	if s := l.KeepAlive.Seconds(); l.KeepAlive < 0 || s > 65_535 {

@@ -99,8 +99,12 @@ type Limits struct {
 	ReceiveMaximum int      `yaml:"receive_maximum"` // QoS 1 and 2 publishes of one client under way at once
 	KeepAlive      Duration `yaml:"keep_alive"`      // longest a client may ask for; 0: as it asks
 	SessionExpiry  Duration `yaml:"session_expiry"`  // longest a session outlives its connection
+	Sessions       int      `yaml:"sessions"`        // connected or not
 	Subscriptions  int      `yaml:"subscriptions"`   // per session
-	Inflight       int      `yaml:"inflight"`        // deliveries to one client not yet acknowledged
+	AllSubs        int      `yaml:"total_subscriptions"`
+	Retained       int      `yaml:"retained"`       // topics with a retained message
+	RetainedBytes  Size     `yaml:"retained_bytes"` // of their names and payloads
+	Inflight       int      `yaml:"inflight"`       // deliveries to one client not yet acknowledged
 	HalfOpenPerIP  int      `yaml:"half_open_per_ip"`
 }
 
@@ -120,7 +124,8 @@ func Default() *Config {
 		},
 		Log: Log{Data: "./millrace-data", MaxBytes: Share{Percent: 80}, Retention: Duration(7 * 24 * time.Hour), Partitions: 8},
 		Limits: Limits{PacketBytes: 1_000_000, ReceiveMaximum: 1024, SessionExpiry: Duration(7 * 24 * time.Hour),
-			Subscriptions: 10_000, Inflight: 1024, HalfOpenPerIP: 4096},
+			Sessions: 1_000_000, Subscriptions: 10_000, AllSubs: 2_000_000, Retained: 1_000_000, RetainedBytes: 1 << 30,
+			Inflight: 1024, HalfOpenPerIP: 4096},
 		Logging: Logging{Level: "info", Format: "text"},
 	}
 }

@@ -49,6 +49,8 @@ type conn struct {
 	aliases   []string
 	key       session.Key
 
+	aliasBytes int32 // of aliases
+
 	// Of the owner.
 	denied map[uint16][]packet.Code // SUBSCRIBEs of which a part was not authorised, by packet id
 

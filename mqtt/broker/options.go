@@ -80,6 +80,7 @@ type Limits struct {
 	PacketBytes    int           // largest packet of a client; default 1,000,000, what a log topic takes less headers
 	ReceiveMaximum uint16        // QoS 1 and 2 publishes of one 5.0 client under way at once; default 1,024
 	TopicAliases   uint16        // inbound, per connection; default 32
+	AliasBytes     int           // of the topics behind them, per connection; default 64 KiB
 	// KeepAlive is the longest keep-alive in seconds; 0: as the client asks. It is enforced on 3.1.1 too, where the client cannot
 	// be told.
 	KeepAlive     uint16
@@ -113,6 +114,7 @@ func (o Options) withDefaults() Options {
 	def(&l.PacketBytes, 1_000_000)
 	def(&l.ReceiveMaximum, 1024)
 	def(&l.TopicAliases, 32)
+	def(&l.AliasBytes, 64<<10)
 	def(&l.ClientIDBytes, 256)
 	def(&l.OutboundBytes, 2<<20)
 	def(&l.OutboundTotal, 256<<20)

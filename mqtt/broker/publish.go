@@ -26,6 +26,7 @@ func reserved(user []packet.UserProperty) bool {
 var (
 	refuseTopic    = &packet.Error{Code: packet.TopicNameInvalid, Text: "clients may not publish to $ topics"}
 	refuseReserved = &packet.Error{Code: packet.ImplementationSpecificError, Text: textReserved}
+	refuseRetained = &packet.Error{Code: packet.QuotaExceeded, Text: "there are as many retained messages as the server takes"}
 	refuseDenied   = &packet.Error{Code: packet.NotAuthorized, Text: "not authorized to publish to the topic"}
 )
 
@@ -33,15 +34,18 @@ var (
 func (c *conn) publish(s *burst, p *packet.Publish) *fault {
 	s.received[p.QoS]++
 	if f := c.withinReceiveMaximum(p); f != nil {
+		s.broken++
 		return f
 	}
 	if err := validate(p.Topic); errors.Is(err, topic.ErrWildcard) {
+		s.broken++
 		return &fault{packet.MalformedPacket, err.Error()} // MQTT-3.3.2-2
 	} else if err != nil {
 		return c.refusePublish(s, p, &packet.Error{Code: packet.TopicNameInvalid, Text: err.Error()})
 	}
 	name, f := c.topicOf(p)
 	if f != nil {
+		s.broken++
 		return f
 	}
 	var triple session.Triple
@@ -50,9 +54,11 @@ func (c *conn) publish(s *burst, p *packet.Publish) *fault {
 		t, state := c.inbound.Begin(p.PacketID)
 		switch state {
 		case session.Pending:
+			s.repeated++
 			c.pending(s, p.PacketID)
 			return nil
 		case session.Open:
+			s.repeated++
 			c.expect(s, receipt{kind: packet.PUBREC, id: p.PacketID, msg: noMessage})
 			return nil
 		}
@@ -106,7 +112,10 @@ func (c *conn) topicOf(p *packet.Publish) (string, *fault) {
 		if len(c.aliases) <= alias {
 			c.aliases = append(c.aliases, make([]string, alias+1-len(c.aliases))...)
 		}
-		if c.aliases[alias] != string(p.Topic) {
+		if old := c.aliases[alias]; old != string(p.Topic) {
+			if c.aliasBytes += int32(len(p.Topic) - len(old)); int(c.aliasBytes) > c.b.o.Limits.AliasBytes {
+				return "", &fault{packet.QuotaExceeded, "the topics of the topic aliases are too long together"}
+			}
 			c.aliases[alias] = string(p.Topic)
 		}
 	}
@@ -145,6 +154,8 @@ func (c *conn) refusal(p *packet.Publish, name string) *packet.Error {
 		return refuseReserved
 	case !c.b.o.allowed(c.key, Publish, name):
 		return refuseDenied
+	case p.Retain && len(p.Payload) > 0 && !c.owner.core.Retained().Admits(name, len(p.Payload)):
+		return refuseRetained
 	}
 	return nil
 }
