@@ -21,13 +21,13 @@ import (
 
 // packages are the vendored modules, by the names under which sources import them.
 var packages = map[string]string{
-	"maplibre-gl":          "maplibre-gl/maplibre-gl.mjs",
-	"preact":               "preact/preact.mjs",
-	"preact/hooks":         "preact/hooks.mjs",
-	"preact/jsx-runtime":   "preact/jsxRuntime.mjs",
-	"@preact/signals":      "signals/signals.mjs",
-	"@preact/signals-core": "signals/signals-core.mjs",
-	"topojson-client":      "topojson-client/feature.js",
+	"maplibre-gl":                    "maplibre-gl/maplibre-gl.mjs",
+	"preact":                         "preact/preact.mjs",
+	"preact/hooks":                   "preact/hooks.mjs",
+	"preact/jsx-runtime":             "preact/jsxRuntime.mjs",
+	"@preact/signals":                "signals/signals.mjs",
+	"@preact/signals-core":           "signals/signals-core.mjs",
+	"topojson-client/src/feature.js": "topojson-client/feature.js",
 }
 
 // Build bundles the app in dir (an absolute path) and returns the files of dist by their names: index.html as it is served, and assets
