@@ -25,6 +25,9 @@ const never = 0xFFFFFFFF // a session expiry that is none
 // open answers a CONNECT; false: the connection is over.
 func (c *conn) open(p *packet.Connect) bool {
 	c.b.roster.limit(c, 0) // from here on the client waits for us, and each wait has its own limit
+	c.mu.Lock()
+	c.maxPacket = p.Props.MaximumPacket // a refusal too must fit [MQTT-3.2.2-19]
+	c.mu.Unlock()
 	req, h, f := c.admit(p)
 	c.leaveHalfOpen()
 	if f != nil {
@@ -33,7 +36,6 @@ func (c *conn) open(p *packet.Connect) bool {
 	}
 	c.mu.Lock()
 	c.hello = h
-	c.maxPacket = req.MaximumPacket
 	c.mu.Unlock()
 	c.asked = h.asked
 	c.joined = true
