@@ -27,7 +27,9 @@ type burst struct {
 	props    []session.Props
 	flight   *flight
 	acks     []ack
-	received [3]int64
+	received [3]int64 // publishes not counted yet, see stats.enter
+	repeated int64
+	broken   int64
 
 	connect *packet.Connect // came
 	stop    bool            // DISCONNECT came
@@ -169,11 +171,23 @@ func (c *conn) consume(s *burst, data []byte) {
 	c.forwardAcks(s)
 	c.keep(data, used)
 	c.again = s.connect != nil && len(c.rest) > 0
+}
+
+// enter counts what a burst has brought, before any of it can be counted further on.
+func (c *counters) enter(s *burst) {
 	for q, n := range s.received {
 		if n > 0 {
-			c.b.stats.received[q].Add(n)
+			c.received[q].Add(n)
 			s.received[q] = 0
 		}
+	}
+	if n := len(s.msgs); n > 0 {
+		c.appending.Add(int64(n))
+	}
+	if s.repeated+s.broken > 0 {
+		c.repeated.Add(s.repeated)
+		c.broken.Add(s.broken)
+		s.repeated, s.broken = 0, 0
 	}
 }
 

@@ -14,15 +14,19 @@ import (
 
 // Stats is a snapshot of the broker's counters. The maps are by reason.
 type Stats struct {
-	Connections  int64 // now
-	HalfOpen     int64 // of them without CONNECT
-	Accepted     int64 // TCP connections
-	Connects     int64 // CONNECTs answered with success
-	Received     [3]int64
+	Connections  int64    // now
+	HalfOpen     int64    // of them without CONNECT
+	Accepted     int64    // TCP connections
+	Connects     int64    // CONNECTs answered with success
+	Received     [3]int64 // publishes, whatever became of them; see Repeated, Broken, Refused, Appending
 	Delivered    [3]int64 // by effective QoS, resends included
 	ReceivedIn   int64    // bytes read
 	SentOut      int64    // bytes written
 	Acked        int64    // QoS 1 and 2 publishes with a receipt
+	Repeated     int64    // QoS 2 publishes that had come before: they are answered, and are no message
+	Broken       int64    // publishes that ended their connection, since the protocol forbids them
+	Appending    int64    // messages at the store now
+	Wills        int64    // that were published
 	Unreceipted  int64    // QoS 1 and 2 publishes of `store: false` routes, acked without one
 	Paused       int64    // connections that are not read now because the log has no room
 	OutboundWait int64    // bytes waiting for slow subscribers
@@ -41,6 +45,7 @@ type counters struct {
 	received, delivered                        [3]atomic.Int64
 	bytesIn, bytesOut                          atomic.Int64
 	acked, unreceipted, paused, outWait, stall atomic.Int64
+	repeated, broken, appending, wills         atomic.Int64
 
 	refused, dropped, ended, turned reasons
 }
@@ -49,6 +54,7 @@ func (c *counters) snapshot() Stats {
 	s := Stats{
 		Connections: c.connections.Load(), HalfOpen: c.halfOpen.Load(), Accepted: c.accepted.Load(), Connects: c.connects.Load(),
 		ReceivedIn: c.bytesIn.Load(), SentOut: c.bytesOut.Load(), Acked: c.acked.Load(), Unreceipted: c.unreceipted.Load(),
+		Repeated: c.repeated.Load(), Broken: c.broken.Load(), Appending: c.appending.Load(), Wills: c.wills.Load(),
 		Paused: c.paused.Load(), OutboundWait: c.outWait.Load(), Stalls: c.stall.Load(),
 		Refused: c.refused.snapshot(), Dropped: c.dropped.snapshot(), Ended: c.ended.snapshot(), Turned: c.turned.snapshot(),
 	}

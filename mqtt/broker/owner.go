@@ -410,6 +410,9 @@ func (o *owner) Publish(token uint64, m *session.Message) {
 	own.Received = o.clock
 	o.b.store.Append([]session.Message{own}, func(results []session.Result) {
 		r := results[0]
+		if r.Err == nil {
+			o.b.stats.wills.Add(1)
+		}
 		o.post(func(now int64) { o.core.Published(now, token, r) })
 	})
 }

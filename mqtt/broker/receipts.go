@@ -67,6 +67,7 @@ const mutantAckBeforeDone = "ack-before-done"
 
 // append sends what the burst has gathered to the log.
 func (c *conn) append(s *burst) {
+	c.b.stats.enter(s)
 	f := s.flight
 	s.flight = nil
 	if f == nil {
@@ -111,6 +112,7 @@ func (f *flight) complete(results []session.Result) {
 	c := f.c
 	var lost error // nothing certain is known: no ack may leave
 	stable := 0
+	defer c.b.stats.appending.Add(-int64(len(results))) // when what became of them is counted
 	for i := range results {
 		switch err := results[i].Err; {
 		case err == nil:
