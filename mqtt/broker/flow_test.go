@@ -301,6 +301,8 @@ func TestSubscribe(t *testing.T) {
 			a< SUBACK #1 0x01 0x9E 0x02
 			a> SUBSCRIBE #2 $share/g/y:1
 			a< SUBACK #2 0x9E
+			a> SUBSCRIBE #3 $share//y:1 $share/g:1 $share/+/y:1
+			a< SUBACK #3 0x8F 0x8F 0x8F
 			b> CONNECT v4 clean id=b
 			b< CONNACK
 			b> SUBSCRIBE #1 x:1 $share/g/y:1

@@ -3,7 +3,6 @@ package broker
 import (
 	"context"
 	"fmt"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -267,19 +266,16 @@ func (o *owner) packet(c *conn, p packet.Packet) {
 	})
 }
 
-// permit takes the filters out of s that the client may not have, or that we do not serve; what is left goes to the core, and
-// Send puts the refusals back into the SUBACK. false: nothing is left, and s is answered.
+// permit takes the filters out of s that the client may not have; what is left goes to the core, and Send puts the refusals back
+// into the SUBACK. false: nothing is left, and s is answered.
 func (o *owner) permit(c *conn, s *packet.Subscribe) bool {
 	codes := make([]packet.Code, len(s.Filters))
 	left := s.Filters[:0]
 	for i, f := range s.Filters {
-		switch {
-		case strings.HasPrefix(f.Filter, "$share/"):
-			codes[i] = packet.SharedNotSupported
-		case !o.b.o.allowed(c.key, Subscribe, f.Filter):
-			codes[i] = packet.NotAuthorized
-		default:
+		if o.b.o.allowed(c.key, Subscribe, f.Filter) {
 			left = append(left, f)
+		} else {
+			codes[i] = packet.NotAuthorized
 		}
 	}
 	if len(left) == len(codes) {
