@@ -3,7 +3,6 @@ package fleet
 import (
 	"cmp"
 	"fmt"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -290,30 +289,6 @@ type Sequences struct {
 	Repeated  uint64 // numbers seen again
 	Reordered uint64 // numbers that came after a later one
 	Restarted uint64 // times that a device began to count anew
-}
-
-// Skews sums up the clocks of the devices that are skewed.
-type Skews struct {
-	Devices      int
-	Median, Most time.Duration // of the amount
-}
-
-// Skews visits every device.
-func (v *View) Skews() (s Skews) {
-	v.mu.RLock()
-	defer v.mu.RUnlock()
-	var amounts []int64
-	for _, e := range v.ids {
-		if off, skewed := e.clock.offset(); skewed {
-			amounts = append(amounts, max(off, -off))
-		}
-	}
-	if s.Devices = len(amounts); s.Devices > 0 {
-		slices.Sort(amounts)
-		s.Median = time.Duration(amounts[len(amounts)/2]) * time.Microsecond
-		s.Most = time.Duration(amounts[len(amounts)-1]) * time.Microsecond
-	}
-	return s
 }
 
 // Totals returns the fleet in numbers.
