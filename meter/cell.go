@@ -35,14 +35,14 @@ type Cell struct {
 	over   bool
 	shard  *shard
 	halves [2]half
-	mu     sync.Mutex // of the halves' refused
+	mu     sync.Mutex // of the halves' reasons
 }
 
 type half struct {
 	published, logged, digest, unknown, unlogged atomic.Uint32
 
 	listed  atomic.Bool
-	refused []Count
+	reasons []Count
 }
 
 // Is tells whether the cell is that of a minute and a device.
@@ -82,18 +82,23 @@ func (c *Cell) Unknown(e Entry, n uint32) { c.in(e).unknown.Add(n) }
 // Unlogged counts messages that are not kept, by their route's wish.
 func (c *Cell) Unlogged(e Entry, n uint32) { c.in(e).unlogged.Add(n) }
 
-// Refused counts a message that was refused. (One that the log refused was published as well.)
-func (c *Cell) Refused(e Entry, reason string) {
+// Refused counts a message that was not accepted.
+func (c *Cell) Refused(e Entry, reason string) { c.because(e, RefusedPrefix, reason) }
+
+// Failed counts a message that was accepted and then refused by the log.
+func (c *Cell) Failed(e Entry, reason string) { c.because(e, FailedPrefix, reason) }
+
+func (c *Cell) because(e Entry, prefix, reason string) {
 	h := c.in(e)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for i := range h.refused {
-		if h.refused[i].Name[len(RefusedPrefix):] == reason {
-			h.refused[i].N++
+	for i := range h.reasons {
+		if n := h.reasons[i].Name; len(n) == len(prefix)+len(reason) && n[:len(prefix)] == prefix && n[len(prefix):] == reason {
+			h.reasons[i].N++
 			return
 		}
 	}
-	h.refused = append(h.refused, Count{RefusedPrefix + reason, 1})
+	h.reasons = append(h.reasons, Count{prefix + reason, 1})
 }
 
 // shard is a part of the cells. It keeps two generations and forgets the older one when the younger is full; a forgotten cell that

@@ -5,7 +5,7 @@ import (
 	"github.com/millrace-io/millrace/mqtt/session"
 )
 
-// The names of counts. Refusals and drops have a name per reason.
+// The names of counts. Refusals, failures and drops have a name per reason. What was published is logged, failed or unknown.
 const (
 	Published     = "published" // accepted from a client for a partition of the log
 	Logged        = "logged"    // of those: the log says that they are in it
@@ -14,7 +14,8 @@ const (
 	Unlogged      = "unlogged"  // accepted on a `store: false` route
 	Owed          = "owed"      // deliveries to subscribers that were decided on
 	Delivered     = "delivered" // QoS 0: handed to the connection; QoS 1 and 2: acknowledged
-	RefusedPrefix = "refused:"
+	RefusedPrefix = "refused:"  // not accepted
+	FailedPrefix  = "failed:"   // accepted, and then refused by the log
 	DroppedPrefix = "dropped:"
 )
 

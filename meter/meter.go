@@ -185,9 +185,6 @@ func (m *Meter) Close(ctx context.Context) error {
 	}
 	close(m.quit)
 	m.work.Wait()
-	if err := m.Flush(ctx); err != nil { // what waited, at least
-		return err
-	}
 	return m.flush(ctx, true)
 }
 
@@ -319,10 +316,10 @@ func (x *rowIndex) cell(c *Cell, half uint8) {
 	r.add(Unknown, uint64(h.unknown.Swap(0)))
 	r.add(Unlogged, uint64(h.unlogged.Swap(0)))
 	c.mu.Lock()
-	refused := h.refused
-	h.refused = nil
+	reasons := h.reasons
+	h.reasons = nil
 	c.mu.Unlock()
-	for _, n := range refused {
+	for _, n := range reasons {
 		r.add(n.Name, n.N)
 	}
 }

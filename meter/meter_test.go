@@ -102,7 +102,7 @@ func TestCountsAreAddedUp(t *testing.T) {
 		}
 		e = m.Enter(1)
 		c.Logged(e, 1, 0xFFFFFFFF)
-		c.Refused(e, "too_large")
+		c.Failed(e, "too_large")
 		part.Logged(e, 1, int64(41+i))
 		part.Refused(e, 1)
 		e.Leave()
@@ -118,7 +118,7 @@ func TestCountsAreAddedUp(t *testing.T) {
 	got := sum(fs)
 	got["0 telemetry truck-1 false digest"] &= 0xFFFFFFFF
 	want := map[string]uint64{
-		"0 telemetry truck-1 false published": 6, "0 telemetry truck-1 false logged": 3, "0 telemetry truck-1 false refused:too_large": 3,
+		"0 telemetry truck-1 false published": 6, "0 telemetry truck-1 false logged": 3, "0 telemetry truck-1 false failed:too_large": 3,
 		"0 telemetry truck-1 false digest": 0xFFFFFFFD, "1 telemetry truck-2 false unknown": 1, "0 store: false live/#  false unlogged": 5,
 	}
 	if !reflect.DeepEqual(got, want) {

@@ -6,6 +6,7 @@ import (
 	"unsafe"
 
 	"github.com/millrace-io/millrace/eventlog"
+	"github.com/millrace-io/millrace/meter"
 	"github.com/millrace-io/millrace/mqtt/session"
 )
 
@@ -40,12 +41,17 @@ type plan struct {
 	full  bool // a later plan has taken over
 	count int
 	size  int
+
+	counter *meter.Part // nil without a meter
 }
 
 // step is what is to be done with one message of a call.
 type step struct {
 	to   *resolved
 	plan int32 // index of its batch; -1: it is dealt with
+
+	digest uint32
+	cell   *meter.Cell // nil without a meter
 }
 
 // appender is the scratch of one call of Append.
@@ -56,9 +62,12 @@ type appender struct {
 	last     int // the plan that took the last message
 	builders []eventlog.Builder
 	out      []*outgoing
+	lane     uint32 // of the meter
 }
 
-var appenders = sync.Pool{New: func() any { return new(appender) }}
+var appenders = sync.Pool{New: func() any { return &appender{lane: lanes.Add(1)} }}
+
+var lanes atomic.Uint32
 
 // free gives the scratch back; the buffer that a large message took is not kept.
 func (a *appender) free() {
@@ -82,6 +91,8 @@ type outgoing struct {
 	from   []origin
 	side   *side
 	answer func(eventlog.Outcome)
+
+	counter *meter.Part // nil without a meter
 }
 
 var outgoings sync.Pool
@@ -96,12 +107,18 @@ func newOutgoing() *outgoing {
 }
 
 func (o *outgoing) free() {
-	o.store, o.call, o.side, o.from = nil, nil, nil, o.from[:0]
+	clear(o.from)
+	o.store, o.call, o.side, o.counter, o.from = nil, nil, nil, nil, o.from[:0]
 	outgoings.Put(o)
 }
 
 // origin tells where a batch's message comes from: its index in the call, and where its payload begins in the batch.
-type origin struct{ index, at int32 }
+type origin struct {
+	index, at int32
+
+	digest uint32
+	cell   *meter.Cell
+}
 
 // Append implements broker.Store. One batch is built per partition that the call touches, more if it is large. results is the
 // callee's to keep.
@@ -110,7 +127,9 @@ func (s *Store) Append(msgs []session.Message, done func(results []session.Resul
 	c.left.Store(1)
 	a := appenders.Get().(*appender)
 	now := s.now()
-	s.encode(c, a, now, msgs, s.plan(c, a, now, msgs))
+	e := s.count.enter(a.lane)
+	s.encode(c, a, now, msgs, s.plan(c, a, now, msgs, &e), &e)
+	e.leave()
 	for i, o := range a.out {
 		s.send(&a.plans[i], &a.builders[i], o)
 	}
@@ -127,7 +146,7 @@ func (s *Store) Append(msgs []session.Message, done func(results []session.Resul
 }
 
 // plan finds out where each message goes, and deals with those that go nowhere. It returns how many go to the log.
-func (s *Store) plan(c *call, a *appender, now int64, msgs []session.Message) (planned int) {
+func (s *Store) plan(c *call, a *appender, now int64, msgs []session.Message, e *entry) (planned int) {
 	at := s.places.Load()
 	for i := range msgs {
 		m := &msgs[i]
@@ -137,10 +156,12 @@ func (s *Store) plan(c *call, a *appender, now int64, msgs []session.Message) (p
 		case err != nil:
 			c.results[i].Err = err
 			s.stats.refused.add(reason(err), 1)
+			e.refused(s.cell(r, m.Client, now), reason(err))
 		case r.route.Discard:
 			v := *m
 			v.Topic, v.Time = r.name, now
 			s.stats.unlogged.Add(1)
+			v.Tally = e.unlogged(s.cell(r, m.Client, now))
 			s.unlogged(&v)
 		default:
 			to := at.topics[r.route.topic]
@@ -148,10 +169,15 @@ func (s *Store) plan(c *call, a *appender, now int64, msgs []session.Message) (p
 			if r.key == nil {
 				part.Index = partition(bytesOf(m.Client), to.Partitions)
 			}
-			a.steps[i].plan = a.planFor(part, r.route, estimate(r, m))
+			st := &a.steps[i]
+			st.plan = a.planFor(part, r.route, estimate(r, m))
+			st.cell, st.digest = s.cell(r, m.Client, now), s.count.digest(m.Payload)
+			e.published(st.cell)
+			a.plans[st.plan].counter = at.counter(r.route.topic, part.Index)
 			planned++
 		}
 	}
+	e.planned(a.plans)
 	return planned
 }
 
@@ -204,7 +230,7 @@ func (a *appender) planFor(p eventlog.Part, r *route, size int) int32 {
 }
 
 // encode makes the records of all planned messages, and the views that the tail will find.
-func (s *Store) encode(c *call, a *appender, now int64, msgs []session.Message, planned int) {
+func (s *Store) encode(c *call, a *appender, now int64, msgs []session.Message, planned int, e *entry) {
 	if planned == 0 {
 		return
 	}
@@ -216,7 +242,7 @@ func (s *Store) encode(c *call, a *appender, now int64, msgs []session.Message, 
 		p, o := &a.plans[i], newOutgoing()
 		a.builders[i].Grow(p.size)
 		sides[i].batch.Msgs, views = views[:0:p.count], views[p.count:]
-		o.store, o.call, o.part, o.side = s, c, sessionPart(p.part), &sides[i]
+		o.store, o.call, o.part, o.side, o.counter = s, c, sessionPart(p.part), &sides[i], p.counter
 		a.out = append(a.out, o)
 	}
 	for i := range a.steps {
@@ -225,6 +251,9 @@ func (s *Store) encode(c *call, a *appender, now int64, msgs []session.Message, 
 			continue
 		}
 		m, o := &msgs[i], a.out[st.plan]
+		if mutantDrops(a.plans[st.plan].count) {
+			continue
+		}
 		key, value := st.to.key, m.Payload
 		if key == nil {
 			key = bytesOf(m.Client)
@@ -233,12 +262,13 @@ func (s *Store) encode(c *call, a *appender, now int64, msgs []session.Message, 
 			value = empty
 		}
 		at := a.builders[st.plan].Add(now, key, value, a.encoder.encode(st.to.name, m))
-		o.from = append(o.from, origin{index: int32(i), at: int32(at)})
+		o.from = append(o.from, origin{index: int32(i), at: int32(at), digest: st.digest, cell: st.cell})
 		view := &o.side.batch.Msgs
 		*view = append(*view, session.Message{Offset: -1, Time: now, Topic: st.to.name, Payload: m.Payload, QoS: m.QoS, Retain: m.Retain,
 			Clear: m.Retain && len(m.Payload) == 0, Client: m.Client, Props: clonedProps(m.Props), QoS2: m.QoS2, Will: m.Will,
-			Received: m.Received})
+			Received: m.Received, Tally: tallyOf(st.cell)})
 	}
+	e.sent(a.out)
 }
 
 // send hands a batch to the log.
@@ -266,6 +296,7 @@ func (s *Store) send(p *plan, builder *eventlog.Builder, o *outgoing) {
 
 // answered maps what became of a batch to the messages of its call.
 func (o *outgoing) answered(outcome eventlog.Outcome) {
+	o.count(&outcome)
 	ok, call := 0, o.call
 	for i, from := range o.from {
 		r, to := outcome.At(i), &call.results[from.index]

@@ -4,14 +4,18 @@ import (
 	"hash/maphash"
 	"strings"
 	"sync"
+	"sync/atomic"
+
+	"github.com/millrace-io/millrace/meter"
 )
 
-// resolved is all that a topic alone decides. It is immutable.
+// resolved is all that a topic alone decides. It is immutable, but for its cell.
 type resolved struct {
-	name  string // the topic, interned: every message view shares it
-	route *route // nil: nothing takes this topic
-	key   []byte // nil: the key is the client id
-	part  int32  // of key
+	name  string                     // the topic, interned: every message view shares it
+	route *route                     // nil: nothing takes this topic
+	key   []byte                     // nil: the key is the client id
+	part  int32                      // of key
+	cell  atomic.Pointer[meter.Cell] // where its last message was counted
 }
 
 // cache remembers what topics resolve to. It is bounded: each shard keeps two generations and forgets the older one when the

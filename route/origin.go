@@ -33,6 +33,9 @@ func (s *Store) openOrigins(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("ends of the routed topics: %w", err)
 	}
+	for i := range p.topics {
+		s.count.follow(p, i, fresh)
+	}
 	for _, part := range p.parts() {
 		if at, there := known[part.String()]; there {
 			delete(fresh, part)

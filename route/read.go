@@ -122,6 +122,7 @@ func (s *Store) viewOf(b *eventlog.Batch) (v viewed) {
 		err := s.message(b.Own, r, plan, &m)
 		switch {
 		case err == nil:
+			m.Tally = s.count.tally(i, r)
 			v.msgs = append(v.msgs, m)
 		case errors.Is(err, errNullValue):
 			if v.skip == nil {

@@ -23,6 +23,7 @@ import (
 	"sync/atomic"
 
 	"github.com/millrace-io/millrace/eventlog"
+	"github.com/millrace-io/millrace/meter"
 	"github.com/millrace-io/millrace/mqtt/broker"
 	"github.com/millrace-io/millrace/mqtt/session"
 	"github.com/millrace-io/millrace/mqtt/topic"
@@ -37,6 +38,7 @@ type Options struct {
 	// Unlogged is given each message of a `store: false` route; it must not block, and copies what it keeps.
 	Unlogged func(*session.Message)
 	Logger   *slog.Logger // default: discards
+	Meter    *meter.Meter // counts messages; nil: nobody does
 
 	SessionPartitions  int32 // of a new __millrace_sessions; default 4
 	RetainedPartitions int32 // of a new __millrace_retained; default 4
@@ -60,6 +62,7 @@ type Store struct {
 
 	unlogged  func(*session.Message)
 	maxRecord int
+	count     counting
 
 	cache    *cache
 	places   atomic.Pointer[places]
@@ -80,6 +83,7 @@ type places struct {
 	topics  []eventlog.Topic // as Table.topics
 	byID    map[eventlog.TopicID]int
 	origins map[eventlog.Part]int64 // where in each partition MQTT began to look
+	counts  [][]*meter.Part         // by topic and partition; nil without a meter
 }
 
 // Open checks the routes, makes the topics that are missing, and returns the store. It refuses topics whose partitions are not
@@ -94,6 +98,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 		logger:    cmp.Or(o.Logger, slog.New(slog.DiscardHandler)),
 		maxRecord: cmp.Or(o.MaxPacket, 1<<20) + recordOverhead,
 	}
+	s.count = newCounting(o.Meter, table)
 	if s.unlogged == nil {
 		s.unlogged = func(*session.Message) {}
 	}
@@ -263,7 +268,7 @@ func (s *Store) move(ctx context.Context, id eventlog.TopicID) error {
 	if was := old.topics[i].Partitions; t.Partitions != was {
 		return fmt.Errorf("topic %q came back with %d partitions instead of %d; restart the node to accept that", t.Name, t.Partitions, was)
 	}
-	p := &places{topics: slices.Clone(old.topics), byID: maps.Clone(old.byID), origins: maps.Clone(old.origins)}
+	p := &places{topics: slices.Clone(old.topics), byID: maps.Clone(old.byID), origins: maps.Clone(old.origins), counts: slices.Clone(old.counts)}
 	p.topics[i] = t
 	delete(p.byID, id)
 	p.byID[t.ID] = i
@@ -275,6 +280,7 @@ func (s *Store) move(ctx context.Context, id eventlog.TopicID) error {
 	if err := s.saveOrigins(ctx, fresh); err != nil {
 		return err
 	}
+	s.count.follow(p, i, fresh)
 	s.places.Store(p)
 	s.dead.follow(t)
 	s.logger.Warn("a routed topic was deleted and made again", "topic", t.Name)

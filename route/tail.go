@@ -197,6 +197,7 @@ func (t *tail) records(out *broker.TailEvent, ev eventlog.Event) (dead []deadLet
 	for len(v.dead) > 0 && v.dead[0].offset < place {
 		v.dead = v.dead[1:]
 	}
+	t.store.count.leaveOut(ev.Part, v.msgs)
 	for why, n := range v.skip {
 		t.store.stats.skipped.add(why, n)
 	}
