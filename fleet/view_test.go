@@ -218,8 +218,8 @@ func TestClockSkew(t *testing.T) {
 			t.Errorf("%s: %+v", device, d.Device)
 		}
 	}
-	if n, median, most := v.Skews(); n != 2 || most < 3*364*24*time.Hour || median < time.Hour-time.Minute || v.Totals().Skewed != 2 {
-		t.Errorf("%d devices, %v, %v", n, median, most)
+	if s := v.Skews(); s.Devices != 2 || s.Most < 3*364*24*time.Hour || s.Median < time.Hour-time.Minute || v.Totals().Skewed != 2 {
+		t.Errorf("%+v", s)
 	}
 	h := v.Stages()[stageReceive].Histogram
 	if h.Count() != 30+21+21 || h.Quantile(1) > 30*time.Millisecond {
