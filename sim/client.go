@@ -44,7 +44,7 @@ type ClientOptions struct {
 	// Fresh begins with a new session: what a server still has of an earlier life of the client id is gone, even if Connect asks for a
 	// session that outlives its connections.
 	Fresh bool
-	// Forget lets Keep end the session when it ends and nothing is on its way (MQTT 5).
+	// Forget lets Keep end the session when it ends and nothing is on its way.
 	Forget bool
 	// Seldom says that the client publishes now and then: Publish then writes by itself, instead of waking the goroutine that writes
 	// for one message. Many at once are written better without it.
@@ -343,12 +343,12 @@ func (c *Client) Done() <-chan struct{} {
 // and done must not call it.
 func (c *Client) Disconnect(code packet.Code) { c.disconnect(&packet.Disconnect{Code: code}, false) }
 
-// disconnect does it; forget ends the session, unless there is something in it.
+// disconnect does it; forget ends the session, as MQTT 5 can.
 func (c *Client) disconnect(p *packet.Disconnect, forget bool) {
 	c.mu.Lock()
 	l := c.link
 	if l != nil {
-		if forget && len(c.pending) == 0 && l.version == packet.V5 {
+		if forget && l.version == packet.V5 {
 			p.Props.Has |= packet.PSessionExpiry
 		}
 		c.send(p)
@@ -416,11 +416,23 @@ func (c *Client) Keep(ctx context.Context, up func(ctx context.Context, present 
 		case <-c.Done():
 		}
 	}
-	c.disconnect(&packet.Disconnect{}, c.o.Forget)
+	c.leave(ctx)
 	if c.Stats().Connects == 0 {
 		return last
 	}
 	return nil
+}
+
+// leave disconnects for good.
+func (c *Client) leave(ctx context.Context) {
+	forget := c.o.Forget && c.Pending() == 0
+	c.disconnect(&packet.Disconnect{}, forget)
+	if connect := c.o.Connect; forget && connect.Version < packet.V5 && !connect.CleanStart && c.Stats().Connects > 0 {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), disconnectWait)
+		defer cancel()
+		connect.CleanStart = true
+		_ = c.clean(ctx, connect) // a courtesy: the server forgets by itself in time
+	}
 }
 
 func (c *Client) setKeeping(keeping bool) {

@@ -26,7 +26,7 @@ func (f *fleet) play(ctx context.Context, d *device, begin time.Time) error {
 	c.setKeeping(true) // before anything is sent: from here on a lost connection is not the end
 	keep, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var kept sync.WaitGroup
-	kept.Go(func() { _ = c.Keep(keep, nil) }) // without a connection in the end, its messages are in doubt
+	kept.Go(func() { _ = c.Keep(keep, nil) })                                       // without a connection in the end, its messages are in doubt
 	unstick := context.AfterFunc(ctx, func() { time.AfterFunc(f.o.Grace, c.Drop) }) // of a server that does not read any more
 	err := f.send(ctx, c, d, begin, network)
 	if network != nil {

@@ -49,6 +49,7 @@ type FleetStats struct {
 	Devices   int // of the fleet
 	Connected int
 	Connects  uint64 // connections made, those again included
+	Total     uint64 // messages there are to send; 0: no end
 	Sent      uint64
 	Bytes     uint64 // payload
 	Acked     uint64
@@ -83,6 +84,7 @@ type fleet struct {
 	o                                             FleetOptions
 	speed                                         float64
 	devices                                       int
+	total                                         uint64 // messages that all devices have; 0: no end
 	connected                                     atomic.Int64
 	connects, sent, bytes, acked, refused, resent atomic.Uint64
 	late, ack                                     Histogram
@@ -170,6 +172,7 @@ func (f *fleet) stats(start time.Time) FleetStats {
 		Acked:     f.acked.Load(), // before sent, so that what is in flight is never negative
 		Refused:   f.refused.Load(),
 		Resent:    f.resent.Load(),
+		Total:     f.total,
 		Bytes:     f.bytes.Load(),
 		Late:      &f.late,
 		Ack:       &f.ack,

@@ -39,7 +39,9 @@ func Load(ctx context.Context, o LoadOptions) (FleetStats, error) {
 	for i := range devices {
 		devices[i] = device{id: o.Prefix + strconv.Itoa(i), stamped: true, source: newLoadSource(&o, i)}
 	}
-	return newFleet(o.FleetOptions, 1).run(ctx, devices)
+	f := newFleet(o.FleetOptions, 1)
+	f.total = uint64(o.Clients) * uint64(o.Count)
+	return f.run(ctx, devices)
 }
 
 // loadSource is what one client of a load sends.

@@ -54,7 +54,13 @@ func Replay(ctx context.Context, o ReplayOptions) (FleetStats, error) {
 			devices[i].resume = s.resume
 		}
 	}
-	return newFleet(o.FleetOptions, o.Speed).run(ctx, devices)
+	f := newFleet(o.FleetOptions, o.Speed)
+	if !o.Loop {
+		for i := range devices {
+			f.total += uint64(len(vehicles[i%len(vehicles)].events))
+		}
+	}
+	return f.run(ctx, devices)
 }
 
 // cloneNumber gives a clone a number of its own: recorded ones have four digits behind zeros.

@@ -11,6 +11,7 @@
 package sim
 
 import (
+	"bytes"
 	"strconv"
 	"time"
 
@@ -41,7 +42,7 @@ func (s *Stamp) properties() []packet.UserProperty {
 	}
 }
 
-// ReadStamp finds the stamp of a message, in its user properties or at the start of its payload.
+// ReadStamp finds the stamp of a message: at the start of its payload, or in its user properties.
 func ReadStamp(p *packet.Publish) (s Stamp, ok bool) {
 	if s, ok = readPayloadStamp(p.Payload); ok {
 		return s, true
@@ -57,5 +58,41 @@ func ReadStamp(p *packet.Publish) (s Stamp, ok bool) {
 			s.Due = time.UnixMicro(us)
 		}
 	}
-	return s, s.Device != "" && s.Sequence > 0
+	if s.Device != "" && s.Sequence > 0 {
+		return s, true
+	}
+	return readJSONStamp(p.Payload)
+}
+
+// A stamp in JSON is the first three members of the payload, written exactly so:
+//
+//	{"id":"van-0001","seq":17,"ts":"2026-11-22T14:00:00.123Z"
+const (
+	stampID   = `{"id":"`
+	stampSeq  = `","seq":`
+	stampTime = `,"ts":"`
+	timeForm  = "2006-01-02T15:04:05.000Z"
+)
+
+// appendJSONStamp begins a JSON object. The device's name must need no escapes.
+func appendJSONStamp(b []byte, s *Stamp) []byte {
+	b = append(append(b, stampID...), s.Device...)
+	b = strconv.AppendUint(append(b, stampSeq...), s.Sequence, 10)
+	b = append(b, stampTime...)
+	return append(s.Due.UTC().AppendFormat(b, timeForm), '"')
+}
+
+func readJSONStamp(b []byte) (s Stamp, ok bool) {
+	b, ok = bytes.CutPrefix(b, []byte(stampID))
+	if !ok {
+		return s, false
+	}
+	device, b, ok1 := bytes.Cut(b, []byte(stampSeq))
+	sequence, b, ok2 := bytes.Cut(b, []byte(stampTime))
+	if !ok1 || !ok2 || len(b) < len(timeForm) || len(device) == 0 || bytes.IndexByte(device, '"') >= 0 {
+		return s, false
+	}
+	n, err1 := strconv.ParseUint(string(sequence), 10, 64)
+	due, err2 := time.Parse(timeForm, string(b[:len(timeForm)]))
+	return Stamp{string(device), n, due}, err1 == nil && err2 == nil && n > 0
 }

@@ -15,6 +15,8 @@ type WatchOptions struct {
 	Connect packet.Connect
 	Filter  string
 	QoS     byte
+	// Fresh and Forget: see ClientOptions.
+	Fresh, Forget bool
 	// Ledger, if there is one, enters every message, under the client id as the reader's name. The reader is owed what is sent
 	// after the server has granted the subscription, or, if it had the session already, all that is sent from now on.
 	Ledger *Ledger
@@ -33,7 +35,7 @@ func Watch(ctx context.Context, o WatchOptions) (ClientStats, error) {
 	if o.Ledger != nil {
 		reader = o.Ledger.Reader(o.Connect.ClientID, o.Filter, o.QoS)
 	}
-	c := NewClient(ClientOptions{Dial: o.Dial, Connect: o.Connect, OnMessage: func(p *packet.Publish) { o.message(reader, p) }})
+	c := NewClient(ClientOptions{Dial: o.Dial, Connect: o.Connect, Fresh: o.Fresh, Forget: o.Forget, OnMessage: func(p *packet.Publish) { o.message(reader, p) }})
 	ack, err := c.Connect(ctx)
 	if err == nil {
 		err = o.subscribe(ctx, c, ack.SessionPresent)
