@@ -226,6 +226,10 @@ func (m *mock) tick() {
 		m.vehicles[i].step(m.rand, m.frozen)
 	}
 	for c := range m.clients {
+		c.text(m.pipeline(), "pipeline")
+		if d := m.detail(c.watch); d != nil {
+			c.text(d, "device")
+		}
 		if !c.ready {
 			continue
 		}
@@ -239,10 +243,6 @@ func (m *mock) tick() {
 		default:
 			c.anew = true // it is slow: it misses this one
 			c.seq--
-		}
-		c.text(m.pipeline(), "pipeline")
-		if d := m.detail(c.watch); d != nil {
-			c.text(d, "device")
 		}
 	}
 }
@@ -475,7 +475,7 @@ func (m *mock) entry(i int) map[string]any {
 		last -= 90_000
 	}
 	return map[string]any{"id": v.id, "slot": i, "source": v.source, "lat": v.lat, "lon": v.lon, "speed": v.speed, "heading": v.heading, "last_seen": last,
-		"sent": last - 20, "latency_ms": 20.0, "clock_skew_ms": 1.5, "messages": v.messages, "stale": v.stale}
+		"sent": last - 20, "latency_ms": 20.0, "clock_skew_ms": 1.5, "messages": v.messages, "stale": v.stale, "topic": "fleet/" + v.id}
 }
 
 func (m *mock) devices(r *http.Request) any {
@@ -497,10 +497,8 @@ func (m *mock) devices(r *http.Request) any {
 		v, w := &m.vehicles[a], &m.vehicles[b]
 		byID := strings.Compare(v.id, w.id)
 		switch q.Get("sort") {
-		case "speed":
-			return cmp.Or(cmp.Compare(v.speed, w.speed), byID)
-		case "-speed":
-			return cmp.Or(cmp.Compare(w.speed, v.speed), byID)
+		case "last_seen":
+			return cmp.Or(cmp.Compare(w.messages, v.messages), byID)
 		}
 		return byID
 	})
@@ -524,7 +522,7 @@ func (m *mock) detail(id string) any {
 	for i := range m.vehicles {
 		if v := &m.vehicles[i]; id != "" && v.id == id {
 			d := m.entry(i)
-			d["topic"], d["sequence"], d["missing"], d["repeated"], d["reordered"] = "deliveries", v.messages, 2, 1, 0
+			d["sequence"], d["missing"], d["repeated"], d["reordered"] = v.messages, 2, 1, 0
 			track := []any{}
 			a := v.heading * math.Pi / 180
 			for k := 60; k > 0; k-- {
@@ -547,8 +545,8 @@ func (m *mock) topics(*http.Request) any {
 func (m *mock) tail(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "text/event-stream")
 	for i := 0; r.Context().Err() == nil; i++ {
-		fmt.Fprintf(w, "event: record\ndata: {\"partition\":0,\"offset\":%d,\"time\":%d,\"key\":\"van-%05d\",\"headers\":{},\"size\":40,\"value\":\"{\\\"lat\\\":52.37}\","+
-			"\"json\":{\"lat\":52.37},\"base64\":null,\"truncated\":false}\n\n", i, time.Now().UnixMilli(), i%1000)
+		fmt.Fprintf(w, "data: {\"partition\":0,\"offset\":%d,\"time\":%d,\"key\":\"van-%05d\",\"headers\":{},\"size\":40,\"value\":\"{\\\"lat\\\":52.37}\","+
+			"\"base64\":null,\"truncated\":false}\n\n", i, time.Now().UnixMilli(), i%1000)
 		w.(http.Flusher).Flush()
 		time.Sleep(200 * time.Millisecond)
 	}

@@ -126,14 +126,12 @@ func bundle(dir, entry string) (map[string][]byte, error) {
 func assets(dir string) api.Plugin {
 	return api.Plugin{Name: "asset", Setup: func(b api.PluginBuild) {
 		b.OnResolve(api.OnResolveOptions{Filter: "^asset:"}, func(a api.OnResolveArgs) (api.OnResolveResult, error) {
-			return api.OnResolveResult{Path: filepath.Join(a.ResolveDir, strings.TrimPrefix(a.Path, "asset:")), Namespace: "asset"}, nil
+			name, err := filepath.Rel(dir, filepath.Join(a.ResolveDir, filepath.FromSlash(strings.TrimPrefix(a.Path, "asset:"))))
+			// By its name within dir, so that what is built does not depend on where dir is.
+			return api.OnResolveResult{Path: filepath.ToSlash(name), Namespace: "asset"}, err
 		})
 		b.OnLoad(api.OnLoadOptions{Filter: ".", Namespace: "asset"}, func(a api.OnLoadArgs) (api.OnLoadResult, error) {
-			name, err := filepath.Rel(dir, a.Path)
-			if err != nil {
-				return api.OnLoadResult{}, err
-			}
-			data, err := fs.ReadFile(os.DirFS(dir), filepath.ToSlash(name))
+			data, err := fs.ReadFile(os.DirFS(dir), a.Path)
 			if err != nil {
 				return api.OnLoadResult{}, err
 			}

@@ -8,11 +8,11 @@ export interface Status {
 }
 export interface Device {
   id: string; slot: number; source: number; lat: number | null; lon: number | null; speed: number | null; heading: number | null;
-  last_seen: number; sent: number | null; latency_ms: number | null; clock_skew_ms: number | null; messages: number; stale: boolean;
+  last_seen: number; topic: string; sent: number | null; latency_ms: number | null; clock_skew_ms: number | null; messages: number; stale: boolean;
 }
 export interface Fix { at: number; lat: number; lon: number }
 export interface DeviceDetail extends Device {
-  topic: string; sequence: number | null; missing: number; repeated: number; reordered?: number; track: Fix[];
+  sequence: number | null; missing: number; repeated: number; reordered: number; track: Fix[];
 }
 export interface Devices { devices: Device[]; total: number; next: string }
 export interface Reason { reason: string; kind: string; count: number }
@@ -29,7 +29,7 @@ export interface Topic { name: string; partitions: number; records: number; byte
 export interface Topics { topics: Topic[]; next: string }
 export interface LogRecord {
   partition: number; offset: number; time: number; key: string; headers: { [k: string]: string }; size: number;
-  value: string | null; json: unknown; base64: string | null; truncated: boolean;
+  value: string | null; base64: string | null; truncated: boolean;
 }
 export interface Source { id: number; name: string; kind: string; attribution?: string; label?: string }
 export interface Hello { version: string; now: number; tick: number; sources: Source[] }

@@ -19,15 +19,15 @@ export function style(p: Palette, streets: boolean): StyleSpecification {
     },
   ];
   if (streets) {
-    const width = (by: number) => ["interpolate", ["exponential", 1.5], ["zoom"], 9, 0.35 * by, 12, 0.8 * by, 15, 3.2 * by, 18, 12 * by];
+    const width = (by: number) => ["interpolate", ["exponential", 1.5], ["zoom"], 9, 0.4 * by, 12, by, 15, 3.2 * by, 18, 12 * by];
     const line = (cls: string, colour: string, by: number, minzoom: number) => ({
       id: "street-" + cls, type: "line", source: "streets", filter: ["==", ["get", "class"], cls], minzoom,
       layout: { "line-cap": "round", "line-join": "round" }, paint: { "line-color": colour, "line-width": width(by) },
     });
     layers.push(
       {
-        id: "street-edge", type: "line", source: "streets", minzoom: 12, layout: { "line-cap": "round", "line-join": "round" },
-        paint: { "line-color": p.border, "line-opacity": 0.45, "line-width": ["interpolate", ["exponential", 1.5], ["zoom"], 12, 1.6, 15, 5, 18, 15] },
+        id: "street-edge", type: "line", source: "streets", minzoom: 11, layout: { "line-cap": "round", "line-join": "round" },
+        paint: { "line-color": p.border, "line-opacity": 0.5, "line-width": ["interpolate", ["exponential", 1.5], ["zoom"], 11, 1.2, 13, 2.4, 15, 5, 18, 15] },
       },
       line("street", p.street, 0.8, 8),
       line("main", p.main, 1.5, 7),

@@ -119,8 +119,8 @@ async function exportCSV(): Promise<void> {
 const COLUMNS: { name: string; sort?: string; cls: string }[] = [
   { name: t.id, sort: "id", cls: "id" },
   { name: t.source, cls: "source" },
-  { name: t.lastSeen, sort: "-last_seen", cls: "num seen" },
-  { name: t.speed, sort: "-speed", cls: "num speed" },
+  { name: t.lastSeen, sort: "last_seen", cls: "num seen" },
+  { name: t.speed, cls: "num speed" },
   { name: t.messages, cls: "num messages" },
   { name: t.latency, cls: "num latency" },
   { name: t.skew, cls: "num skew" },
@@ -128,13 +128,13 @@ const COLUMNS: { name: string; sort?: string; cls: string }[] = [
 
 function Head() {
   const sort = asked().sort;
-  const order = (c: { sort?: string }) => (!c.sort ? undefined : sort === c.sort ? (c.sort.startsWith("-") ? "descending" : "ascending") : undefined);
+  const order = (c: { sort?: string }) => (!c.sort ? undefined : sort === c.sort ? (c.sort === "id" ? "ascending" : "descending") : undefined);
   return (
     <div class="row head" role="row">
       {COLUMNS.map((c) => (
         <div key={c.name} class={c.cls} role="columnheader" aria-sort={order(c)}>
           {c.sort
-            ? <button onClick={() => alter({ sort: c.sort === "id" ? null : c.sort! })}>{c.name}{order(c) && <span aria-hidden="true">{c.sort.startsWith("-") ? " ↓" : " ↑"}</span>}</button>
+            ? <button onClick={() => alter({ sort: c.sort === "id" ? null : c.sort! })}>{c.name}{order(c) && <span aria-hidden="true">{c.sort === "id" ? " ↑" : " ↓"}</span>}</button>
             : c.name}
         </div>
       ))}

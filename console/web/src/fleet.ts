@@ -7,6 +7,9 @@ export const MAX_SLOTS = 1 << 20;
 /** A move longer than this, in turns of the world (about 2 km at 50°), is a jump, not a drive. */
 const JUMP = 8e-5;
 
+const FREE = -1;
+const LEAVING = -2;
+
 export const UNKNOWN_SPEED = 65535;
 const NO_HEADING = 1 << 4;
 const STALE = 1 << 5;
@@ -36,7 +39,7 @@ export class Fleet {
   /** Rows that named no device we know, or a slot out of bounds. */
   orphans = 0;
 
-  /** The cell a slot is in; -1: none, the slot is free. */
+  /** The cell a slot is in; FREE: no device has the slot; LEAVING: it has left its cell, and settle decides. */
   cell = new Int32Array(0);
   lat = new Int32Array(0); // 1e-6 degrees, the last state
   lon = new Int32Array(0);
@@ -62,7 +65,7 @@ export class Fleet {
     if (slot >= MAX_SLOTS) return false;
     if (slot < this.cell.length) return true;
     const n = Math.min(MAX_SLOTS, Math.max(1024, 1 << Math.ceil(Math.log2(slot + 1))));
-    this.cell = grow(this.cell, n, -1);
+    this.cell = grow(this.cell, n, FREE);
     this.lat = grow(this.lat, n);
     this.lon = grow(this.lon, n);
     this.speed = grow(this.speed, n, UNKNOWN_SPEED);
@@ -111,7 +114,7 @@ export class Fleet {
   }
 
   clear(): void {
-    this.cell.fill(-1);
+    this.cell.fill(FREE);
     this.perSource.fill(0);
     this.names.clear();
     this.size = 0;
@@ -124,7 +127,7 @@ export class Fleet {
       this.orphans++;
       return;
     }
-    const known = this.cell[slot]! >= 0;
+    const known = this.cell[slot] !== FREE;
     if (known) this.perSource[this.source(slot)]!--;
     else {
       this.count++;
@@ -157,15 +160,21 @@ export class Fleet {
 
   /** The slot has left that cell. It may have come into another one in the same frame: settle decides. */
   left(slot: number, cell: number): void {
-    if (slot < this.size && this.cell[slot] === cell) this.leaving.push(slot, cell);
+    if (slot >= this.size || this.cell[slot] !== cell) return;
+    this.cell[slot] = LEAVING;
+    this.leaving.push(slot);
+  }
+
+  /** All have left that cell, but those for which a key row comes. */
+  empty(cell: number): void {
+    for (let slot = 0; slot < this.size; slot++) if (this.cell[slot] === cell) this.left(slot, cell);
   }
 
   /** Ends a frame: who has left a cell and come into none is gone. */
   settle(): void {
-    for (let i = 0; i < this.leaving.length; i += 2) {
-      const slot = this.leaving[i]!;
-      if (this.cell[slot] !== this.leaving[i + 1]) continue;
-      this.cell[slot] = -1;
+    for (const slot of this.leaving) {
+      if (this.cell[slot] !== LEAVING) continue;
+      this.cell[slot] = FREE;
       this.perSource[this.source(slot)]!--;
       this.count--;
     }

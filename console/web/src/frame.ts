@@ -16,6 +16,7 @@ export class FrameError extends Error {}
 const HEADER = 32;
 const SECTION = 16;
 const KEY_ROW = 16;
+const WHOLE = 0x80000000; // of a cell: what is not in this section is no longer in the cell
 
 /** Reads uvarints of at most 32 bits. */
 class Reader {
@@ -58,7 +59,7 @@ export function header(buffer: ArrayBuffer): Header {
   };
 }
 
-/** Applies a frame at a time of the page's clock. What it throws leaves the fleet in need of a frame that begins anew. */
+/** Applies a frame at a time of the page's clock. When it throws, the fleet needs a frame that begins anew. */
 export function apply(buffer: ArrayBuffer, fleet: Fleet, now: number): Header {
   const h = header(buffer);
   const d = new DataView(buffer);
@@ -66,7 +67,9 @@ export function apply(buffer: ArrayBuffer, fleet: Fleet, now: number): Header {
   if (h.anew) fleet.clear();
   for (let sections = d.getUint16(2, true); sections > 0; sections--) {
     if (r.at + SECTION > r.bytes.length) throw new FrameError("the frame ends within a section");
-    const cell = d.getUint32(r.at, true);
+    const named = d.getUint32(r.at, true);
+    const cell = named & ~WHOLE;
+    if (named >= WHOLE) fleet.empty(cell);
     const keys = d.getUint32(r.at + 4, true);
     const deltas = d.getUint32(r.at + 8, true);
     const left = d.getUint32(r.at + 12, true);

@@ -21,6 +21,7 @@ const LONGEST_PAUSE = 15_000;
 const CLOCK_ROUNDS = 5; // at once, then one every CLOCK_PAUSE
 const CLOCK_PAUSE = 30_000;
 const KEY_PAUSE = 1_000;
+const LONGEST_NAME = 1024; // bytes; the node refuses more
 
 /** ms since 1970, finer than Date.now and never stepping while the page lives. */
 export const wall = (): number => performance.timeOrigin + performance.now();
@@ -77,7 +78,7 @@ export class Live {
     s.onmessage = (m) => this.heard(m.data as string | ArrayBuffer);
     s.onclose = () => this.closed(s);
     clearInterval(this.watchdog);
-    this.watchdog = setInterval(() => this.watch_(), 1000) as unknown as number;
+    this.watchdog = setInterval(() => this.guard(), 1000) as unknown as number;
   }
 
   /** Closes the channel for good, until open is called. */
@@ -98,6 +99,7 @@ export class Live {
 
   /** Has the node tell of that device at every tick; "" ends it. */
   follow(device: string): void {
+    if (new TextEncoder().encode(device).length > LONGEST_NAME) device = ""; // no device is named so
     if (device === this.watched) return;
     this.watched = device;
     this.send({ type: "watch", device });
@@ -206,7 +208,7 @@ export class Live {
   }
 
   /** A channel that says nothing for three ticks is dead, whatever TCP thinks. */
-  private watch_(): void {
+  private guard(): void {
     if (this.socket && performance.now() - this.lastHeard > Math.max(5000, 3 * this.tick)) {
       const s = this.socket;
       s.onclose = null;

@@ -8,8 +8,8 @@ export interface Palette {
 }
 
 export const light: Palette = {
-  water: "#cfdde6", land: "#f4f3ee", landNear: "#f1f1ee", border: "#c3cbd0",
-  street: "#ffffff", main: "#ffffff", motorway: "#fbe6b4",
+  water: "#cfdde6", land: "#f2f1ec", landNear: "#e6e9e8", border: "#bcc6cc",
+  street: "#ffffff", main: "#ffffff", motorway: "#ffe2a0",
   halo: "#ffffff", ring: "#0b1f2a", label: "#1b2b35",
   sources: ["#c2410c", "#1d5fd1", "#6d28d9", "#047857", "#be185d", "#854d0e", "#0e7490", "#475569"],
 };

@@ -34,7 +34,7 @@ export function Panel() {
             {known.lat !== null && known.lon !== null && <Row name={t.position}>{known.lat.toFixed(5)}, {known.lon.toFixed(5)}</Row>}
             <Row name={t.messages}>{f.count(known.messages)}</Row>
             <Row name={t.sequence}>
-              {known.sequence === null ? <span class="dim">{t.noSequence}</span> : <>{f.count(known.sequence)} <Sequence missing={known.missing} repeated={known.repeated} reordered={known.reordered ?? 0} /></>}
+              {known.sequence === null ? <span class="dim">{t.noSequence}</span> : <>{f.count(known.sequence)} <Sequence missing={known.missing} repeated={known.repeated} reordered={known.reordered} /></>}
             </Row>
             <Row name={t.latency}>{f.duration(known.latency_ms)}</Row>
             <Row name={t.skew}>{known.clock_skew_ms === null ? <span class="dim">{t.exact}</span> : known.clock_skew_ms >= 0 ? t.ahead(f.duration(known.clock_skew_ms)) : t.behind(f.duration(-known.clock_skew_ms))}</Row>

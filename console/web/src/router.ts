@@ -8,8 +8,8 @@ export interface Route { page: Page; query: URLSearchParams }
 const PAGES = ["map", "devices", "topics", "about"];
 
 function read(): Route {
-  const path = location.pathname.slice(1);
-  const page = path === "" ? "map" : PAGES.includes(path) ? path : "unknown";
+  const path = location.pathname.split("/")[1]!;
+  const page = ["", "pipeline", "login"].includes(path) ? "map" : PAGES.includes(path) ? path : "unknown";
   return { page: page as Page, query: new URLSearchParams(location.search) };
 }
 

@@ -44,7 +44,7 @@ export const text = {
     accounted: "All accounted for",
     unaccounted: (n: string) => `${n} unaccounted for`,
     nothing: "Nothing to compare with",
-    ok: "0 lost",
+    ok: "0 unaccounted",
     skew: "Device clocks",
     skewed: (n: string, p50: string, max: string) => `${n} known, half within ${p50}, worst ${max}; the latencies are corrected by it`,
     hub: "Live channel",

@@ -100,7 +100,7 @@ function Tail({ topic }: { topic: string }) {
       else if (fresh.push(m) > KEPT) fresh.shift();
     };
     source.onmessage = heard;
-    for (const name of ["record", "skipped"]) source.addEventListener(name, heard as EventListener);
+    source.addEventListener("skipped", heard as EventListener);
     source.onerror = () => (broken.value = true);
     return () => {
       clearInterval(show);
@@ -119,7 +119,7 @@ function Tail({ topic }: { topic: string }) {
       <ol>
         {records.value.map((r) => (
           <li key={r.partition + ":" + r.offset}>
-            <span class="dim">{f.clock(r.time)} {r.partition}:{r.offset}</span> <b>{f.named(r.key, 64)}</b> <code>{f.named(r.value ?? (r.json === null ? r.base64 ?? "" : JSON.stringify(r.json)), 400)}</code>
+            <span class="dim">{f.clock(r.time)} {r.partition}:{r.offset}</span> <b>{f.named(r.key, 64)}</b> <code>{f.named(r.value ?? r.base64 ?? "", 400)}</code>
           </li>
         ))}
       </ol>
