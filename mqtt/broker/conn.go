@@ -53,6 +53,7 @@ type conn struct {
 
 	// Of the owner.
 	denied map[uint16][]packet.Code // SUBSCRIBEs of which a part was not authorised, by packet id
+	named  *outAliases              // set by the reader before the owner knows the connection
 
 	// Of the roster.
 	next, prev   *conn
@@ -264,7 +265,10 @@ func (c *conn) awaitLanded() {
 var longAgo = time.Unix(1, 0)
 
 // end ends the connection from our side, once: DISCONNECT with the code (5.0), then the socket. Any goroutine.
-func (c *conn) end(code packet.Code, text string) {
+func (c *conn) end(code packet.Code, text string) { c.endAs(code, text, label(code)) }
+
+// endAs is end with a reason of its own for the counter.
+func (c *conn) endAs(code packet.Code, text, why string) {
 	c.mu.Lock()
 	if c.closing {
 		c.mu.Unlock()
@@ -275,7 +279,7 @@ func (c *conn) end(code packet.Code, text string) {
 		d.Props.Has, d.Props.ReasonString = packet.PReasonString, text
 		c.answer(d)
 	}
-	c.endLocked(label(code))
+	c.endLocked(why)
 }
 
 // endLocked finishes what end began; it releases c.mu.

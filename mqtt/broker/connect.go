@@ -38,6 +38,7 @@ func (c *conn) open(p *packet.Connect) bool {
 	c.hello = h
 	c.mu.Unlock()
 	c.asked = h.asked
+	c.named = newOutAliases(p.Props.TopicAliasMax, c.lis.limits.TopicAliases)
 	c.joined = true
 	o := c.join()
 	o.post(func(now int64) { o.core.Connect(now, c, req) })

@@ -13,8 +13,13 @@ import (
 // batch has for it in one write.
 func (c *conn) Deliver(d *session.Delivery) (room bool) {
 	o := c.owner
-	e := o.encoder.encode(d, c.version)
-	if e == nil || c.maxPacket > 0 && len(e.b) > int(c.maxPacket) {
+	alias, how := c.named.name(d.Msg.Topic)
+	e := o.encoder.encode(d, c.version, how)
+	if how == withAlias && !c.takes(e) {
+		how = byTopic
+		e = o.encoder.encode(d, c.version, how)
+	}
+	if !c.takes(e) {
 		o.cannotSend(c, d)
 		d.Dropped = session.DropTooLarge
 		return true
@@ -35,7 +40,10 @@ func (c *conn) Deliver(d *session.Delivery) (room bool) {
 		return false
 	}
 	q := c.queue()
-	q.add(e, d)
+	q.add(e, d, alias)
+	if how == withAlias {
+		c.named.queued(d.Msg.Topic, alias)
+	}
 	if l, ok := o.lagOf(d); ok {
 		q.note(l)
 	}
@@ -51,11 +59,16 @@ func (c *conn) Deliver(d *session.Delivery) (room bool) {
 	return false
 }
 
+// takes tells whether a packet may be sent to the client as far as its size goes; nil: there is none.
+func (c *conn) takes(e *encoded) bool {
+	return e != nil && (c.maxPacket == 0 || len(e.b) <= int(c.maxPacket))
+}
+
 // fairShare is what a connection may have waiting even when slow ones have used up OutboundTotal: they must not starve the others.
 const fairShare = 32 << 10
 
-// add appends an encoded PUBLISH, with the packet id and DUP of the delivery.
-func (q *outQueue) add(e *encoded, d *session.Delivery) {
+// add appends an encoded PUBLISH, with the packet id and DUP of the delivery, and the client's alias.
+func (q *outQueue) add(e *encoded, d *session.Delivery, alias uint16) {
 	at := len(q.own)
 	head := e.b
 	if e.shared {
@@ -71,17 +84,21 @@ func (q *outQueue) add(e *encoded, d *session.Delivery) {
 			q.own[at] |= dupBit
 		}
 	}
+	if e.how != byTopic {
+		binary.BigEndian.PutUint16(q.own[at+e.aliasAt:], alias)
+	}
 }
 
 const dupBit = 0x08
 
-// encoded is a PUBLISH as all receivers of one layout get it, but for packet id and DUP.
+// encoded is a PUBLISH as all receivers of one layout get it, but for packet id, DUP and the number of an alias.
 type encoded struct {
 	layout
-	b      []byte
-	idAt   int // of the packet id in b; -1: none
-	head   int // how much of b is each receiver's own, if the rest is shared
-	shared bool
+	b       []byte
+	idAt    int // of the packet id in b; -1: none
+	aliasAt int // of the alias in b, if there is one
+	head    int // how much of b is each receiver's own, if the rest is shared
+	shared  bool
 }
 
 // layout is what makes two encodings of one message differ.
@@ -89,12 +106,13 @@ type layout struct {
 	version packet.Version
 	qos     byte
 	retain  bool
+	how     naming
 	expiry  uint32
 	subIDs  []uint32
 }
 
 func (l *layout) equal(m *layout) bool {
-	return l.version == m.version && l.qos == m.qos && l.retain == m.retain && l.expiry == m.expiry && slices.Equal(l.subIDs, m.subIDs)
+	return l.version == m.version && l.qos == m.qos && l.retain == m.retain && l.how == m.how && l.expiry == m.expiry && slices.Equal(l.subIDs, m.subIDs)
 }
 
 // encoder remembers the encodings of the message that was delivered last: a fan-out encodes once per layout.
@@ -116,11 +134,11 @@ func (e *encoder) same(m *session.Message) bool {
 const maxLayouts = 16 // of one message; with more, subscription identifiers are many and sharing is not worth a search
 
 // encode returns d's message as version v has it, valid until the next message; nil: it cannot be encoded.
-func (e *encoder) encode(d *session.Delivery, v packet.Version) *encoded {
+func (e *encoder) encode(d *session.Delivery, v packet.Version, how naming) *encoded {
 	if !e.same(d.Msg) {
 		e.msg, e.was, e.layouts = d.Msg, *d.Msg, e.layouts[:0]
 	}
-	want := layout{version: v, qos: d.QoS, retain: d.Retain}
+	want := layout{version: v, qos: d.QoS, retain: d.Retain, how: how}
 	if v >= packet.V5 {
 		want.expiry, want.subIDs = d.Expiry, d.SubIDs
 	} else {
@@ -151,6 +169,13 @@ func (e *encoder) encode(d *session.Delivery, v packet.Version) *encoded {
 func (enc *encoded) make(p *packet.Publish, d *session.Delivery, l layout) bool {
 	m := d.Msg
 	fill(p, d, l.version)
+	if l.how != byTopic {
+		p.Props.Has |= packet.PTopicAlias
+		p.Props.TopicAlias = 1 // patched for each receiver
+	}
+	if l.how == byAlias {
+		p.Topic = p.Topic[:0]
+	}
 	dst, large := enc.b[:0], len(m.Payload) > shareAbove
 	if large || enc.shared {
 		dst = nil
@@ -164,6 +189,9 @@ func (enc *encoded) make(p *packet.Publish, d *session.Delivery, l layout) bool 
 	}
 	l.subIDs = append(enc.subIDs[:0], l.subIDs...)
 	*enc = encoded{layout: l, b: b, idAt: idAt, shared: large, head: len(b) - len(m.Payload)}
+	if l.how != byTopic {
+		enc.aliasAt = aliasPlace(b, p)
+	}
 	return true
 }
 

@@ -79,7 +79,7 @@ type Limits struct {
 	Connections    int           // in all; 0: as many as there are descriptors
 	PacketBytes    int           // largest packet of a client; default 1,000,000, what a log topic takes less headers
 	ReceiveMaximum uint16        // QoS 1 and 2 publishes of one 5.0 client under way at once; default 1,024
-	TopicAliases   uint16        // inbound, per connection; default 32
+	TopicAliases   uint16        // per connection, each way; default 32
 	AliasBytes     int           // of the topics behind them, per connection; default 64 KiB
 	// KeepAlive is the longest keep-alive in seconds; 0: as the client asks. It is enforced on 3.1.1 too, where the client cannot
 	// be told.
