@@ -66,3 +66,31 @@ func TestPollsDecodeALittleAtATime(t *testing.T) {
 		}
 	}
 }
+
+// Who only looks on gets the messages, and neither counts nor dead-letters a second time what the broker's tail does.
+func TestWhoLooksOnCountsNothing(t *testing.T) {
+	mem := logtest.NewMemory(1, logtest.Hostility{})
+	defer mem.Close()
+	n := open(t, mem, fleet)
+	starts, _, err := n.store.Data(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	looksOn, err := n.store.Follow(starts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer looksOn.Close()
+	foreign(n, "commands", eventlog.Record{Key: []byte("1"), Value: []byte("v")}, eventlog.Record{Value: []byte("no key")},
+		eventlog.Record{Key: []byte("2")}, eventlog.Record{Key: []byte("3"), Value: []byte("v")})
+	if msgs := n.until(looksOn, session.Vector{}, count(2)); msgs[1].Topic != "fleet/3/cmd" {
+		t.Errorf("%+v", msgs)
+	}
+	if st := n.store.Stats(); st.Foreign != 0 || len(st.Skipped) != 0 || len(st.DeadLetters) != 0 || len(deadLettersOf(n, "commands")) != 0 {
+		t.Errorf("who looks on left traces: %+v", st)
+	}
+	n.until(n.follow(), session.Vector{}, count(2))
+	if st := n.store.Stats(); st.Foreign != 2 || st.Skipped["null_value"] != 1 || st.DeadLetters["written"] != 1 {
+		t.Errorf("%+v", st)
+	}
+}
