@@ -22,6 +22,7 @@ import (
 	"github.com/millrace-io/millrace/eventlog/engine"
 	"github.com/millrace-io/millrace/internal/vfs"
 	"github.com/millrace-io/millrace/kafkawire"
+	"github.com/millrace-io/millrace/meter"
 	"github.com/millrace-io/millrace/metrics"
 	"github.com/millrace-io/millrace/mqtt/broker"
 	"github.com/millrace-io/millrace/route"
@@ -33,6 +34,7 @@ type Options struct {
 	Version string
 	Logger  *slog.Logger // required
 	Test    Test
+	Streets []byte // GeoJSON that the console draws below its map; nil: none
 
 	// Where they are not set, the system's: files (in the folder log.data), clock, listeners.
 	Files  vfs.FS
@@ -66,8 +68,10 @@ type Node struct {
 	log     *eventlog.Log
 	engine  *engine.Engine // nil on a Kafka cluster
 	now     func() int64
+	meter   *meter.Meter
 	store   *route.Store
 	fleet   *follower
+	strip   strip
 	broker  *broker.Broker
 	kafka   *kafkawire.Server // nil on a Kafka cluster
 
@@ -94,10 +98,13 @@ func (n *Node) stages() []stage {
 		{"listen", n.listen, n.unlisten},
 		{"serve health and metrics", n.serveHTTP, n.stopHTTP},
 		{"open the log", n.openLog, n.closeLog},
+		{"open the meter", n.openMeter, n.closeMeter},
 		{"open the routes", n.openRoutes, n.closeRoutes},
 		{"follow the fleet", n.startFleet, n.stopFleet},
 		{"start the MQTT broker", n.startBroker, n.stopBroker},
+		{"count messages", n.startMeter, nil},
 		{"start the Kafka server", n.startKafka, n.stopKafka},
+		{"show it", n.show, n.hide},
 		{"let clients in", n.letIn, nil},
 		{"watch", n.watch, n.unwatch},
 	}
@@ -165,7 +172,7 @@ func (n *Node) check(context.Context) error {
 
 func (n *Node) serveHTTP(context.Context) error {
 	n.metrics.Collect(n.collect)
-	n.http = console.New(console.Options{Metrics: n.metrics.Handler(), Status: n.consoleStatus,
+	n.http = console.New(console.Options{Metrics: n.metrics.Handler(), Status: n.consoleStatus, Streets: n.o.Streets,
 		Hosts: n.o.Config.Listeners.HTTP.Hosts, Logger: n.o.Logger.With("part", "http")})
 	for _, d := range n.doorsOf(doorHTTP) {
 		n.accept(func() error { return n.http.Serve(d.listener) })
@@ -178,7 +185,7 @@ func (n *Node) stopHTTP(ctx context.Context) error { return n.http.Close(ctx) }
 func (n *Node) openRoutes(ctx context.Context) (err error) {
 	c := n.o.Config
 	n.store, err = route.Open(ctx, route.Options{
-		Log: n.log, Routes: n.specs, Now: n.now, Unlogged: n.unlogged, Logger: n.o.Logger.With("part", "route"),
+		Log: n.log, Routes: n.specs, Now: n.now, Meter: n.meter, Unlogged: n.unlogged, Logger: n.o.Logger.With("part", "route"),
 		SessionPartitions: int32(c.Log.SessionPartitions), RetainedPartitions: int32(c.Log.RetainedPartitions),
 		MaxPacket: int(c.Limits.PacketBytes),
 	})
@@ -265,6 +272,7 @@ func (n *Node) watch(context.Context) error {
 			select {
 			case now := <-tick.C:
 				n.tickLatency(now)
+				n.tickStrip(now)
 			case <-n.quit:
 				return
 			}

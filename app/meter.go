@@ -1,0 +1,23 @@
+package app
+
+import (
+	"context"
+	"math/rand/v2"
+
+	"github.com/millrace-io/millrace/meter"
+)
+
+// openMeter makes what counts messages for verify. It comes before all that it counts, and its last flush after.
+func (n *Node) openMeter(ctx context.Context) (err error) {
+	n.meter, err = meter.Open(ctx, meter.Options{Log: n.log, Run: rand.Uint64(), Now: n.now, Logger: n.o.Logger.With("part", "meter")})
+	return err
+}
+
+// closeMeter writes that nothing is uncounted.
+func (n *Node) closeMeter(ctx context.Context) error { return n.meter.Close(ctx) }
+
+// startMeter begins to write counts. From here on it is known what is uncounted when the node is killed.
+func (n *Node) startMeter(ctx context.Context) error {
+	n.meter.Follow(meter.Sources{Deliveries: n.broker.Counts, Refused: func() map[string]int64 { return n.broker.Stats().Refused }})
+	return n.meter.Start(ctx)
+}
