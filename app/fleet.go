@@ -17,8 +17,9 @@ import (
 
 // follower feeds the fleet's view from the tail of the log, in one goroutine.
 type follower struct {
-	n     *Node
-	view  *fleet.View
+	n    *Node
+	view *fleet.View
+	*passage
 	tail  broker.Tail
 	into  []broker.TailEvent
 	retry <-chan time.Time // of the tail, after an error
@@ -78,7 +79,7 @@ func (n *Node) startFleet(ctx context.Context) error {
 		return fmt.Errorf("follow the fleet: %w", err)
 	}
 	from := n.past(ctx, starts, ends)
-	f := &follower{n: n, quit: make(chan struct{}), done: make(chan struct{})}
+	f := &follower{n: n, passage: newPassage(from, ends), quit: make(chan struct{}), done: make(chan struct{})}
 	if f.view, err = fleet.New(fleet.Options{Sources: n.sources(), Place: n.placeOf, Ends: ends}); err != nil {
 		return err
 	}
@@ -158,7 +159,10 @@ func (f *follower) run() {
 		case <-f.quit:
 			return
 		case now := <-tick.C:
-			f.survive(func() { f.view.Tick(now) })
+			f.survive(func() {
+				f.view.Tick(now)
+				f.n.http.Tick()
+			})
 		case <-f.retry:
 			f.retry = nil
 		case <-wake:
@@ -182,6 +186,7 @@ func (f *follower) poll() bool {
 		case e.Gap:
 			f.view.Gap()
 		}
+		f.passed(&events[i])
 	}
 	clear(events)
 	f.into = events

@@ -21,6 +21,7 @@ func (n *Node) collect(s *metrics.Samples) {
 	n.collectRoutes(s)
 	n.collectFleet(s)
 	n.collectLatency(s)
+	n.collectConsole(s)
 	if n.engine != nil {
 		n.collectEngine(s)
 	}
