@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,96 +8,186 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"strings"
+	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/millrace-io/millrace/app"
 	"github.com/millrace-io/millrace/config"
+	"github.com/millrace-io/millrace/mqtt/packet"
 	"github.com/millrace-io/millrace/sim"
+	"github.com/millrace-io/millrace/sim/city"
 )
 
-// demoRoutes give the positions of the buses a log topic of their own, and everything else they say another. The key is the
-// vehicle, so a Kafka consumer has each bus in order.
-const demoRoutes = `
+// demoConfig has a route for the vans, one for the buses, and one for whoever tries it. The keys are the vehicles, so a Kafka consumer
+// has each in order.
+const demoConfig = `
+log: {max_bytes: 8GiB, retention: 1d}
 routes:
-  - {mqtt: "/hfp/v2/{journey}/{state}/vp/bus/{operator}/{vehicle}/#", topic: positions, key: "{operator}/{vehicle}", compression: zstd}
-  - {mqtt: "/hfp/v2/{journey}/{state}/+/bus/{operator}/{vehicle}/#", topic: events, key: "{operator}/{vehicle}"}
+  - {mqtt: "city/{vehicle}/position", topic: vehicles, key: "{vehicle}", kind: simulated, compression: zstd}
+  - {mqtt: "/hfp/v2/{journey}/{state}/{event}/bus/{operator}/{vehicle}/#", topic: hfp, key: "{operator}/{vehicle}", kind: recorded, compression: zstd}
+  - {mqtt: "fleet/{vehicle}/position", topic: fleet, key: "{vehicle}"}
 `
 
+// demoFlags are the demo's settings.
+type demoFlags struct {
+	data     string
+	fresh    bool
+	vehicles int
+	speed    float64
+	duration time.Duration
+}
+
 func newDemo(e env) *cobra.Command {
-	var data string
-	var speed float64
-	var vehicles int
-	var duration time.Duration
+	var o demoFlags
 	c := &cobra.Command{
-		Use: "demo", Short: "Run a node with a replayed fleet of Helsinki buses", Args: cobra.NoArgs,
-		Long: `Run a node on free ports, with its data in a temporary folder (or --data), and play a recorded fleet of Helsinki buses to it, again
-and again. Ctrl-C ends it. The recording is © Helsinki Region Transport, CC BY 4.0.`,
-		Example: "  millrace demo\n  millrace demo --vehicles 500 --speed 5 --data ./demo-data",
+		Use: "demo", Short: "Run a node with a city's fleet on a live map", Args: cobra.NoArgs,
+		Long: `Run a node, with simulated vans that make deliveries in Amsterdam and recorded buses of Helsinki, and show where to look: the console's
+live map, any MQTT client, any Kafka client. It needs no network. Ports that are taken are passed over.
+
+Ctrl-C ends it. The data stays in ./millrace-demo-data (or --data), and the next demo goes on where its log ends.
+
+Streets ` + city.Attribution + `. Buses ` + sim.Attribution + `.`,
+		Example: "  millrace demo\n  millrace demo --vehicles 200 --speed 5\n  millrace demo --fresh --duration 10m",
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if !(o.speed > 0 && o.speed <= 1000) {
+				return fmt.Errorf("--speed %v: above 0, at most 1000", o.speed)
+			}
+			if o.vehicles < 1 || o.vehicles > 100_000 {
+				return fmt.Errorf("--vehicles %d: 1 to 100000", o.vehicles)
+			}
 			ctx := cmd.Context()
-			if duration > 0 {
+			if o.duration > 0 {
 				var cancel context.CancelFunc
-				ctx, cancel = context.WithTimeout(ctx, duration)
+				ctx, cancel = context.WithTimeout(ctx, o.duration)
 				defer cancel()
 			}
-			if speed <= 0 {
-				return fmt.Errorf("--speed %v: above 0", speed)
+			if err := o.run(ctx, e); err != nil {
+				return failure{err}
 			}
-			return demo(ctx, e, data, sim.ReplayOptions{Speed: speed, Vehicles: vehicles, Now: true, Loop: true})
+			return nil
 		},
 	}
 	f := c.Flags()
-	f.StringVar(&data, "data", "", "folder for the data, kept afterwards (default: a temporary one)")
-	f.Float64Var(&speed, "speed", 1, "times the recorded one")
-	f.IntVar(&vehicles, "vehicles", 0, "how many; beyond 7 they are copies (default 7)")
-	f.DurationVar(&duration, "duration", 0, "stop after this time; 0: with Ctrl-C")
+	f.StringVar(&o.data, "data", "millrace-demo-data", "folder for the data")
+	f.BoolVar(&o.fresh, "fresh", false, "begin anew: delete what an earlier demo left in the folder")
+	f.IntVar(&o.vehicles, "vehicles", 1000, "how many vans")
+	f.Float64Var(&o.speed, "speed", 1, "times real time, of vans and buses")
+	f.DurationVar(&o.duration, "duration", 0, "stop after this time; 0: with Ctrl-C")
 	return c
 }
 
-func demo(ctx context.Context, e env, data string, o sim.ReplayOptions) (err error) {
-	c, err := config.Parse(demoRoutes, "demo")
+// demoStop is how long the end may take.
+const demoStop = 5 * time.Second
+
+func (o *demoFlags) run(ctx context.Context, e env) (err error) {
+	began := time.Now()
+	streets := make(chan []byte, 1)
+	go func() {
+		b, _, _ := city.Streets() // a map is nice to have; an error of the graph comes up again below
+		streets <- b
+	}()
+	c, err := o.config()
 	if err != nil {
 		return err
 	}
-	if c.Log.Data = data; data == "" {
-		if c.Log.Data, err = os.MkdirTemp("", "millrace-demo-"); err != nil {
-			return failure{fmt.Errorf("make a temporary folder: %w", err)}
-		}
-		defer func() { err = errors.Join(err, os.RemoveAll(c.Log.Data)) }()
-	}
-	c.Listeners.MQTT[0].Bind = freeAddress(1883)
-	c.Listeners.Kafka[0].Bind = freeAddress(9092)
-	c.Listeners.HTTP.Bind = freeAddress(8080)
-	n, err := app.Start(ctx, app.Options{Config: c, Version: version, Logger: slog.New(slog.NewTextHandler(e.Err, &slog.HandlerOptions{Level: slog.LevelWarn}))})
+	log := slog.New(slog.NewTextHandler(e.Err, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	n, err := app.Start(ctx, app.Options{Config: c, Version: version, Logger: log, Streets: <-streets})
 	if err != nil {
-		return failure{err}
+		return err
 	}
-	explain(e.Out, n, c.Log.Data, cmp.Or(o.Vehicles, 7))
-	status := statusLine(e.Out)
-	o.Dial, o.QoS, o.Report = sim.DialTCP(n.Address("MQTT")), 1, func(s sim.FleetStats) { status(s, n) }
-	o.Connect.Version, o.Connect.CleanStart, o.Connect.KeepAlive = 5, true, 60
-	playing, stopPlaying := context.WithCancel(ctx)
-	defer stopPlaying()
-	played := make(chan error, 1)
+	defer func() {
+		stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), demoStop)
+		defer cancel()
+		err = errors.Join(err, n.Stop(stopping))
+	}()
+	was, err := remember(ctx, n, o.vehicles)
+	if err != nil {
+		return err
+	}
+	o.explain(e.Out, n, time.Since(began), was)
+	err = o.play(ctx, e, n, was)
+	fmt.Fprintln(e.Out, "\nstopping")
+	return err
+}
+
+// play runs both fleets until ctx ends or the node fails.
+func (o *demoFlags) play(ctx context.Context, e env, n *app.Node, was memory) (err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	fleet := sim.FleetOptions{Dial: sim.DialTCP(n.Address("MQTT")), QoS: 1, Last: was.last, Grace: 2 * time.Second,
+		Connect: packet.Connect{Version: packet.V5, CleanStart: true, KeepAlive: 60}}
+	line := &demoLine{n: n, show: statusLine(e.Out, 10*time.Second)}
+	played := make(chan error, 2)
 	go func() {
-		_, err := sim.Replay(playing, o)
+		d := sim.DriveOptions{FleetOptions: fleet, Vehicles: o.vehicles, Speed: o.speed, Resume: was.state}
+		d.Report = func(s sim.FleetStats) { line.report(0, s) }
+		_, err := sim.Drive(ctx, d)
 		played <- err
 	}()
+	go func() {
+		r := sim.ReplayOptions{FleetOptions: fleet, Speed: o.speed, Now: true, Loop: true}
+		r.Report = func(s sim.FleetStats) { line.report(1, s) }
+		_, err := sim.Replay(ctx, r)
+		played <- err
+	}()
+	running := 2
 	select {
 	case err = <-n.Failed():
-		stopPlaying()
-		err = errors.Join(err, <-played)
 	case err = <-played:
+		running--
+	}
+	cancel()
+	for range running {
+		err = errors.Join(err, <-played)
 	}
 	if ctxEnded(err) {
 		err = nil
 	}
-	fmt.Fprintln(e.Out, "\nstopping")
-	if err = errors.Join(err, stop(ctx, n)); err != nil {
-		return failure{err}
+	return err
+}
+
+// config is the demo's configuration: its routes, its folder, ports that are free.
+func (o *demoFlags) config() (*config.Config, error) {
+	c, err := config.Parse(demoConfig, "demo")
+	if err != nil {
+		return nil, err
+	}
+	if err := o.folder(); err != nil {
+		return nil, err
+	}
+	c.Log.Data = filepath.Join(o.data, "log")
+	c.Listeners.MQTT[0].Bind = freeAddress(1883)
+	c.Listeners.Kafka[0].Bind = freeAddress(9092)
+	c.Listeners.HTTP.Bind = freeAddress(8080)
+	return c, nil
+}
+
+// demoNote marks a folder as the demo's: only such a one is ever deleted.
+const (
+	demoNote = "README.txt"
+	demoText = "millrace demo keeps its data here. It may be deleted, best with: millrace demo --fresh\n"
+)
+
+// folder makes the data's folder, anew if that is asked for.
+func (o *demoFlags) folder() error {
+	note := filepath.Join(o.data, demoNote)
+	if o.fresh {
+		text, err := os.ReadFile(note)
+		if _, missing := os.Stat(o.data); missing == nil && (err != nil || string(text) != demoText) {
+			return fmt.Errorf("--fresh: %s is there, and is not a demo's folder: name another one with --data", o.data)
+		}
+		if err := os.RemoveAll(o.data); err != nil {
+			return fmt.Errorf("--fresh: %w", err)
+		}
+	}
+	if err := os.MkdirAll(o.data, 0o755); err != nil {
+		return fmt.Errorf("make the folder for the data: %w", err)
+	}
+	if err := os.WriteFile(note, []byte(demoText), 0o644); err != nil {
+		return fmt.Errorf("make the folder for the data: %w", err)
 	}
 	return nil
 }
@@ -115,45 +204,65 @@ func freeAddress(port int) config.Address {
 	return "127.0.0.1:0"
 }
 
-func explain(w io.Writer, n *app.Node, data string, vehicles int) {
+func (o *demoFlags) explain(w io.Writer, n *app.Node, took time.Duration, was memory) {
 	host, port, _ := net.SplitHostPort(n.Address("MQTT"))
-	fmt.Fprintf(w, `A node is running, and %d recorded buses of Helsinki are driving. © Helsinki Region Transport, CC BY 4.0.
+	goesOn := ""
+	if was.messages > 0 {
+		goesOn = " It goes on where the last one ended."
+	}
+	fmt.Fprintf(w, `
+  Console  http://%s/
+  MQTT     %s
+  Kafka    %s
+  Data     %s
+
+%s vans drive in Amsterdam (simulated; streets %s),
+7 buses in Helsinki (recorded; %s). Started in %v.%s
 
 Watch them, as any MQTT client does:
-  mosquitto_sub -h %s -p %s -t '/hfp/v2/journey/ongoing/vp/#' -v
+  mosquitto_sub -h %s -p %s -t 'city/+/position' -v
+Read the same messages, as any Kafka client does:
+  kcat -b %s -C -t vehicles -o end -f '%%k %%s\n'
+Publish a vehicle of your own; it appears on the map:
+  mosquitto_pub -h %s -p %s -t fleet/me/position -m '{"lat":52.3731,"lon":4.8926}'
 
-Read the same messages, as any Kafka client does; positions from the first one on, then events of one group:
-  kcat -b %s -C -t positions -f '%%T %%k %%s\n'
-  kcat -b %s -G readers events
-
-Health and metrics: http://%s/
-Data:               %s
 Ctrl-C ends it.
 
-`, vehicles, host, port, n.Address("Kafka"), n.Address("Kafka"), n.Address("HTTP"), data)
+`, n.Address("HTTP"), n.Address("MQTT"), n.Address("Kafka"), o.data, grouped(uint64(o.vehicles)), city.Attribution, sim.Attribution,
+		took.Round(10*time.Millisecond), goesOn, host, port, n.Address("Kafka"), host, port)
 }
 
-// statusLine returns what shows the state of things: over and over on one line of a terminal, else a line now and then.
-func statusLine(w io.Writer) func(sim.FleetStats, *app.Node) {
-	f, isFile := w.(*os.File)
-	terminal := false
-	if isFile {
-		info, err := f.Stat()
-		terminal = err == nil && info.Mode()&os.ModeCharDevice != 0
+// demoLine is the live line: what both fleets say, added up. Each fleet reports from a goroutine of its own.
+type demoLine struct {
+	n    *app.Node
+	show func(string)
+
+	mu    sync.Mutex
+	stats [2]sim.FleetStats
+}
+
+func (l *demoLine) report(fleet int, s sim.FleetStats) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.stats[fleet] = s
+	if fleet > 0 || s.Ack == nil {
+		return // shown with the vans
 	}
-	last := -time.Hour
-	return func(s sim.FleetStats, n *app.Node) {
-		ready := "ready"
-		if !n.Status().Ready {
-			ready = "NOT READY"
-		}
-		line := fmt.Sprintf("%s  %s  %d buses  %d messages  %.0f/s  durable in p50 %v, p99 %v", s.Elapsed.Round(time.Second), ready, s.Connected, s.Acked,
-			s.Rate, s.Ack.Quantile(0.5).Round(10*time.Microsecond), s.Ack.Quantile(0.99).Round(10*time.Microsecond))
-		if terminal {
-			fmt.Fprintf(w, "\r%s%s", line, strings.Repeat(" ", max(0, 100-len(line))))
-		} else if s.Elapsed-last >= 10*time.Second {
-			last = s.Elapsed
-			fmt.Fprintln(w, line)
-		}
+	ready := ""
+	if !l.n.Status().Ready {
+		ready = "  NOT READY, see /readyz"
 	}
+	vans, buses := l.stats[0], l.stats[1]
+	l.show(fmt.Sprintf("%v  %s devices  %.0f/s  sent %s  in the log %s  under way %d  durable after p50 %v p99 %v%s", vans.Elapsed.Round(time.Second),
+		grouped(uint64(vans.Connected+buses.Connected)), vans.Rate+buses.Rate, grouped(vans.Sent+buses.Sent), grouped(vans.Acked+buses.Acked),
+		vans.InFlight+buses.InFlight, vans.Ack.Quantile(0.5).Round(100*time.Microsecond), vans.Ack.Quantile(0.99).Round(100*time.Microsecond), ready))
+}
+
+// grouped writes a number with commas.
+func grouped(n uint64) string {
+	s := fmt.Sprint(n)
+	for i := len(s) - 3; i > 0; i -= 3 {
+		s = s[:i] + "," + s[i:]
+	}
+	return s
 }
