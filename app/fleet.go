@@ -78,7 +78,7 @@ func (n *Node) startFleet(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("follow the fleet: %w", err)
 	}
-	from := n.past(ctx, starts, ends)
+	from := n.past(ctx, starts, ends, pastBytes)
 	f := &follower{n: n, passage: newPassage(from, ends), quit: make(chan struct{}), done: make(chan struct{})}
 	if f.view, err = fleet.New(fleet.Options{Sources: n.sources(), Place: n.placeOf, Ends: ends}); err != nil {
 		return err
@@ -101,8 +101,8 @@ func (n *Node) stopFleet(context.Context) error {
 	return nil
 }
 
-// past is where the fleet begins to read. What it cannot find out costs it the past only.
-func (n *Node) past(ctx context.Context, starts, ends session.Vector) session.Vector {
+// past is where the fleet begins to read, about bytes before the ends at most. What it cannot find out costs it the past only.
+func (n *Node) past(ctx context.Context, starts, ends session.Vector, bytes float64) session.Vector {
 	from, size := session.Vector{}, 0.0
 	since := n.now() - pastSpan.Milliseconds()
 	for p, end := range ends {
@@ -121,9 +121,9 @@ func (n *Node) past(ctx context.Context, starts, ends session.Vector) session.Ve
 		from[p] = max(at, starts[p])
 		size += float64(end-from[p]) * n.recordSize(ctx, session.Position{Part: p, Offset: end - 1})
 	}
-	if size > pastBytes {
+	if size > bytes {
 		for p, at := range from {
-			from[p] = ends[p] - int64(float64(ends[p]-at)*pastBytes/size)
+			from[p] = ends[p] - int64(float64(ends[p]-at)*bytes/size)
 		}
 	}
 	return from
