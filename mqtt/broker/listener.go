@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/millrace-io/millrace/mqtt/packet"
 	"github.com/millrace-io/millrace/mqtt/transport"
 )
 
@@ -195,6 +196,21 @@ func (h *handshaker) Enter() error {
 
 // Leave implements transport.Gate.
 func (h *handshaker) Leave() { <-h.b.slots }
+
+// Recheck looks at every client's certificate again, and ends the connections of those whose certificate is not accepted any more.
+// It is to be called when what listeners trust has changed, and now and then, for certificates expire.
+func (b *Broker) Recheck() {
+	for _, c := range b.roster.all() {
+		if c.layer == nil {
+			continue
+		}
+		var lost *transport.Error
+		if err := c.layer.Recheck(); errors.As(err, &lost) {
+			b.samples.warn("connection ended: "+lost.Reason, "listener", c.lis.o.Name, "peer", c.nc.RemoteAddr(), "error", err)
+			c.endAs(packet.NotAuthorized, "the client's certificate is not accepted any more", lost.Reason)
+		}
+	}
+}
 
 // info is what is known of the connection before its CONNECT.
 func (c *conn) info() ConnInfo {

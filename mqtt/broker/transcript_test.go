@@ -29,6 +29,9 @@ type node struct {
 	b     *broker.Broker
 	addr  string
 	serve chan error
+
+	listen func() (net.Listener, error)           // nil: TCP on loopback
+	reach  func(address string) (net.Conn, error) // nil: over TCP
 }
 
 func newNode(t testing.TB, change func(*broker.Options)) *node {
@@ -52,7 +55,10 @@ func (n *node) start() {
 	if err := n.b.Start(context.Background()); err != nil {
 		n.t.Fatal(err)
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if n.listen == nil {
+		n.listen = func() (net.Listener, error) { return net.Listen("tcp", "127.0.0.1:0") }
+	}
+	l, err := n.listen()
 	if err != nil {
 		n.t.Fatal(err)
 	}
@@ -97,7 +103,10 @@ type client struct {
 
 func (n *node) dial() *client {
 	n.t.Helper()
-	nc, err := net.Dial("tcp", n.addr)
+	if n.reach == nil {
+		n.reach = func(address string) (net.Conn, error) { return net.Dial("tcp", address) }
+	}
+	nc, err := n.reach(n.addr)
 	if err != nil {
 		n.t.Fatal(err)
 	}
