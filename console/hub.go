@@ -44,20 +44,26 @@ func (h *hub) leave(p *page) {
 
 // tick wakes every page. The pipeline's event is made once for all, and only if somebody looks on.
 func (h *hub) tick(parts *attached) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if len(h.pages) == 0 {
+	if h.empty() {
 		return
 	}
 	if e, err := event("pipeline", parts.pipeline()); err == nil {
 		h.strip.Store(&e)
 	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	for p := range h.pages {
 		if p.ticks.Add(1) > 1 {
 			h.coalesced.Add(1) // the page has not taken the one before
 		}
 		p.poke()
 	}
+}
+
+func (h *hub) empty() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.pages) == 0
 }
 
 func (h *hub) stats() Hub {
