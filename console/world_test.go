@@ -78,6 +78,7 @@ func newWorld(t testing.TB, change ...func(*Options)) *world {
 	w.view, err = fleet.New(fleet.Options{
 		Sources: []fleet.Source{{Name: "telemetry", Kind: "simulated"}},
 		Place:   func(topic, _ string) (int, string, bool) { return 0, strings.TrimPrefix(topic, "fleet/"), true },
+		MaxTracks: 100,
 	})
 	if err != nil {
 		t.Fatal(err)
