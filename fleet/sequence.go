@@ -5,7 +5,7 @@ package fleet
 type counter struct {
 	source int
 	begun  bool
-	gaps   uint64 // holes of the view when it began: after one, it begins again
+	holes  uint64 // of the view when it began: after one, it begins again
 	first  uint64 // where it began; what lies before was not missed
 	top    uint64 // the highest number
 	newest int64  // µs, the latest time of sending
@@ -82,8 +82,8 @@ func (v *View) count(e *entry, source int, p *Point) order {
 		return inOrder
 	}
 	c := e.counter(source)
-	if c.gaps != v.totals.Gaps {
-		c.begun, c.gaps = false, v.totals.Gaps
+	if c.holes != v.holes {
+		c.begun, c.holes = false, v.holes
 	}
 	sent := int64(0)
 	if !p.Sent.IsZero() {

@@ -50,6 +50,10 @@ type View struct {
 	stale  list
 	tracks int
 
+	holes    uint64 // in what the view has seen: after each, sequences begin anew
+	spent    int    // on messages since the last tick
+	shedding bool
+
 	board  board
 	totals Totals // what is not counted elsewhere
 	refuse [refusals]uint64
@@ -83,9 +87,33 @@ func (v *View) Add(now time.Time, b *session.Batch) {
 		live := m.Offset >= end
 		if !live {
 			v.totals.History++
+		} else if !v.afford(m) {
+			v.totals.Shed++
+			continue
 		}
 		v.take(now, m, live)
 	}
+}
+
+// A message costs about as much time as reading so many bytes, beside those of its payload; and what is read in a tick, at most, keeps the
+// view below a tenth of a core: about 90,000 messages of 300 bytes. What is beyond is left out until the next tick. History is bounded
+// by who reads it.
+const (
+	messageCost = 256
+	maxCost     = 50 << 20
+)
+
+// afford tells whether there is time for a message.
+func (v *View) afford(m *session.Message) bool {
+	if v.spent > maxCost {
+		if !v.shedding {
+			v.shedding = true
+			v.holes++
+		}
+		return false
+	}
+	v.spent += messageCost + min(len(m.Payload), maxText)
+	return true
 }
 
 func (v *View) take(now time.Time, m *session.Message, live bool) {
@@ -242,6 +270,7 @@ func (v *View) Gap() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.totals.Gaps++
+	v.holes++
 }
 
 // Stage is how long after their sending messages got somewhere, by the devices' clocks as far as they can be trusted (see clock).
@@ -272,11 +301,12 @@ type Totals struct {
 	Skewed    int // of these, with a clock that is off
 	Clients   int // pages that look on
 
-	Records   uint64            // looked at: Messages, Foreign, Unplaced, and what was refused for its device
+	Records   uint64            // that there were: Messages, Foreign, Unplaced, Shed, and what was refused for its device
 	History   uint64            // of these, received before the view began
 	Messages  uint64            // of known devices
 	Foreign   uint64            // left out, since no device sent them: records of Kafka clients, wills
 	Unplaced  uint64            // left out: of no source, or of a source without devices
+	Shed      uint64            // left out, since there were too many in a second: devices come before those who look at them
 	Forgotten uint64            // devices
 	Gaps      uint64            // holes in the log that the view went over
 	Refused   map[string]uint64 // by Refusal; those of positions are of messages that were taken

@@ -85,7 +85,7 @@ func TestTotalsAddUp(t *testing.T) {
 		got.Refused["zero"] != 1 || got.Refused["null"] != 1 || got.Refused["device_name"] != 1 || got.Refused["out_of_range"] != 0 {
 		t.Errorf("%+v", got)
 	}
-	if got.Records != got.Messages+got.Foreign+got.Unplaced+got.Refused["device_name"]+got.Refused["too_many_devices"] {
+	if got.Records != got.Messages+got.Foreign+got.Unplaced+got.Shed+got.Refused["device_name"]+got.Refused["too_many_devices"] {
 		t.Errorf("it does not add up: %+v", got)
 	}
 }
@@ -194,6 +194,25 @@ func TestGapsAreNotTheDevices(t *testing.T) {
 	v.add(epoch, said("a", epoch, 0, 50, ""), said("a", epoch, 0, 52, ""))
 	if got := v.Totals(); got.Missing != 1 || got.Gaps != 1 {
 		t.Errorf("%+v", got)
+	}
+}
+
+// A flood of messages is not looked at as a whole, which is no fault of the devices.
+func TestFloodsAreShed(t *testing.T) {
+	v := newView(t, Options{})
+	big := strings.Repeat(" ", 70_000)
+	n := 0
+	for range 3 {
+		for range 1000 {
+			n++
+			v.add(epoch, said("a", epoch, 0, n, big))
+		}
+		v.Tick(epoch)
+	}
+	got := v.Totals()
+	each := uint64(maxCost/(maxText+messageCost) + 1)
+	if got.Messages != 3*each || got.Shed != 3000-3*each || got.Records != 3000 || got.Missing != 0 {
+		t.Errorf("%+v, want %d messages of each tick", got, each)
 	}
 }
 
