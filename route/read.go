@@ -64,12 +64,12 @@ func (s *Store) Read(ctx context.Context, pos session.Position, maxBytes int) (s
 // readInto appends the messages of a batch, and tells what had to be decoded for it. What cannot be rendered was dealt with by
 // the tail.
 func (s *Store) readInto(out *session.Batch, b *eventlog.Batch) (decoded int, err error) {
-	if b.Part.Topic == s.retained.ID {
+	if b.Part.Topic == s.retained.ID || b.Part.Topic == s.sessions.ID {
 		return 0, b.Each(func(r *eventlog.Record) error {
 			if r.Offset < out.Base {
 				return nil
 			}
-			if m, ok := session.RetainedMessage(r.Offset, session.StateRecord{Key: r.Key, Value: r.Value}); ok {
+			if m, ok := session.StoredMessage(r.Offset, session.StateRecord{Key: r.Key, Value: r.Value}); ok {
 				out.Msgs = append(out.Msgs, m)
 			}
 			return nil

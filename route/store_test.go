@@ -859,3 +859,32 @@ type sink struct{ eventlog.Driver }
 
 func (sink) Append(_ *eventlog.Batch, done func(eventlog.Outcome)) { done(eventlog.Outcome{}) }
 func (sink) Room(eventlog.Part) <-chan struct{}                    { return nil }
+
+// The copy of a message that a session's record has is read by the record's position; other records of sessions are no messages.
+func TestCopyInSessionState(t *testing.T) {
+	mem := logtest.NewMemory(1, logtest.Hostility{})
+	defer mem.Close()
+	n := open(t, mem, nil)
+	w, restore, err := n.store.Claim(t.Context(), session.Target{Partition: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := restore(func(int64, session.StateRecord) error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	// As docs/formats/sessions.md has it: version, kind, tenant, principal, client id, packet id; version, incarnation, flags, topic id,
+	// partition, offset, topic, flags, time, client id, payload.
+	key := []byte("\x01o\x00\x01p\x01c\x00\x07")
+	plain := append(append([]byte("\x01\x05\x00"), make([]byte, 16)...), 3, 9)
+	copied := append(append([]byte("\x01\x05\x02"), make([]byte, 16)...), "\x03\x09\x03a/b\x02\x08\x03dev\x07payload"...)
+	c := make(chan []session.Result, 1)
+	w.Append([]session.StateRecord{{Key: key, Value: plain}, {Key: key, Value: copied}, {Key: key}}, func(rs []session.Result) { c <- rs })
+	at := (<-c)[1].Pos
+	b, err := n.store.Read(t.Context(), at, 1)
+	if err != nil || len(b.Msgs) != 1 {
+		t.Fatalf("%+v, %v", b, err)
+	}
+	if m := b.Msgs[0]; m.Offset != at.Offset || m.Topic != "a/b" || string(m.Payload) != "payload" || m.QoS != 2 || m.Client != "dev" || m.Time != 8 {
+		t.Errorf("%+v", m)
+	}
+}

@@ -334,7 +334,7 @@ func (s *memStore) Read(_ context.Context, pos session.Position, maxBytes int) (
 	case 'r':
 		recs := s.state[session.Target{Retained: true, Partition: pos.Index}].recs
 		for size := 0; b.Next < int64(len(recs)) && size < maxBytes; b.Next++ {
-			if m, ok := session.RetainedMessage(b.Next, recs[b.Next]); ok {
+			if m, ok := session.StoredMessage(b.Next, recs[b.Next]); ok {
 				b.Msgs = append(b.Msgs, m)
 				size += len(m.Payload)
 			}

@@ -31,8 +31,8 @@ type Store interface {
 	Data(ctx context.Context) (starts, ends session.Vector, err error)
 	// Tail follows the MQTT-carrying partitions.
 	Tail(from session.Vector) (Tail, error)
-	// Read returns one run of records from pos on, of a data partition or of the retained topic (Position of a Target: see
-	// TargetPart), about maxBytes. It may begin before pos, if that costs nothing. A Batch without messages from pos on and with
+	// Read returns one run of records from pos on, of a data partition or of a target (Position of a Target: see TargetPart; its
+	// messages are those of session.StoredMessage), about maxBytes. It may begin before pos, if that costs nothing. A Batch without messages from pos on and with
 	// Next > pos.Offset means: nothing for MQTT up to Next.
 	// session.ErrGap, wrapped in *session.GapError, if pos lies below the start.
 	Read(ctx context.Context, pos session.Position, maxBytes int) (session.Batch, error)

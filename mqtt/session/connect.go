@@ -33,6 +33,7 @@ type session struct {
 	offlineDirty bool // it should
 	dirty        bool // in shard.dirty
 	saved        bool // the log has a queue record
+	aging        bool // in Core.aging
 }
 
 const never = math.MaxUint32 // as a session expiry

@@ -31,6 +31,8 @@ type Core struct {
 	lanes    map[Target]*lane
 	writes   map[uint64][]outcome // by token
 	reads    map[uint64]*fetch
+	copying  map[uint64]copying
+	aging    []aged           // in order of time
 	wills    map[uint64]*will // being published, by token
 	token    uint64
 	unfired  []*will // whose publish was refused
@@ -106,9 +108,10 @@ func New(o Options, h Host, targets []Target) *Core {
 	o.CheckpointBytes = cmp.Or(o.CheckpointBytes, 32<<20)
 	o.CheckpointEvery = cmp.Or(o.CheckpointEvery, 2*time.Second)
 	o.ReadBytes = cmp.Or(o.ReadBytes, 64<<10)
+	o.CopyAfter = cmp.Or(o.CopyAfter, time.Minute)
 	c := &Core{
 		o: o, host: h, replaying: true, look: retainedLook,
-		lanes: map[Target]*lane{}, writes: map[uint64][]outcome{}, reads: map[uint64]*fetch{}, wills: map[uint64]*will{},
+		lanes: map[Target]*lane{}, writes: map[uint64][]outcome{}, reads: map[uint64]*fetch{}, copying: map[uint64]copying{}, wills: map[uint64]*will{},
 		index: map[Part]int32{}, sessions: map[Key]*session{}, lives: map[Incarnation]*session{}, armed: map[Incarnation]*will{},
 		links: map[Conn]*link{}, attempts: map[Conn]*attempt{}, turns: map[Key]*turn{}, restoring: map[Key]*saved{}, triples: map[Triple]struct{}{}, stale: map[staleKey]*lane{},
 	}
@@ -230,7 +233,7 @@ func (c *Core) Tick(now int64) (next int64) {
 	}
 	next = math.MaxInt64
 	if !c.replaying {
-		next = min(c.pace(), c.fireTimers(), c.retryReads(), c.retryWills(), c.tryAgain(), c.flushRetained(false), c.sweepRetained(), c.checkpointDue())
+		next = min(c.pace(), c.fireTimers(), c.retryReads(), c.retryWills(), c.tryAgain(), c.flushRetained(false), c.sweepRetained(), c.copyOpen(), c.checkpointDue())
 	}
 	c.leave()
 	return next

@@ -122,7 +122,7 @@ func (c *Core) settle(e *flown, reason string) {
 
 // saveOut writes which position an outbound QoS 2 id stands for. The PUBLISH leaves once that is durable.
 func (c *Core) saveOut(s *session, e *flown) {
-	e.state = saving
+	e.state, e.since = saving, uint32(c.now/1000)
 	id, off, l := e.id, e.offset, s.link
 	v := outValue{inc: s.inc, pos: c.position(e.place, off)}
 	c.write(s.shard.lane, func(err error) {
@@ -136,6 +136,8 @@ func (c *Core) saveOut(s *session, e *flown) {
 				c.kick(s)
 				return
 			}
+		} else {
+			c.age(s)
 		}
 		c.pump(s)
 	}, StateRecord{idKey(kindOut, s.key, id), v.append(nil)})
@@ -252,13 +254,22 @@ func (c *Core) resendOne(s *session, l *link) bool {
 	if !l.room || l.used >= l.window {
 		return false
 	}
-	m, _, ok := c.fetch(l, e.place, e.offset)
+	place, off := c.source(s, e)
+	m, _, ok := c.fetch(l, place, off)
 	if !ok {
 		return false
 	}
-	if m == nil || m.Offset != e.offset {
+	if m == nil || m.Offset != off {
+		if s.flight.gone(e.id) {
+			return true
+		}
 		c.giveUp(s, l, e, c.reasonGone(e.place))
 		return true
+	}
+	if place != e.place { // a copy
+		own := *m
+		own.Offset = e.offset
+		m = &own
 	}
 	c.resendMessage(s, l, e, m)
 	return true

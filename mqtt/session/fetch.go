@@ -109,6 +109,13 @@ func (c *Core) ReadDone(now int64, token uint64, b Batch, err error) {
 	if !c.enter(now) {
 		return
 	}
+	if k, ok := c.copying[token]; ok {
+		delete(c.copying, token)
+		c.copyRead(k, b, err)
+		c.copyOpen()
+		c.leave()
+		return
+	}
 	f := c.reads[token]
 	if f == nil {
 		return

@@ -18,20 +18,22 @@ type flown struct {
 	id        uint16
 	qos       byte
 	state     flightState
-	published bool // at least once, perhaps: another time it is a duplicate
-	wire      bool // on this connection, so it takes a place in the client's receive maximum
-	settled   bool // what became of it is counted
+	published bool   // at least once, perhaps: another time it is a duplicate
+	wire      bool   // on this connection, so it takes a place in the client's receive maximum
+	settled   bool   // what became of it is counted
+	since     uint32 // seconds since 1970 when it was begun
 	tally     *Tally
 }
 
 // flight is the deliveries that have a packet id, in the order in which they were first to be sent. They outlive connections.
 // An id of QoS 2 stays taken after its delivery is done, until a checkpoint covers its position: a replay must not bring it back.
 type flight struct {
-	items []flown
-	head  int // of the items before it nothing is left
-	done  []doneID
-	id    uint16 // last given out
-	free  int    // ids after it that are known to be free
+	items  []flown
+	head   int // of the items before it nothing is left
+	done   []doneID
+	copies []copied // of messages of QoS 2 that have been open for long
+	id     uint16   // last given out
+	free   int      // ids after it that are known to be free
 }
 
 // doneID is an id of QoS 2 whose delivery is done and whose record is still there.
@@ -77,6 +79,7 @@ func (f *flight) insert(i int, d flown) *flown {
 
 // remove takes a delivery out and returns which one it was, counted from the oldest.
 func (f *flight) remove(d *flown) int {
+	f.dropCopy(d.id)
 	i := f.head
 	for &f.items[i] != d {
 		i++

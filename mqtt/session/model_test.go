@@ -25,6 +25,7 @@ type model struct {
 	wills    []*modelWill
 	pubs     map[string]*modelPub
 	lastRun  int64 // of the core's timers
+	copies   int   // that kept a message from retention
 }
 
 type modelRetained struct {
@@ -231,11 +232,28 @@ func (m *model) gap(part int, next int64) { m.seen[part] = max(m.seen[part], nex
 func (m *model) trimmed(part int, to int64) {
 	for _, s := range m.sessions() {
 		for p, e := range s.entries {
-			if p.part == part && p.offset < to {
+			if p.part == part && p.offset < to && !m.copied(s, p) {
 				e.must, e.excused = false, true
 			}
 		}
 	}
+}
+
+// copied: retention cannot take it from the session, since a copy of it is in the log.
+func (m *model) copied(s *modelSession, p pos) bool {
+	cs := m.w.core.sessions[s.client.key]
+	if cs == nil {
+		return false
+	}
+	place := m.w.core.index[m.w.parts[p.part].part]
+	return slices.ContainsFunc(cs.flight.all(), func(d flown) bool {
+		cp := cs.flight.copyOf(d.id)
+		if d.place == place && d.offset == p.offset && cp != nil && cp.at >= 0 {
+			m.copies++
+			return true
+		}
+		return false
+	})
 }
 
 func (m *model) retain(part int, msg *Message) {

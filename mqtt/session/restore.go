@@ -14,15 +14,12 @@ func (c *Core) Restore(t Target, at Part, epoch int64, recs func(visit func(offs
 	if l == nil {
 		return fmt.Errorf("restore session state: %+v is no target of this core", t)
 	}
-	l.part = at
+	l.part, l.place = at, c.place(at)
 	c.epoch = max(c.epoch, uint64(epoch))
 	visit := c.visitSession(c.shardOf(l))
 	if t.Retained {
-		i := c.place(at)
-		c.places[i].retained = true
-		st := c.storeOf(l)
-		st.place = i
-		visit = c.visitRetained(st)
+		c.places[l.place].retained = true
+		visit = c.visitRetained(c.storeOf(l))
 	}
 	err := recs(func(offset int64, r StateRecord) error {
 		k, err := decodeKey(r.Key)
@@ -243,15 +240,19 @@ func (c *Core) restoreOut(s *session, out map[uint16]outValue) {
 		if v.inc != s.inc {
 			continue
 		}
-		d := flown{offset: v.pos.Offset, place: c.place(v.pos.Part), id: id, qos: 2, published: true}
+		d := flown{offset: v.pos.Offset, place: c.place(v.pos.Part), id: id, qos: 2, published: true, since: uint32(c.now / 1000)}
 		if v.released {
 			d.state = released
 		}
 		if p := &c.places[d.place]; !p.tailed && !p.retained {
 			p.dead = true
 		}
+		if v.copied {
+			s.flight.copies = append(s.flight.copies, copied{id: id, at: v.at})
+		}
 		list = append(list, d)
 	}
+	slices.SortFunc(s.flight.copies, func(a, b copied) int { return cmp.Compare(a.id, b.id) })
 	slices.SortFunc(list, func(a, b flown) int {
 		return cmp.Or(cmp.Compare(a.place, b.place), cmp.Compare(a.offset, b.offset))
 	})
@@ -341,6 +342,9 @@ func (c *Core) wake(s *session) {
 	}
 	c.schedule(s)
 	c.touch(s)
+	if s.flight.unreceived() {
+		c.age(s)
+	}
 	for _, b := range s.queue.subs.list {
 		if b.owes {
 			s.scan(cursor{sub: b, asOf: b.asOf, restored: true})

@@ -31,7 +31,6 @@ type retained struct {
 // retainedStore is one partition of the retained topic.
 type retainedStore struct {
 	*lane
-	place    int32
 	unstable map[*retained]struct{} // their newest version is not in the log
 	dirty    []*retained            // those of them that are not being written
 	since    int64                  // when the first of dirty came

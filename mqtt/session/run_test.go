@@ -18,6 +18,11 @@ func (w *world) step() {
 		c.resend()
 		return
 	}
+	if w.arid && w.chance(8) {
+		w.tick(2500)
+		w.trim(w.rnd.IntN(len(w.parts)))
+		return
+	}
 	switch n := w.rnd.IntN(100); {
 	case n < 10:
 		if c.conn == nil || w.chance(5) {
@@ -215,7 +220,7 @@ func runSeed(seed uint64) *world {
 
 // TestModel drives a real core through random traffic, faults and crashes beside the reference model.
 func TestModel(t *testing.T) {
-	counts := map[string]int{}
+	counts, copies := map[string]int{}, 0
 	for i := range tier.N(2000) {
 		seed := tier.Seed() + uint64(i)
 		w := runSeed(seed)
@@ -226,9 +231,13 @@ func TestModel(t *testing.T) {
 			}
 			t.Fatalf("seed %d: %v\n%s", seed, w.err, strings.Join(trace, "\n"))
 		}
+		copies += w.model.copies
 		for k, n := range w.counts {
 			counts[k] += n
 		}
 	}
-	t.Log(counts)
+	t.Log(counts, copies)
+	if copies == 0 && tier.Soak() {
+		t.Error("no message that retention took was open at QoS 2 and copied")
+	}
 }

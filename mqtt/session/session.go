@@ -81,7 +81,7 @@ type Props struct {
 
 // Batch is a run of stable records of one partition, in order of offset. Base is the place it was read or tailed from, Next the
 // offset after it; offsets may jump. Records that MQTT never sees (unrenderable, dead-lettered) are not in Msgs. A Batch of the
-// retained topic's partitions comes from Read only, with Msgs[i].Topic the retained topic.
+// retained or sessions topic's partitions comes from Read only, with what StoredMessage makes of the records.
 type Batch struct {
 	Part Part
 	Base int64
@@ -239,4 +239,5 @@ type Options struct {
 	CheckpointBytes int64         // of log since the last checkpoint that start one; default 32 MiB
 	CheckpointEvery time.Duration // since the last checkpoint, if anything changed; default 2 s
 	ReadBytes       int           // asked of Host.Read at once; default 64 KiB
+	CopyAfter       time.Duration // a delivery of QoS 2 that has been open for so long gets a copy that retention does not take; default 1 min
 }

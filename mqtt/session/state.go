@@ -238,26 +238,52 @@ func (v *inValue) decode(b []byte) error {
 	return r.end()
 }
 
-// outValue says which position an outbound QoS 2 packet id stands for, and whether its PUBREC has come.
+// outValue says which position an outbound QoS 2 packet id stands for, and whether its PUBREC has come. If the delivery has been open
+// for long it has a copy of the message.
 type outValue struct {
 	inc      Incarnation
 	released bool
 	pos      Position
+	msg      *Message // to be written; decode leaves it nil
+	copied   bool
+	at       int64 // offset of the record, as restored
 }
+
+const (
+	flagReleased = 0x01
+	flagCopied   = 0x02
+)
 
 func (v *outValue) append(dst []byte) []byte {
 	dst = append(dst, stateVersion)
 	dst = appendInt(dst, uint64(v.inc))
-	dst = append(dst, bit(v.released, 1))
+	dst = append(dst, bit(v.released, flagReleased)|bit(v.msg != nil, flagCopied))
 	dst = appendPart(dst, v.pos.Part)
-	return appendInt(dst, uint64(v.pos.Offset))
+	dst = appendInt(dst, uint64(v.pos.Offset))
+	if v.msg == nil {
+		return dst
+	}
+	return appendMessage(appendText(dst, v.msg.Topic), v.msg)
 }
 
 func (v *outValue) decode(b []byte) error {
 	r := valueReader(b)
-	v.inc, v.released = Incarnation(r.int()), r.byte() != 0
-	v.pos = Position{r.part(), r.offset()}
+	v.copied = r.out(v, &Message{})
 	return r.end()
+}
+
+// out reads a value, and its copy of the message if there is one.
+func (r *reader) out(v *outValue, m *Message) (copied bool) {
+	v.inc = Incarnation(r.int())
+	flags := r.byte()
+	v.released = flags&flagReleased != 0
+	v.pos = Position{r.part(), r.offset()}
+	if flags&flagCopied == 0 {
+		return false
+	}
+	m.Topic = r.text()
+	r.message(m)
+	return true
 }
 
 // willValue is a will that may still have to fire. id is its own; the record of the fired will carries it.
@@ -327,18 +353,29 @@ func (v *retainedValue) decode(b []byte) error {
 	return r.end()
 }
 
-// RetainedMessage decodes a record of the retained topic, for Store.Read. ok is false for the records that are no message
-// (tombstones, clears, the topic's own frontier) and for bytes that are no record of ours. The message aliases r.
-func RetainedMessage(offset int64, rec StateRecord) (m Message, ok bool) {
+// StoredMessage decodes the message in a record of the retained or the sessions topic, for Store.Read: a retained one, or the copy of
+// one that is being delivered at QoS 2. ok is false for the records that have none, and for bytes that are no record of ours. The
+// message aliases rec.
+func StoredMessage(offset int64, rec StateRecord) (m Message, ok bool) {
 	k, err := decodeKey(rec.Key)
-	if err != nil || k.kind != kindRetained || rec.Value == nil {
+	switch {
+	case err != nil || rec.Value == nil:
+		return m, false
+	case k.kind == kindRetained:
+		var v retainedValue
+		if v.decode(rec.Value) != nil || v.msg.Clear {
+			return m, false
+		}
+		m = v.msg
+		m.Topic = k.rest
+	case k.kind == kindOut:
+		r := valueReader(rec.Value)
+		if !r.out(&outValue{}, &m) || r.end() != nil {
+			return Message{}, false
+		}
+	default:
 		return m, false
 	}
-	var v retainedValue
-	if v.decode(rec.Value) != nil || v.msg.Clear {
-		return m, false
-	}
-	m = v.msg
-	m.Topic, m.Offset = k.rest, offset
+	m.Offset = offset
 	return m, true
 }

@@ -31,7 +31,8 @@ func stateRecords() []StateRecord {
 			sets: []setValue{{part: testPart, merged: true, runs: []run{{0, 3}, {10, 11}, {1 << 41, 1<<41 + 1}}}},
 		}).append(nil)},
 		{idKey(kindIn, k, 77), (&inValue{3, 9}).append(nil)},
-		{idKey(kindOut, k, 78), (&outValue{3, true, Position{testPart, 42}}).append(nil)},
+		{idKey(kindOut, k, 78), (&outValue{inc: 3, released: true, pos: Position{testPart, 42}}).append(nil)},
+		{idKey(kindOut, k, 79), (&outValue{inc: 3, pos: Position{testPart, 43}, msg: &msg}).append(nil)},
 		{sessionKey(kindWill, k), (&willValue{inc: 3, id: 8, delay: 30, msg: msg}).append(nil)},
 		{plainKey(kindBegin), (&checkpointValue{5, vector}).append(nil)},
 		{plainKey(kindDone), (&checkpointValue{5, nil}).append(nil)},
@@ -62,6 +63,11 @@ func recode(kd kind, b []byte) ([]byte, error) {
 	case kindOut:
 		var v outValue
 		err := v.decode(b)
+		if v.copied {
+			v.msg = &Message{}
+			r := valueReader(b)
+			r.out(&outValue{}, v.msg)
+		}
 		return v.append(nil), err
 	case kindWill:
 		var v willValue
@@ -95,11 +101,11 @@ func TestStateRecordsRoundTrip(t *testing.T) {
 	}
 }
 
-func TestRetainedMessage(t *testing.T) {
+func TestStoredMessage(t *testing.T) {
 	for _, r := range stateRecords() {
-		m, ok := RetainedMessage(33, r)
+		m, ok := StoredMessage(33, r)
 		k, _ := decodeKey(r.Key)
-		if ok != (k.kind == kindRetained) {
+		if ok != (k.kind == kindRetained || k.id == 79) {
 			t.Fatalf("%c: ok %v", k.kind, ok)
 		}
 		if ok && (m.Topic != "a/b" || m.Offset != 33 || string(m.Payload) != "payload" || !m.Retain || m.Props.Expiry != 60) {
@@ -107,10 +113,10 @@ func TestRetainedMessage(t *testing.T) {
 		}
 	}
 	v := retainedValue{Position{testPart, 4}, Message{Clear: true, Retain: true}}
-	if _, ok := RetainedMessage(0, StateRecord{retainedKey("x"), v.append(nil)}); ok {
+	if _, ok := StoredMessage(0, StateRecord{retainedKey("x"), v.append(nil)}); ok {
 		t.Error("the mark of a removed message is no message")
 	}
-	if _, ok := RetainedMessage(0, StateRecord{retainedKey("x"), nil}); ok {
+	if _, ok := StoredMessage(0, StateRecord{retainedKey("x"), nil}); ok {
 		t.Error("a tombstone is no message")
 	}
 }
@@ -129,7 +135,7 @@ func FuzzState(f *testing.F) {
 				}
 			}
 		}
-		RetainedMessage(1, StateRecord{key, value})
+		StoredMessage(1, StateRecord{key, value})
 		restoreFuzzed(t, StateRecord{key, value})
 	})
 }
@@ -166,10 +172,10 @@ func restoreFuzzed(t *testing.T, foreign StateRecord) {
 }
 
 func TestMessagesAreNotShared(t *testing.T) {
-	r := stateRecords()[5]
+	r := stateRecords()[6]
 	var sv saved
 	k, _ := decodeKey(r.Key)
-	if err := sv.visit(k, r.Value); err != nil {
+	if err := sv.visit(5, k, r.Value); err != nil {
 		t.Fatal(err)
 	}
 	want := *sv.will

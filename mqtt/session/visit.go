@@ -14,7 +14,7 @@ type saved struct {
 
 // visitSession takes in one record of a sessions partition. It is false if the value is no state record.
 func (c *Core) visitSession(sh *shard) func(offset int64, k stateKey, value []byte) bool {
-	return func(_ int64, k stateKey, value []byte) bool {
+	return func(offset int64, k stateKey, value []byte) bool {
 		switch k.kind {
 		case kindBegin:
 			return value == nil || sh.replayed.begun.decode(value) == nil
@@ -28,11 +28,11 @@ func (c *Core) visitSession(sh *shard) func(offset int64, k stateKey, value []by
 			sv = &saved{}
 			c.restoring[k.key] = sv
 		}
-		return sv.visit(k, value) == nil
+		return sv.visit(offset, k, value) == nil
 	}
 }
 
-func (sv *saved) visit(k stateKey, value []byte) error {
+func (sv *saved) visit(offset int64, k stateKey, value []byte) error {
 	switch k.kind {
 	case kindSession:
 		return visitOne(&sv.session, value)
@@ -49,7 +49,12 @@ func (sv *saved) visit(k stateKey, value []byte) error {
 	case kindIn:
 		return visitMany(&sv.in, k.id, value)
 	case kindOut:
-		return visitMany(&sv.out, k.id, value)
+		err := visitMany(&sv.out, k.id, value)
+		if v, ok := sv.out[k.id]; ok && err == nil {
+			v.at = offset
+			sv.out[k.id] = v
+		}
+		return err
 	}
 	return errState
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"time"
 
 	"github.com/millrace-io/millrace/mqtt/packet"
 	"github.com/millrace-io/millrace/mqtt/topic"
@@ -37,6 +38,7 @@ type world struct {
 	refusals     int
 	refuseWrites bool // the next write of a sessions partition
 	twins        bool // appends may come late, beside the client's own repetition
+	arid         bool // time and retention pass quickly
 	crashes      int
 	serial       int
 	trace        []string
@@ -96,7 +98,7 @@ func newWorld(seed uint64) *world {
 	}
 	w.opts = Options{
 		MaxQueueBytes: w.pick(4, 16, 64<<10), MaxInflight: w.pick(2, 8, 1024), CheckpointBytes: int64(w.pick(200, 2000, 1<<20)),
-		ReadBytes: w.pick(200, 1000, 64<<10), MaxAllSubs: w.pick(0, 0, 0, 5),
+		ReadBytes: w.pick(200, 1000, 64<<10), MaxAllSubs: w.pick(0, 0, 0, 5), CopyAfter: time.Duration(w.pick(1, 2000)) * time.Millisecond,
 	}
 	for i := range 4 {
 		p := &simPart{part: Part{Topic: [16]byte{byte(1 + i/2)}, Index: int32(i % 2)}}
@@ -109,7 +111,7 @@ func newWorld(seed uint64) *world {
 		w.targets = append(w.targets, &simTarget{target: Target{Retained: true, Partition: int32(i)}, part: Part{[16]byte{0xA1}, int32(i)}, next: retainedBase})
 	}
 	w.model = newModel(w)
-	w.twins = w.chance(25)
+	w.twins, w.arid = w.chance(25), w.chance(25)
 	for i := range 4 {
 		w.clients = append(w.clients, newSimClient(w, fmt.Sprintf("client%d", i)))
 	}
@@ -379,7 +381,7 @@ func (w *world) readRetained(t *simTarget, r *simRead) {
 			b.Next = rec.offset
 			break
 		}
-		if m, ok := RetainedMessage(rec.offset, rec.StateRecord); ok {
+		if m, ok := StoredMessage(rec.offset, rec.StateRecord); ok {
 			b.Msgs = append(b.Msgs, m)
 			left -= len(m.Payload) + 1000
 		}

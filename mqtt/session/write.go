@@ -6,6 +6,7 @@ import "errors"
 type lane struct {
 	target  Target
 	part    Part
+	place   int32 // of part
 	recs    []StateRecord
 	bytes   int
 	pending []outcome
