@@ -46,7 +46,8 @@ func (ck *checker) between(path string, value, least, most int64) {
 func (ck *checker) listeners() {
 	l := &ck.c.Listeners
 	taken := map[Address]string{}
-	bind := func(path string, a Address, required bool) {
+	// guarded: the listener knows who may come in; guard says how it could.
+	bind := func(path string, a Address, required, guarded bool, guard string) {
 		if a == "" {
 			if required {
 				ck.problem(path, "missing", "write the address to listen on, such as 127.0.0.1:1883")
@@ -57,23 +58,27 @@ func (ck *checker) listeners() {
 			ck.problem(path, fmt.Sprintf("%s is taken by %s", a, other), "choose another port")
 		}
 		taken[a] = path
-		if !a.Loopback() && !ck.c.InsecureAllowAnonymous {
+		if !a.Loopback() && !guarded && !ck.c.InsecureAllowAnonymous {
 			_, port, _ := net.SplitHostPort(string(a))
 			ck.problem(path, fmt.Sprintf("%s is reached from other machines, and there is no authentication", a),
-				fmt.Sprintf("bind 127.0.0.1:%s, or let everybody in with --insecure-allow-anonymous (insecure_allow_anonymous: true)", port))
+				fmt.Sprintf("bind 127.0.0.1:%s, %sor let everybody in with --insecure-allow-anonymous (insecure_allow_anonymous: true)", port, guard))
 		}
 	}
 	for i, m := range l.MQTT {
-		bind(fmt.Sprintf("listeners.mqtt[%d].bind", i), m.Bind, true)
+		bind(fmt.Sprintf("listeners.mqtt[%d].bind", i), m.Bind, true, false, "")
 	}
 	for i, k := range l.Kafka {
-		bind(fmt.Sprintf("listeners.kafka[%d].bind", i), k.Bind, true)
+		bind(fmt.Sprintf("listeners.kafka[%d].bind", i), k.Bind, true, false, "")
 		path := fmt.Sprintf("listeners.kafka[%d].advertise", i)
 		if host, port, _ := net.SplitHostPort(string(k.Advertise)); k.Advertise != "" && (host == "" || port == "0") {
 			ck.problem(path, fmt.Sprintf("%q is not an address that a client can connect to", k.Advertise), "write host:port")
 		}
 	}
-	bind("listeners.http.bind", l.HTTP.Bind, false)
+	bind("listeners.http.bind", l.HTTP.Bind, false, l.HTTP.PasswordFile != "",
+		"or make a password file with `millrace passwd FILE NAME` and name it in listeners.http.password_file, ")
+	if t := l.HTTP.TLS; (t.Cert == "") != (t.Key == "") {
+		ck.problem("listeners.http.tls", "a certificate needs its key, and a key its certificate", "write {cert: FILE, key: FILE}")
+	}
 }
 
 func (ck *checker) log() {

@@ -47,10 +47,18 @@ type Kafka struct {
 	Advertise Address `yaml:"advertise"` // what clients are told to connect to; empty: what they connected to
 }
 
-// HTTP serves health and metrics.
+// HTTP serves the console, its API, health and metrics.
 type HTTP struct {
-	Bind  Address  `yaml:"bind"`
-	Hosts []string `yaml:"hosts"` // names under which clients reach it, beside addresses and localhost
+	Bind         Address  `yaml:"bind"`
+	Hosts        []string `yaml:"hosts"`         // names under which clients reach it, beside addresses and localhost
+	PasswordFile string   `yaml:"password_file"` // who may read; empty: everybody who reaches it
+	TLS          TLS      `yaml:"tls"`
+}
+
+// TLS names the files of a certificate (with those that lead to a known authority) and its key. A file that changes is read again.
+type TLS struct {
+	Cert string `yaml:"cert"`
+	Key  string `yaml:"key"`
 }
 
 // Log is where messages are kept: embedded, in Data, or in the Kafka cluster that Kafka names.

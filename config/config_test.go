@@ -115,7 +115,10 @@ func TestProblems(t *testing.T) {
 			"listeners.mqtt[1].bind: missing", "listeners.kafka[0].advertise"}},
 		{"log: {data: x, kafka: [h1:9092, ':9092', h]}\nlisteners: {kafka: [{bind: ':1'}]}", []string{"log.data: the log is the Kafka cluster", "listeners.kafka: with log.kafka", "log.kafka[1]", "log.kafka[2]"}},
 		{"listeners:\n  mqtt: [{bind: ':1883'}]\n  kafka: [{bind: '10.0.0.1:9092'}]\n  http: {bind: '[::]:80'}", []string{"f:2: listeners.mqtt[0].bind: :1883 is reached from other machines",
-			"bind 127.0.0.1:1883", "--insecure-allow-anonymous", "f:3: listeners.kafka[0].bind", "f:4: listeners.http.bind"}},
+			"bind 127.0.0.1:1883", "--insecure-allow-anonymous", "f:3: listeners.kafka[0].bind", "f:4: listeners.http.bind", "millrace passwd"}},
+		{"listeners:\n  mqtt: [{bind: ':1883'}]\n  http: {bind: ':80', password_file: p}", []string{"f:2: listeners.mqtt[0].bind"}},
+		{"listeners:\n  http:\n    tls: {cert: c}", []string{"f:3: listeners.http.tls: a certificate needs its key"}},
+		{"listeners: {http: {tls: {key: k}}}", []string{"listeners.http.tls: a certificate needs its key"}},
 		{"log: {data: '', replication: 3}", []string{"log.data: missing", "log.replication"}},
 		{"routes: [{topic: x}, {mqtt: a, topic: a, ack: never, direction: out, compression: rar, partitions: 20000}]", []string{
 			"routes[0].mqtt: missing", `routes[1].ack: "never" is not one of disk, memory`, "routes[1].direction", "routes[1].compression", "routes[1].partitions"}},
@@ -225,4 +228,18 @@ func FuzzConfig(f *testing.F) {
 			readBack(t, c)
 		}
 	})
+}
+
+// The HTTP server may be reached from other machines once it knows who may read, and only it.
+func TestPasswordFileOpensHTTP(t *testing.T) {
+	c, err := Parse("listeners: {http: {bind: ':8080', password_file: users, tls: {cert: c.pem, key: k.pem}}}", "f")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if h := c.Listeners.HTTP; h.PasswordFile != "users" || h.TLS != (TLS{"c.pem", "k.pem"}) {
+		t.Errorf("%+v", h)
+	}
+	if _, err := Parse("listeners: {kafka: [{bind: ':9092'}], http: {bind: ':8080', password_file: users}}", "f"); err == nil || strings.Contains(err.Error(), "http") {
+		t.Errorf("%v", err)
+	}
 }
