@@ -43,44 +43,6 @@ func (ck *checker) between(path string, value, least, most int64) {
 	}
 }
 
-func (ck *checker) listeners() {
-	l := &ck.c.Listeners
-	taken := map[Address]string{}
-	// guarded: the listener knows who may come in; guard says how it could.
-	bind := func(path string, a Address, required, guarded bool, guard string) {
-		if a == "" {
-			if required {
-				ck.problem(path, "missing", "write the address to listen on, such as 127.0.0.1:1883")
-			}
-			return
-		}
-		if other, there := taken[a]; there && !strings.HasSuffix(string(a), ":0") {
-			ck.problem(path, fmt.Sprintf("%s is taken by %s", a, other), "choose another port")
-		}
-		taken[a] = path
-		if !a.Loopback() && !guarded && !ck.c.InsecureAllowAnonymous {
-			_, port, _ := net.SplitHostPort(string(a))
-			ck.problem(path, fmt.Sprintf("%s is reached from other machines, and there is no authentication", a),
-				fmt.Sprintf("bind 127.0.0.1:%s, %sor let everybody in with --insecure-allow-anonymous (insecure_allow_anonymous: true)", port, guard))
-		}
-	}
-	for i, m := range l.MQTT {
-		bind(fmt.Sprintf("listeners.mqtt[%d].bind", i), m.Bind, true, false, "")
-	}
-	for i, k := range l.Kafka {
-		bind(fmt.Sprintf("listeners.kafka[%d].bind", i), k.Bind, true, false, "")
-		path := fmt.Sprintf("listeners.kafka[%d].advertise", i)
-		if host, port, _ := net.SplitHostPort(string(k.Advertise)); k.Advertise != "" && (host == "" || port == "0") {
-			ck.problem(path, fmt.Sprintf("%q is not an address that a client can connect to", k.Advertise), "write host:port")
-		}
-	}
-	bind("listeners.http.bind", l.HTTP.Bind, false, l.HTTP.PasswordFile != "",
-		"or make a password file with `millrace passwd FILE NAME` and name it in listeners.http.password_file, ")
-	if t := l.HTTP.TLS; (t.Cert == "") != (t.Key == "") {
-		ck.problem("listeners.http.tls", "a certificate needs its key, and a key its certificate", "write {cert: FILE, key: FILE}")
-	}
-}
-
 func (ck *checker) log() {
 	l := &ck.c.Log
 	if len(l.Kafka) == 0 {
@@ -160,9 +122,10 @@ func (ck *checker) limits() {
 	ck.between("limits.retained_bytes", int64(l.RetainedBytes), 1024, 1<<50)
 	ck.between("limits.inflight", int64(l.Inflight), 1, 65_535)
 	ck.between("limits.half_open_per_ip", int64(l.HalfOpenPerIP), 1, 1_000_000)
-	if s := l.KeepAlive.Seconds(); l.KeepAlive < 0 || s > 65_535 {
-		ck.problem("limits.keep_alive", "longer than MQTT can say", "write at most 18h, or 0 for what the client asks")
-	}
+	ck.between("limits.half_open", int64(l.HalfOpen), 1, 10_000_000)
+	ck.between("limits.handshakes", int64(l.Handshakes), 0, 10_000)
+	ck.handshakeTimeout("limits.handshake_timeout", l.Handshake)
+	ck.keepAlive("limits.keep_alive", l.KeepAlive)
 	if l.SessionExpiry < 0 || l.SessionExpiry.Seconds() > 1<<32-2 {
 		ck.problem("limits.session_expiry", "longer than MQTT can say", "write at most 49710d")
 	}

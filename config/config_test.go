@@ -117,8 +117,8 @@ func TestProblems(t *testing.T) {
 		{"listeners:\n  mqtt: [{bind: ':1883'}]\n  kafka: [{bind: '10.0.0.1:9092'}]\n  http: {bind: '[::]:80'}", []string{"f:2: listeners.mqtt[0].bind: :1883 is reached from other machines",
 			"bind 127.0.0.1:1883", "--insecure-allow-anonymous", "f:3: listeners.kafka[0].bind", "f:4: listeners.http.bind", "millrace passwd"}},
 		{"listeners:\n  mqtt: [{bind: ':1883'}]\n  http: {bind: ':80', password_file: p}", []string{"f:2: listeners.mqtt[0].bind"}},
-		{"listeners:\n  http:\n    tls: {cert: c}", []string{"f:3: listeners.http.tls: a certificate needs its key"}},
-		{"listeners: {http: {tls: {key: k}}}", []string{"listeners.http.tls: a certificate needs its key"}},
+		{"listeners:\n  http:\n    tls: {cert: c}", []string{"f:3: listeners.http.tls.cert: a certificate needs its key"}},
+		{"listeners: {http: {tls: {key: k}}}", []string{"listeners.http.tls.key: a key needs its certificate"}},
 		{"log: {data: '', replication: 3}", []string{"log.data: missing", "log.replication"}},
 		{"routes: [{topic: x}, {mqtt: a, topic: a, ack: never, direction: out, compression: rar, partitions: 20000}]", []string{
 			"routes[0].mqtt: missing", `routes[1].ack: "never" is not one of disk, memory`, "routes[1].direction", "routes[1].compression", "routes[1].partitions"}},
