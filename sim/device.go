@@ -84,9 +84,9 @@ func (f *fleet) send(ctx context.Context, c *Client, d *device, begin time.Time,
 	if d.resume != nil && stamp.Sequence > 0 {
 		d.resume(stamp.Sequence)
 	}
-	for {
+	for ctx.Err() == nil {
 		after, ok := d.source.next()
-		if !ok || ctx.Err() != nil {
+		if !ok {
 			return nil
 		}
 		due := time.Now()
@@ -120,6 +120,7 @@ func (f *fleet) send(ctx context.Context, c *Client, d *device, begin time.Time,
 		f.sent.Add(1)
 		f.bytes.Add(uint64(len(p.Payload)))
 	}
+	return nil
 }
 
 // last is the sequence that a device goes on after.

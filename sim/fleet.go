@@ -39,6 +39,8 @@ type FleetOptions struct {
 	// Report, if there is one, is called every Every (default 1 s) and once at the end, from one goroutine.
 	Report func(s FleetStats)
 	Every  time.Duration
+	// Duration is how long the devices send; 0: until their end, or until ctx is done.
+	Duration time.Duration
 	// Grace is how long the end waits for acknowledgements; default 10 s.
 	Grace time.Duration
 }
@@ -116,6 +118,11 @@ func (f *fleet) run(ctx context.Context, devices []device) (FleetStats, error) {
 	f.devices = len(devices)
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	if f.o.Duration > 0 {
+		var over context.CancelFunc
+		ctx, over = context.WithTimeout(ctx, f.o.Duration)
+		defer over()
+	}
 	reported := make(chan struct{})
 	stopReports := make(chan struct{})
 	go func() {

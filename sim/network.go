@@ -54,7 +54,7 @@ var Networks = []Network{
 		Jump: 0.25, JumpBy: 2 * time.Hour},
 }
 
-// NetworkNamed finds one of Networks.
+// NetworkNamed returns a copy of one of Networks.
 func NetworkNamed(name string) (*Network, bool) {
 	for i := range Networks {
 		if Networks[i].Name == name {

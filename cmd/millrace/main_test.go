@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"net"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -112,7 +111,7 @@ func TestCommands(t *testing.T) {
 		{args: "--help", out: `Exit codes: 0 done; 1 failed`},
 		{args: "serve --help", out: `(?s)Examples:.*--insecure-allow-anonymous`},
 		{args: "sreve", code: exitUsage, err: `unknown command "sreve"`},
-		{args: "sim", out: `Available Commands`},
+		{args: "sim --help", out: `(?s)Examples:.*--network tunnel.*Available Commands`},
 		{args: "sim relpay", code: exitUsage, err: `unknown command`},
 		{args: "config chekc", code: exitUsage, err: `unknown command`},
 		{args: "serve --dat x", code: exitUsage, err: `unknown flag: --dat`},
@@ -139,6 +138,17 @@ func TestCommands(t *testing.T) {
 		{args: "sim load --broker 127.0.0.1:1 --count 1 --duration 100ms", code: exitFailed, err: `refused`},
 		{args: "sim watch --broker 127.0.0.1:1", code: exitFailed, err: `refused`},
 		{args: "demo --speed 0", code: exitUsage, err: `--speed 0`},
+		{args: "demo --vehicles 0", code: exitUsage, err: `--vehicles 0: 1 to`},
+		{args: "demo --fresh --data " + filepath.Dir(goodFile), code: exitFailed, err: `is not a demo's folder: name another one with --data`},
+		{args: "sim --speed 0", code: exitUsage, err: `--speed 0: above 0`},
+		{args: "sim --every 1500ms", code: exitUsage, err: `--every 1.5s: whole seconds`},
+		{args: "sim --loop", code: exitUsage, err: `--loop is for --csv`},
+		{args: "sim --network moon", code: exitUsage, err: `--network "moon": one of good, 3g, tunnel, roaming`},
+		{args: "sim --csv /nonexistent", code: exitUsage, err: `--csv: open /nonexistent`},
+		{args: "sim --csv " + goodFile, code: exitUsage, err: `no column for vehicle: looked for`},
+		{args: "sim --csv " + goodFile + " --from noon", code: exitUsage, err: `--from "noon": a time such as`},
+		{args: "sim --ledger " + goodFile, code: exitFailed, err: `millrace.yaml: sim: load ledger: not a ledger`},
+		{args: "sim -o xml", code: exitUsage, err: `--output "xml"`},
 	} {
 		t.Run(strings.Map(func(r rune) rune {
 			if r == '/' {
@@ -213,27 +223,5 @@ func TestServeSimAndStop(t *testing.T) {
 	again.cancel()
 	if code := again.wait(); code != exitOK {
 		t.Errorf("the second life: %d", code)
-	}
-}
-
-func TestDemo(t *testing.T) {
-	// The usual ports are taken: it finds others.
-	for _, port := range []string{"1883", "9092", "8080"} {
-		if l, err := net.Listen("tcp", "127.0.0.1:"+port); err == nil {
-			defer l.Close()
-		}
-	}
-	c := start(t, nil, "demo", "--speed", "20", "--vehicles", "9")
-	c.until(`ready  9 buses  [1-9]\d* messages`)
-	folder := c.until(`Data: +(\S+)`)[1]
-	for _, want := range []string{"mosquitto_sub -h 127.0.0.1 -p", "kcat -b 127.0.0.1:", "http://127.0.0.1:", "CC BY 4.0"} {
-		c.until(regexp.QuoteMeta(want))
-	}
-	c.cancel()
-	if code := c.wait(); code != exitOK {
-		t.Errorf("demo ended with %d", code)
-	}
-	if _, err := os.Stat(folder); !os.IsNotExist(err) {
-		t.Errorf("the temporary folder is still there: %v", err)
 	}
 }

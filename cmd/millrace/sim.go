@@ -229,16 +229,20 @@ func newSimWatch(e env) *cobra.Command {
 		Use: "watch", Short: "Subscribe, and measure how late messages come", Args: cobra.NoArgs,
 		Example: "  millrace sim watch --filter 'load/#' --duration 30s",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			ctx, cancel, err := s.begin(cmd.Context())
-			if err != nil {
+			if err := s.check(); err != nil {
 				return err
 			}
-			defer cancel()
+			ctx := cmd.Context()
+			if s.duration > 0 {
+				var cancel context.CancelFunc
+				ctx, cancel = context.WithTimeout(ctx, s.duration)
+				defer cancel()
+			}
 			received := 0
 			o := sim.WatchOptions{Dial: sim.DialTCP(s.broker), Connect: s.connect(), Filter: filter, QoS: s.qos, Latency: &sim.Histogram{},
 				Fresh: true, Forget: true, OnMessage: func(*packet.Publish) { received++ }}
 			o.Connect.ClientID = id
-			_, err = sim.Watch(ctx, o)
+			_, err := sim.Watch(ctx, o)
 			if err != nil && !ctxEnded(err) {
 				return failure{err}
 			}

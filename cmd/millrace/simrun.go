@@ -56,23 +56,21 @@ func networkNames() string {
 
 var protocols = map[string]packet.Version{"3.1": packet.V31, "3.1.1": packet.V311, "5": packet.V5, "5.0": packet.V5}
 
-// begin checks the common flags, and bounds the time.
-func (s *simFlags) begin(ctx context.Context) (context.Context, context.CancelFunc, error) {
+// check checks the common flags.
+func (s *simFlags) check() error {
 	if s.qos > 2 {
-		return nil, nil, fmt.Errorf("--qos %d: 0, 1 or 2", s.qos)
+		return fmt.Errorf("--qos %d: 0, 1 or 2", s.qos)
 	}
 	if protocols[s.protocol] == 0 {
-		return nil, nil, fmt.Errorf("--mqtt %q: 3.1, 3.1.1 or 5", s.protocol)
+		return fmt.Errorf("--mqtt %q: 3.1, 3.1.1 or 5", s.protocol)
 	}
 	if s.output != "text" && s.output != "json" {
-		return nil, nil, fmt.Errorf("--output %q: text or json", s.output)
+		return fmt.Errorf("--output %q: text or json", s.output)
 	}
-	if s.duration > 0 {
-		ctx, cancel := context.WithTimeout(ctx, s.duration)
-		return ctx, cancel, nil
+	if _, ok := sim.NetworkNamed(s.network); s.network != "" && !ok {
+		return fmt.Errorf("--network %q: one of %s", s.network, networkNames())
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	return ctx, cancel, nil
+	return nil
 }
 
 // connect is a device's CONNECT: its session outlives its connections, for an hour after the last.
@@ -86,19 +84,11 @@ func (s *simFlags) connect() packet.Connect {
 
 // play runs a simulation, with its ledger and its watcher, and says what came of it.
 func (s *simFlags) play(cmd *cobra.Command, e env, filter string, run func(context.Context, sim.FleetOptions) (sim.FleetStats, error)) error {
-	ctx, cancel, err := s.begin(cmd.Context())
-	if err != nil {
+	if err := s.check(); err != nil {
 		return err
 	}
-	defer cancel()
-	o := sim.FleetOptions{Dial: sim.DialTCP(s.broker), Connect: s.connect(), QoS: s.qos, Seed: s.seed, Fresh: true, Forget: true}
-	if s.network != "" {
-		network, ok := sim.NetworkNamed(s.network)
-		if !ok {
-			return fmt.Errorf("--network %q: one of %s", s.network, networkNames())
-		}
-		o.Network = network
-	}
+	o := sim.FleetOptions{Dial: sim.DialTCP(s.broker), Connect: s.connect(), QoS: s.qos, Seed: s.seed, Fresh: true, Forget: true, Duration: s.duration}
+	o.Network, _ = sim.NetworkNamed(s.network)
 	flush, closeLedger, err := s.openLedger(&o)
 	if err != nil {
 		return failure{err}
@@ -119,7 +109,7 @@ func (s *simFlags) play(cmd *cobra.Command, e env, filter string, run func(conte
 		flushed = errors.Join(flushed, flush())
 		show(fleetLine(st))
 	}
-	st, err := run(ctx, o)
+	st, err := run(cmd.Context(), o)
 	if ctxEnded(err) {
 		err = nil
 	}
@@ -201,7 +191,7 @@ func (w *watcher) finish(ctx context.Context) *sim.Report {
 		time.Sleep(100 * time.Millisecond)
 	}
 	w.stop()
-	<-w.ended
+	<-w.ended //nolint:errcheck // what it did not get shows in the report
 	report = w.reader.Report()
 	return &report
 }
