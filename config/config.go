@@ -29,38 +29,6 @@ type Config struct {
 	origin origins
 }
 
-// Listeners are the doors. An empty list (or bind, for HTTP) closes one.
-type Listeners struct {
-	MQTT  []MQTT  `yaml:"mqtt"`
-	Kafka []Kafka `yaml:"kafka"`
-	HTTP  HTTP    `yaml:"http"`
-}
-
-// MQTT is a listener for devices.
-type MQTT struct {
-	Bind Address `yaml:"bind"`
-}
-
-// Kafka is a listener for Kafka clients.
-type Kafka struct {
-	Bind      Address `yaml:"bind"`
-	Advertise Address `yaml:"advertise"` // what clients are told to connect to; empty: what they connected to
-}
-
-// HTTP serves the console, its API, health and metrics.
-type HTTP struct {
-	Bind         Address  `yaml:"bind"`
-	Hosts        []string `yaml:"hosts"`         // names under which clients reach it, beside addresses and localhost
-	PasswordFile string   `yaml:"password_file"` // who may read; empty: everybody who reaches it
-	TLS          TLS      `yaml:"tls"`
-}
-
-// TLS names the files of a certificate (with those that lead to a known authority) and its key. A file that changes is read again.
-type TLS struct {
-	Cert string `yaml:"cert"`
-	Key  string `yaml:"key"`
-}
-
 // Log is where messages are kept: embedded, in Data, or in the Kafka cluster that Kafka names.
 type Log struct {
 	Data               string   `yaml:"data"`
@@ -114,6 +82,9 @@ type Limits struct {
 	RetainedBytes  Size     `yaml:"retained_bytes"` // of their names and payloads
 	Inflight       int      `yaml:"inflight"`       // deliveries to one client not yet acknowledged
 	HalfOpenPerIP  int      `yaml:"half_open_per_ip"`
+	HalfOpen       int      `yaml:"half_open"`  // of one listener
+	Handshakes     int      `yaml:"handshakes"` // that compute at once; 0: half of the processors
+	Handshake      Duration `yaml:"handshake_timeout"`
 }
 
 // Logging is how the program talks about itself.
@@ -133,7 +104,7 @@ func Default() *Config {
 		Log: Log{Data: "./millrace-data", MaxBytes: Share{Percent: 80}, Retention: Duration(7 * 24 * time.Hour), Partitions: 8},
 		Limits: Limits{PacketBytes: 1_000_000, ReceiveMaximum: 1024, SessionExpiry: Duration(7 * 24 * time.Hour),
 			Sessions: 1_000_000, Subscriptions: 10_000, AllSubs: 2_000_000, Retained: 1_000_000, RetainedBytes: 1 << 30,
-			Inflight: 1024, HalfOpenPerIP: 4096},
+			Inflight: 1024, HalfOpenPerIP: 4096, HalfOpen: 16_384, Handshake: Duration(10 * time.Second)},
 		Logging: Logging{Level: "info", Format: "text"},
 	}
 }

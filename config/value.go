@@ -148,13 +148,20 @@ func (h Share) MarshalText() ([]byte, error) {
 	return h.Bytes.MarshalText()
 }
 
-// Address is host:port; an empty host is every address of the machine. The empty Address is none.
+// Address is host:port, or unix:/path; an empty host is every address of the machine. The empty Address is none.
 type Address string
 
 func (a *Address) UnmarshalText(b []byte) error {
 	s := string(b)
 	if s == "" {
 		*a = ""
+		return nil
+	}
+	if path, is := strings.CutPrefix(s, "unix:"); is {
+		if path == "" || len(path) > maxUnixPath || strings.ContainsRune(path, 0) {
+			return fmt.Errorf("%q is not unix:/path, with a path of at most %d bytes", clip(s), maxUnixPath)
+		}
+		*a = Address(s)
 		return nil
 	}
 	if _, err := strconv.Atoi(s); err == nil {
@@ -175,8 +182,23 @@ func (a *Address) UnmarshalText(b []byte) error {
 
 func (a Address) MarshalText() ([]byte, error) { return []byte(a), nil }
 
+// maxUnixPath leaves room for what is added to the path while the socket is made; systems allow 104 bytes or more.
+const maxUnixPath = 90
+
+// Unix is the path of a Unix socket; "": it is none.
+func (a Address) Unix() string {
+	path, _ := strings.CutPrefix(string(a), "unix:")
+	if path == string(a) {
+		return ""
+	}
+	return path
+}
+
 // Loopback tells whether only this machine reaches the address.
 func (a Address) Loopback() bool {
+	if a.Unix() != "" {
+		return true
+	}
 	host, _, err := net.SplitHostPort(string(a))
 	if err != nil {
 		return false
