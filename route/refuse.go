@@ -16,7 +16,7 @@ var (
 	errNoRoute      = &packet.Error{Code: packet.TopicNameInvalid, Text: "no route takes this topic"}
 	errReservedName = &packet.Error{Code: packet.ImplementationSpecificError, Text: "user property names that begin with mqtt. or mr- are reserved"}
 	errRetain       = &packet.Error{Code: packet.ImplementationSpecificError, Text: "retain is not possible on a route with store: false"}
-	errTooLarge     = &packet.Error{Code: packet.QuotaExceeded, Text: "message larger than its log topic allows"}
+	errTooLarge     = fmt.Errorf("%w: %w", session.ErrTooLarge, &packet.Error{Code: packet.QuotaExceeded, Text: session.ErrTooLarge.Error()})
 	errNoSpace      = &packet.Error{Code: packet.QuotaExceeded, Text: "not enough free disk space"}
 	errTopicGone    = &packet.Error{Code: packet.ImplementationSpecificError, Text: "the log topic was deleted"}
 	errInvalid      = &packet.Error{Code: packet.ImplementationSpecificError, Text: "the log refuses the record"}

@@ -175,6 +175,8 @@ func TestWillRefused(t *testing.T) {
 			switch {
 			case m.Topic == "never":
 				return refusal(packet.TopicNameInvalid, "no route")
+			case m.Topic == "large":
+				return fmt.Errorf("%w: %w", session.ErrTooLarge, refusal(packet.QuotaExceeded, "too large"))
 			case full.Load():
 				return refusal(packet.QuotaExceeded, "no space")
 			}
@@ -182,10 +184,13 @@ func TestWillRefused(t *testing.T) {
 		})
 		a := n.connected("CONNECT v5 id=a" + expiry + ` will=never will-q1 "x"`)
 		a.nc.Close()
+		c := n.connected("CONNECT v5 id=c" + expiry + ` will=large will-q1 "x"`)
+		c.nc.Close()
 		b := n.connected("CONNECT v5 id=b" + expiry + ` will=later will-q1 "x"`)
 		b.nc.Close()
-		eventually(t, "a will given up", func() bool { return n.b.Stats().Dropped[session.DropWillRefused] == 1 })
+		eventually(t, "two wills given up", func() bool { return n.b.Stats().Dropped[session.DropWillRefused] == 2 })
 		n.connected("CONNECT v5 id=a" + expiry)
+		n.connected("CONNECT v5 id=c" + expiry)
 		full.Store(false)
 		w.expect(`PUBLISH q1 #1 t=later "x"`)
 		n.connected("CONNECT v5 id=b" + expiry)

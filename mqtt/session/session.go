@@ -104,6 +104,8 @@ var (
 	// ErrUnknown in a Result: the record may or may not be in the log, now or later. It ends the core (Host.Failed). Every
 	// other error in a Result means that the record has not been and never will be written.
 	ErrUnknown = errors.New("session state: outcome of a write unknown")
+	// ErrTooLarge in the Result of a message, beside a refusal: it is larger than the log takes, now or later.
+	ErrTooLarge = errors.New("message larger than its log topic allows")
 	// ErrGap is what a *GapError is.
 	ErrGap = errors.New("records are gone")
 )
@@ -130,7 +132,7 @@ type Host interface {
 	// Read asks for stable records from pos on, about maxBytes of them. Then Core.ReadDone.
 	Read(token uint64, pos Position, maxBytes int)
 	// Publish appends a message (a fired will) as if a client had. Then Core.Published. A will refused with a *packet.Error other
-	// than QuotaExceeded is given up; after any other refusal it is published again.
+	// than QuotaExceeded, or with ErrTooLarge, is given up; after any other refusal it is published again.
 	Publish(token uint64, m *Message)
 	// Allowed decides whether a session may receive, or publish (as its will), a message on a topic now.
 	Allowed(k Key, publish bool, topic string) bool

@@ -117,7 +117,7 @@ func (c *Core) Published(now int64, token uint64, r Result) {
 // it now.
 func final(err error) bool {
 	var e *packet.Error
-	return errors.As(err, &e) && e.Code != packet.QuotaExceeded
+	return errors.Is(err, ErrTooLarge) || errors.As(err, &e) && e.Code != packet.QuotaExceeded
 }
 
 // retryWills publishes wills whose publish was refused again, and returns when it is due next.
