@@ -49,7 +49,8 @@ type conn struct {
 	aliases   []string
 	key       session.Key
 
-	aliasBytes int32 // of aliases
+	aliasBytes int32         // of aliases
+	since      time.Duration // when its session was accepted, on the broker's clock; the owner's
 
 	// Of the owner.
 	denied map[uint16][]packet.Code // SUBSCRIBEs of which a part was not authorised, by packet id

@@ -225,6 +225,7 @@ func (c *conn) Accept(a session.Accepted) {
 	c.answer(c.connack(h, &a))
 	c.inbound = a.Inbound
 	c.accepted = true
+	c.since = c.owner.clock
 	c.after = c.owner.predecessor(c)
 	c.b.roster.limit(c, h.limit)
 	c.wakeReader()

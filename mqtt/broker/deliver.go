@@ -44,7 +44,7 @@ func (c *conn) Deliver(d *session.Delivery) (room bool) {
 	if how == withAlias {
 		c.named.queued(d.Msg.Topic, alias)
 	}
-	if l, ok := o.lagOf(d); ok {
+	if l, ok := o.lagOf(c, d); ok {
 		q.note(l)
 	}
 	q.size += len(e.b)

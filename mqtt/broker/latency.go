@@ -13,11 +13,12 @@ import (
 type Latency struct {
 	// Commit ends when the store has answered that the message is durable (on a route with `ack: memory`: written).
 	Commit metrics.Histogram
-	// Deliver ends when the PUBLISH is written to the subscriber's socket, for messages that come live from the tail. It counts
-	// deliveries: a message for three subscribers three times.
+	// Deliver ends when the PUBLISH is written to the subscriber's socket, for messages that came while it was connected and that
+	// are in memory still. It counts deliveries: a message for three subscribers three times.
 	Deliver metrics.Histogram
-	// CatchUp is the same for messages that are read back from the log, because the session was away or behind, or because another node
-	// received them. It goes by the record's time, in milliseconds. Retained messages are in neither.
+	// CatchUp is the same for all others: those that came while the session was away, those it was so far behind with that they were
+	// read from disk, those that another node received. What is read from disk goes by the record's time, in milliseconds. Retained
+	// messages are in neither.
 	CatchUp metrics.Histogram
 }
 
@@ -33,7 +34,7 @@ func (b *Broker) reading(now time.Time) time.Duration { return max(now.Sub(b.beg
 type lag struct {
 	received time.Duration
 	n        int32
-	behind   bool // read back from the log
+	behind   bool // for CatchUp
 }
 
 // maxLags bounds them in one queue. What comes beyond it counts as received with the run before it, that is, a little too long ago:
@@ -41,10 +42,10 @@ type lag struct {
 const maxLags = 256
 
 // lagOf is when the message of a delivery was received; false: it is not measured. The owner's.
-func (o *owner) lagOf(d *session.Delivery) (l lag, ok bool) {
+func (o *owner) lagOf(c *conn, d *session.Delivery) (l lag, ok bool) {
 	switch m := d.Msg; {
 	case m.Received > 0:
-		return lag{received: m.Received, n: 1}, true
+		return lag{received: m.Received, n: 1, behind: m.Received < c.since}, true
 	case d.Retain, m.Client == "": // of any age, and what a Kafka client says of its record's
 		return lag{}, false
 	default:

@@ -7,7 +7,11 @@ import (
 )
 
 func TestNodeWideCaps(t *testing.T) {
-	run(t, func(o *broker.Options) { o.Session.MaxSessions = 2; o.Session.MaxAllSubs = 2; o.Session.MaxRetained = 1 }, []flow{
+	run(t, func(o *broker.Options) {
+		o.Session.MaxSessions = 2
+		o.Session.MaxAllSubs = 2
+		o.Session.MaxRetained = 1
+	}, []flow{
 		{"sessions", `
 			a> CONNECT v5 id=a expiry=100
 			a< CONNACK
