@@ -65,6 +65,7 @@ type Node struct {
 	doors   []door
 	metrics *metrics.Registry
 	http    *console.Server
+	access  access
 	log     *eventlog.Log
 	engine  *engine.Engine // nil on a Kafka cluster
 	now     func() int64
@@ -96,6 +97,7 @@ func (n *Node) stages() []stage {
 	return []stage{
 		{"check the configuration", n.check, nil},
 		{"listen", n.listen, n.unlisten},
+		{"read who may look on", n.openAccess, nil},
 		{"serve health and metrics", n.serveHTTP, n.stopHTTP},
 		{"open the log", n.openLog, n.closeLog},
 		{"open the meter", n.openMeter, n.closeMeter},
@@ -173,6 +175,7 @@ func (n *Node) check(context.Context) error {
 func (n *Node) serveHTTP(context.Context) error {
 	n.metrics.Collect(n.collect)
 	n.http = console.New(console.Options{Metrics: n.metrics.Handler(), Status: n.consoleStatus, Streets: n.o.Streets,
+		Passwords: n.access.passwords, TLS: n.access.tls, MaxConnections: n.budget.http,
 		Hosts: n.o.Config.Listeners.HTTP.Hosts, Logger: n.o.Logger.With("part", "http")})
 	for _, d := range n.doorsOf(doorHTTP) {
 		n.accept(func() error { return n.http.Serve(d.listener) })
@@ -273,6 +276,7 @@ func (n *Node) watch(context.Context) error {
 			case now := <-tick.C:
 				n.tickLatency(now)
 				n.tickStrip(now)
+				n.reloadAccess()
 			case <-n.quit:
 				return
 			}

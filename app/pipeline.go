@@ -122,6 +122,8 @@ type strip struct {
 	missing  int64 // sequence numbers that were missing in the past already
 	repeated int64
 	skews    console.Skew
+	seen     map[string]int64 // what was off at each stage when somebody last looked
+	off      map[string]int64 // and at the last tick
 }
 
 // moment is the stages' totals at a time.
@@ -138,6 +140,7 @@ func (n *Node) tickStrip(now time.Time) {
 	s := &n.strip
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.off = maps.Clone(s.seen)
 	if s.n == len(s.past) {
 		copy(s.past[:], s.past[1:])
 		s.n--
@@ -200,9 +203,39 @@ func quantiles(st *console.Stage, s metrics.Snapshot) {
 func (n *Node) stations() []console.Stage {
 	c, moved := n.settled()
 	devices, broker := n.firstStations(&c)
-	log := logStation(&c, moved)
-	view := n.viewStation(&c, moved)
-	return []console.Stage{devices, broker, log, view, {Name: "browser", Total: n.http.Hub().Frames}}
+	all := []console.Stage{devices, broker, logStation(&c, moved), n.viewStation(&c, moved), {Name: "browser", Total: n.http.Hub().Frames}}
+	for i := range all {
+		n.strip.believe(&all[i])
+	}
+	return all
+}
+
+// believe reports as unaccounted for only what was so at the tick before too: a message that is caught between two counters is on its way,
+// one that is lost stays so.
+func (s *strip) believe(st *console.Stage) {
+	if st.Unaccounted == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now, before := *st.Unaccounted, s.off[st.Name]
+	if s.seen == nil {
+		s.seen = map[string]int64{}
+	}
+	s.seen[st.Name] = now
+	lasting := int64(0)
+	switch {
+	case now > 0 && before > 0:
+		lasting = min(now, before)
+	case now < 0 && before < 0:
+		lasting = max(now, before)
+	}
+	*st.Unaccounted = lasting
+	if late := now - lasting; late > 0 {
+		st.Left = append(st.Left, console.Reason{Reason: "being_counted", Kind: "in_flight", Count: late})
+	} else if late < 0 {
+		st.Joined = append(st.Joined, console.Reason{Reason: "being_counted", Kind: "in_flight", Count: -late})
+	}
 }
 
 // firstStations are what devices sent and what was received. What they sent is known by their sequence numbers: those that are missing and
@@ -230,7 +263,7 @@ func logStation(c *census, moved int64) console.Stage {
 		c.appended, c.appending = c.appended+ahead, c.appending-ahead
 	}
 	off := c.received + c.wills - c.appended - c.appending - c.unlogged - c.repeated - c.broken - c.allRefused()
-	if off != 0 && max(off, -off) <= moved { // there was no still moment to count in
+	if off != 0 && max(off, -off) <= moved || off < 0 && c.appending >= -off { // no still moment to count in; or counted, and not let go of yet
 		c.appending += off
 	}
 	st := console.Stage{Name: "log", Total: c.appended,

@@ -38,6 +38,7 @@ func (n *Node) warnings() (ws []string) {
 	if n.o.Config.InsecureAllowAnonymous {
 		ws = append(ws, "insecure_allow_anonymous: everybody who reaches a listener may publish, subscribe, read and administer")
 	}
+	ws = append(ws, n.accessWarnings()...)
 	for i, r := range n.o.Config.Routes {
 		if r.Ack == "memory" {
 			ws = append(ws, fmt.Sprintf("routes[%d] (%s): ack: memory: acknowledged messages survive a crash of the program, not a power cut", i, r.MQTT))
@@ -65,14 +66,14 @@ func (n *Node) announce() {
 func (n *Node) consoleStatus() console.Status {
 	st := n.Status()
 	for _, d := range n.doors {
-		does, try := d.try()
+		does, try := n.try(&d)
 		st.Doors = append(st.Doors, console.Door{Protocol: string(d.kind), Address: d.listener.Addr().String(), Does: does, Try: try})
 	}
 	return st
 }
 
 // try is a line that uses the door, to be pasted into a terminal, and what it does.
-func (d *door) try() (does, line string) {
+func (n *Node) try(d *door) (does, line string) {
 	host, port, _ := net.SplitHostPort(d.listener.Addr().String())
 	switch d.kind {
 	case doorMQTT:
@@ -80,6 +81,13 @@ func (d *door) try() (does, line string) {
 	case doorKafka:
 		return "list the topics, as any Kafka client does", "kcat -b " + net.JoinHostPort(host, port) + " -L"
 	default:
-		return "read the pipeline, as any program does", "curl -s http://" + net.JoinHostPort(host, port) + "/api/v1/pipeline"
+		scheme, token := "http", ""
+		if n.access.tls != nil {
+			scheme = "https"
+		}
+		if n.access.passwords != nil {
+			token = "-H 'Authorization: Bearer TOKEN' "
+		}
+		return "read the pipeline, as any program does", "curl -s " + token + scheme + "://" + net.JoinHostPort(host, port) + "/api/v1/pipeline"
 	}
 }

@@ -53,20 +53,21 @@ type budget struct {
 	limit uint64 // 0: the system does not say
 	mqtt  int    // connections of devices
 	kafka int    // connections of Kafka clients
+	http  int    // connections of browsers and programs
 	files int    // open files of the log's segments
 }
 
-// spare is kept for what is not counted: the WAL, listeners, HTTP, the runtime.
+// spare is kept for what is not counted: the WAL, listeners, the runtime.
 const spare = 64
 
 func divide(limit uint64, c *config.Config) budget {
-	b := budget{limit: limit, mqtt: c.Limits.Connections, kafka: 4096, files: 512}
+	b := budget{limit: limit, mqtt: c.Limits.Connections, kafka: 4096, http: 256, files: 512}
 	if limit == 0 {
 		return b
 	}
 	have := int(min(limit, 1<<30))
-	b.kafka, b.files = min(b.kafka, have/8), min(b.files, have/8)
-	room := max(have-b.kafka-b.files-spare, 1)
+	b.kafka, b.files, b.http = min(b.kafka, have/8), min(b.files, have/8), max(8, min(b.http, have/16))
+	room := max(have-b.kafka-b.files-b.http-spare, 1)
 	if b.mqtt == 0 || b.mqtt > room {
 		b.mqtt = room
 	}
