@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"net/http"
@@ -32,6 +33,7 @@ type mock struct {
 	rand     *rand.Rand
 	streets  []byte
 	frozen   bool   // vehicles stand still
+	down     bool   // answers 503
 	login    bool   // answers 401 until somebody logs in
 	lose     int    // so many frames are not sent, though counted
 	seen     uint32 // the last frame that a page says it drew
@@ -84,6 +86,7 @@ type client struct {
 	anew  bool
 	seq   uint32
 	told  map[uint32]row
+	held  map[uint32]bool // cells of which it has everything
 	watch string
 	texts chan []byte
 	send  chan []byte // frames; a slow page misses whole ones
@@ -158,6 +161,10 @@ func problem(w http.ResponseWriter, code int, detail string, login bool) {
 
 // refused answers who is not logged in; the caller holds mu.
 func (m *mock) refused(w http.ResponseWriter, r *http.Request) bool {
+	if m.down {
+		problem(w, http.StatusServiceUnavailable, "the node stops", false)
+		return true
+	}
 	if c, err := r.Cookie("millrace"); m.login && (err != nil || c.Value != "in") {
 		problem(w, http.StatusUnauthorized, "log in first", true)
 		return true
@@ -190,6 +197,7 @@ func (m *mock) serveStreets(w http.ResponseWriter, _ *http.Request) {
 
 func (m *mock) close() {
 	m.hangUp()
+	m.http.CloseClientConnections()
 	m.http.Close()
 }
 
@@ -277,13 +285,37 @@ func (v *vehicle) step(r *rand.Rand, frozen bool) {
 	}
 }
 
+// section is what a frame says of one cell.
+type section struct {
+	whole              bool
+	keys, deltas, left []byte
+	n, last            [3]uint32 // of keys, deltas, left
+}
+
+func (s *section) key(slot uint32, r row) {
+	s.keys = binary.LittleEndian.AppendUint32(s.keys, slot)
+	s.keys = binary.LittleEndian.AppendUint32(s.keys, uint32(r.lat))
+	s.keys = binary.LittleEndian.AppendUint32(s.keys, uint32(r.lon))
+	s.keys = binary.LittleEndian.AppendUint16(s.keys, r.speed)
+	s.keys = append(s.keys, r.heading, r.state)
+	s.n[0]++
+}
+
+func (s *section) delta(slot uint32, was, now row) {
+	s.deltas = binary.AppendUvarint(s.deltas, uint64(slot-s.last[1]))
+	s.deltas = binary.AppendVarint(s.deltas, int64(now.lat-was.lat))
+	s.deltas = binary.AppendVarint(s.deltas, int64(now.lon-was.lon))
+	s.deltas = append(s.deltas, now.heading)
+	s.last[1], s.n[1] = slot, s.n[1]+1
+}
+
+func (s *section) leave(slot uint32) {
+	s.left = binary.AppendUvarint(s.left, uint64(slot-s.last[2]))
+	s.last[2], s.n[2] = slot, s.n[2]+1
+}
+
 // frame encodes what changed for a page; the caller holds mu.
 func (m *mock) frame(c *client) []byte {
-	type section struct {
-		keys, deltas, left []byte
-		n                  [3]uint32
-		last               [3]uint32
-	}
 	sections := map[uint32]*section{}
 	at := func(cell uint32) *section {
 		if sections[cell] == nil {
@@ -291,60 +323,64 @@ func (m *mock) frame(c *client) []byte {
 		}
 		return sections[cell]
 	}
+	flags := byte(0)
 	if c.anew {
+		flags, c.anew = 1, false
 		clear(c.told)
+		clear(c.held)
 	}
+	shown := map[uint32]bool{}
 	for i := range m.vehicles {
 		v := &m.vehicles[i]
-		slot, now := uint32(i), v.encode()
-		v.row = now
+		v.row = v.encode()
+		shown[v.row.cell()] = c.sees(v.row)
+	}
+	for slot, was := range c.told { // cells that went out of view go whole
+		cell := was.cell()
+		if c.sees(was) {
+			shown[cell] = true
+		} else {
+			at(cell).whole = true
+			delete(c.told, slot)
+			delete(c.held, cell)
+		}
+	}
+	for i := range m.vehicles {
+		slot, now := uint32(i), m.vehicles[i].row
 		was, known := c.told[slot]
-		sees := c.sees(now)
-		if known && (!sees || was.cell() != now.cell()) {
-			s := at(was.cell())
-			s.left = binary.AppendUvarint(s.left, uint64(slot-s.last[2]))
-			s.last[2], s.n[2] = slot, s.n[2]+1
+		if known && was.cell() != now.cell() {
+			at(was.cell()).leave(slot)
 			delete(c.told, slot)
 			known = false
 		}
-		switch s := now.cell(); {
-		case !sees || known && was == now:
+		cell := now.cell()
+		switch {
+		case !shown[cell] || known && was == now:
+			continue
 		case known && was.state == now.state:
-			s := at(s)
-			s.deltas = binary.AppendUvarint(s.deltas, uint64(slot-s.last[1]))
-			s.deltas = binary.AppendVarint(s.deltas, int64(now.lat-was.lat))
-			s.deltas = binary.AppendVarint(s.deltas, int64(now.lon-was.lon))
-			s.deltas = append(s.deltas, now.heading)
-			s.last[1], s.n[1] = slot, s.n[1]+1
-			c.told[slot] = now
+			at(cell).delta(slot, was, now)
 		default:
-			s := at(s)
-			s.keys = binary.LittleEndian.AppendUint32(s.keys, slot)
-			s.keys = binary.LittleEndian.AppendUint32(s.keys, uint32(now.lat))
-			s.keys = binary.LittleEndian.AppendUint32(s.keys, uint32(now.lon))
-			s.keys = binary.LittleEndian.AppendUint16(s.keys, now.speed)
-			s.keys = append(s.keys, now.heading, now.state)
-			s.n[0]++
-			c.told[slot] = now
+			at(cell).whole = at(cell).whole || !c.held[cell]
+			at(cell).key(slot, now)
+		}
+		c.told[slot] = now
+	}
+	for cell, yes := range shown {
+		if yes {
+			c.held[cell] = true
 		}
 	}
 	c.seq++
-	f := []byte{1, 0}
-	if c.anew {
-		f[1], c.anew = 1, false
-	}
-	f = binary.LittleEndian.AppendUint16(f, uint16(len(sections)))
+	f := binary.LittleEndian.AppendUint16([]byte{1, flags}, uint16(len(sections)))
 	f = binary.LittleEndian.AppendUint32(f, c.seq)
 	for _, t := range []float64{ms(m.now), ms(m.now) - 3, ms(m.now) - 20} {
 		f = binary.LittleEndian.AppendUint64(f, math.Float64bits(t))
 	}
-	cells := make([]uint32, 0, len(sections))
-	for cell := range sections {
-		cells = append(cells, cell)
-	}
-	slices.Sort(cells)
-	for _, cell := range cells {
+	for _, cell := range slices.Sorted(maps.Keys(sections)) {
 		s := sections[cell]
+		if s.whole {
+			cell |= 1 << 31
+		}
 		f = binary.LittleEndian.AppendUint32(f, cell)
 		for _, n := range s.n {
 			f = binary.LittleEndian.AppendUint32(f, n)
@@ -368,7 +404,7 @@ func (m *mock) live(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	ctx, end := context.WithCancel(context.Background())
-	c := &client{anew: true, told: map[uint32]row{}, texts: make(chan []byte, 64), send: make(chan []byte, 2), end: end}
+	c := &client{anew: true, told: map[uint32]row{}, held: map[uint32]bool{}, texts: make(chan []byte, 64), send: make(chan []byte, 2), end: end}
 	defer func() {
 		end()
 		m.mu.Lock()
