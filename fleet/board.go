@@ -100,7 +100,7 @@ type cell struct {
 func (v *View) Tick(now time.Time) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.spent, v.shedding = 0, false
+	v.load.tick()
 	v.age(now)
 	b := &v.board
 	if b.clients == 0 {

@@ -54,7 +54,7 @@ func (e *entry) update(m *session.Message, source int, p *Point, order order, la
 	if e.topic != m.Topic {
 		e.topic = m.Topic
 		if len(e.topic) > maxTopic {
-			e.topic = strings.ToValidUTF8(m.Topic[:maxTopic], "")
+			e.topic = strings.Clone(strings.ToValidUTF8(m.Topic[:maxTopic], ""))
 		}
 	}
 	e.sent = 0

@@ -50,9 +50,8 @@ type View struct {
 	stale  list
 	tracks int
 
-	holes    uint64 // in what the view has seen: after each, sequences begin anew
-	spent    int    // on messages since the last tick
-	shedding bool
+	holes uint64 // in what the view has seen: after each, sequences begin anew
+	load  load
 
 	board  board
 	totals Totals // what is not counted elsewhere
@@ -62,7 +61,7 @@ type View struct {
 // New returns an empty view.
 func New(o Options) (*View, error) {
 	o.MaxDevices, o.MaxTracks = cmp.Or(o.MaxDevices, 200_000), cmp.Or(o.MaxTracks, 10_000)
-	v := &View{o: o, ids: map[string]*entry{}, board: newBoard()}
+	v := &View{o: o, ids: map[string]*entry{}, load: load{keep: keepAll}, board: newBoard()}
 	for i := range o.Sources {
 		e, err := Compile(o.Sources[i].Fields)
 		if err != nil {
@@ -87,33 +86,52 @@ func (v *View) Add(now time.Time, b *session.Batch) {
 		live := m.Offset >= end
 		if !live {
 			v.totals.History++
-		} else if !v.afford(m) {
+		} else if !v.load.afford(m) {
 			v.totals.Shed++
+			v.holes++
 			continue
 		}
 		v.take(now, m, live)
 	}
 }
 
+// load bounds the time that the view takes for live messages: devices come before those who look at them. History is bounded by who
+// reads it.
+type load struct {
+	asked int    // cost of the messages since the last tick
+	spent int    // of these, on those that were taken
+	keep  uint64 // how many in 1<<32 are taken; all, unless there were too many in the tick before
+	ticks uint64
+}
+
 // A message costs about as much time as reading so many bytes, beside those of its payload; and what is read in a tick, at most, keeps the
-// view below a tenth of a core: about 90,000 messages of 300 bytes. What is beyond is left out until the next tick. History is bounded
-// by who reads it.
+// view below a tenth of a core: about 90,000 messages of 300 bytes.
 const (
 	messageCost = 256
 	maxCost     = 50 << 20
+	keepAll     = 1 << 32
 )
 
-// afford tells whether there is time for a message.
-func (v *View) afford(m *session.Message) bool {
-	if v.spent > maxCost {
-		if !v.shedding {
-			v.shedding = true
-			v.holes++
-		}
+// afford tells whether there is time for a message. When there are too many, those that are taken are spread evenly: a device that speaks
+// at the same moment of each second is not always left out.
+func (l *load) afford(m *session.Message) bool {
+	cost := messageCost + min(len(m.Payload), maxText)
+	l.asked += cost
+	const golden = 0x9e3779b97f4a7c15 // its multiples are spread as evenly as can be
+	if l.spent > maxCost || (uint64(m.Offset)+l.ticks)*golden>>32 >= l.keep {
 		return false
 	}
-	v.spent += messageCost + min(len(m.Payload), maxText)
+	l.spent += cost
 	return true
+}
+
+func (l *load) tick() {
+	l.keep = keepAll
+	if l.asked > maxCost {
+		l.keep = keepAll / 10 * 9 * maxCost / uint64(l.asked)
+	}
+	l.asked, l.spent = 0, 0
+	l.ticks++
 }
 
 func (v *View) take(now time.Time, m *session.Message, live bool) {

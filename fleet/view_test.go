@@ -200,18 +200,34 @@ func TestGapsAreNotTheDevices(t *testing.T) {
 func TestFloodsAreShed(t *testing.T) {
 	v := newView(t, Options{})
 	big := "x" + strings.Repeat(" ", 70_000)
-	n := 0
-	for range 3 {
-		for range 1000 {
+	n, taken := 0, uint64(0)
+	each := uint64(maxCost / (maxText + messageCost)) // can be afforded
+	for tick := range 6 {
+		for i := range 3000 {
 			n++
-			v.add(epoch, said("a", epoch, 0, n, big))
+			m := said(fmt.Sprint("dev-", i%10), epoch, 0, n/10+1, big) // always in the same order
+			m.Offset = int64(n)
+			v.add(epoch, m)
 		}
 		v.Tick(epoch)
+		got := v.Totals()
+		if d := got.Messages - taken; d > each+1 || d < each*8/10 {
+			t.Errorf("tick %d: %d messages were taken, of 3000, and %d can be", tick, d, each)
+		}
+		taken = got.Messages
+		if got.Records != uint64(n) || got.Shed != got.Records-taken || got.Missing != 0 {
+			t.Errorf("%+v", got)
+		}
 	}
-	got := v.Totals()
-	each := uint64(maxCost/(maxText+messageCost) + 1)
-	if got.Messages != 3*each || got.Shed != 3000-3*each || got.Records != 3000 || got.Missing != 0 {
-		t.Errorf("%+v, want %d messages of each tick", got, each)
+	for d := range 10 {
+		if d, _ := v.Device(fmt.Sprint("dev-", d)); d.Messages < taken/20 {
+			t.Errorf("%s was taken %d times, of %d in all", d.ID, d.Messages, taken)
+		}
+	}
+	v.Tick(epoch)
+	v.add(epoch, said("a", epoch, 0, 1, ""))
+	if _, ok := v.Device("a"); !ok {
+		t.Error("after the flood, nobody is heard")
 	}
 }
 
