@@ -1,0 +1,57 @@
+package conformance
+
+import "fmt"
+
+// MQTT 3.1, whose specification has no numbered statements: what its clients need, under names of our own.
+
+var parts31 = []checks{{
+	"connect":         connect31,
+	"publish":         publish31,
+	"session":         resumes,
+	"will":            willStored,
+	"keep-alive":      keepAlive,
+	"client-id":       clientID31,
+	"several-filters": manyFilters,
+}}
+
+var parts5 = []checks{format5, connect5, connack5, publish5, ack5, subscribe5, disconnect5, behaviour5, topic5}
+
+var parts311 = []checks{format311, connect311, connack311, publish311, ack311, subscribe311, disconnect311, behaviour311, topic311}
+
+// connect31: the protocol name tells it from its successors.
+func connect31(e *env) {
+	c := e.connect(hello{user: "user", pass: "pass"})
+	if want := []byte{tConnack << 4, 2, 0, 0}; string(c.ack.raw) != string(want) {
+		e.Fatalf("CONNACK % x", c.ack.raw)
+	}
+	c.alive()
+	// Its name with another's level, and the reverse, are no protocol.
+	for _, b := range [][]byte{
+		pkt(tConnect<<4, str("MQIsdp"), []byte{4, 2}, u16(60), str(e.clientID())),
+		pkt(tConnect<<4, str("MQTT"), []byte{3, 2}, u16(60), str(e.clientID())),
+	} {
+		e.refused(b, 1)
+	}
+}
+
+func publish31(e *env) {
+	sub := e.subscriber(e.topic("t"), 2)
+	pub := e.connect(hello{})
+	for q := range byte(3) {
+		pub.must(message{topic: e.topic("t"), payload: fmt.Sprint(q), qos: q})
+		if p := sub.want(fmt.Sprint(q)); p.qos() != int(q) {
+			e.Fatalf("%s", p)
+		}
+	}
+	pub.must(message{topic: e.topic("t"), payload: "kept", qos: 1, retain: true})
+	if p := e.subscriber(e.topic("t"), 1).want("kept"); !p.retain() {
+		e.Fatalf("%s", p)
+	}
+	e.clear(e.topic("t"))
+}
+
+// clientID31: 1 to 23 characters; we take longer ones too, but none that is empty.
+func clientID31(e *env) {
+	e.refused((&hello{}).bytes(e.v), 2)
+	e.connect(hello{id: e.clientID() + "-which-is-longer-than-it-may-be"})
+}

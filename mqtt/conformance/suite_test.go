@@ -1,0 +1,183 @@
+package conformance
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"math/rand/v2"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/millrace-io/millrace/app"
+	"github.com/millrace-io/millrace/config"
+)
+
+var broker = flag.String("broker", "", "host:port of the broker to check; empty: a node that the test starts")
+
+// check shows one statement, or several that come to the same.
+type check func(e *env)
+
+// checks are named by statement.
+type checks map[string]check
+
+// versions are the suites, by the name that subtests and the document have for them.
+var versions = []struct {
+	name  string
+	level byte
+	title string // of its section in the document
+	parts []checks
+}{
+	{"v5", v5, "MQTT 5.0", parts5},
+	{"v311", v311, "MQTT 3.1.1", parts311},
+	{"v31", v31, "MQTT 3.1", parts31},
+}
+
+// all merges the parts of a version. A statement has one check.
+func all(t *testing.T, parts []checks) checks {
+	m := checks{}
+	for _, part := range parts {
+		for id, f := range part {
+			if m[id] != nil {
+				t.Fatalf("%s has two checks", id)
+			}
+			m[id] = f
+		}
+	}
+	return m
+}
+
+// target is the broker that is checked.
+type target struct {
+	addr   string
+	strict bool
+	skip   map[string]string // subtests that it is known to fail, and why
+}
+
+func TestConformance(t *testing.T) {
+	t.Parallel()
+	if *broker != "" {
+		run(t, target{addr: *broker})
+		return
+	}
+	run(t, target{addr: boot(t), strict: true})
+}
+
+// atOnce is how many checks of a version run side by side: most of them wait most of the time.
+const atOnce = 16
+
+// run runs every check against a broker. They are not t.Parallel, which would run only as many as there are processors.
+func run(t *testing.T, target target) {
+	var groups sync.WaitGroup
+	defer groups.Wait()
+	for _, version := range versions {
+		set := all(t, version.parts)
+		groups.Go(func() {
+			t.Run(version.name, func(t *testing.T) {
+				var checks sync.WaitGroup
+				defer checks.Wait()
+				tickets := make(chan struct{}, atOnce)
+				for n, id := range slices.Sorted(maps.Keys(set)) {
+					e := env{addr: target.addr, v: version.level, prefix: fmt.Sprintf("cf%s%cx%d", session, 'a'+version.level, n), strict: target.strict}
+					tickets <- struct{}{}
+					checks.Go(func() {
+						defer func() { <-tickets }()
+						t.Run(id, func(t *testing.T) {
+							if why := target.skip[version.name+"/"+id]; why != "" {
+								t.Skip("known deviation: " + why)
+							}
+							e.T = t
+							set[id](&e)
+						})
+					})
+				}
+			})
+		})
+	}
+}
+
+// session tells runs apart, for brokers that remember the last one.
+var session = fmt.Sprintf("%04d", rand.IntN(10_000))
+
+// boot starts a node of ours, on a free port.
+func boot(t *testing.T) string {
+	t.Helper()
+	c, err := config.Parse("", "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Listeners = config.Listeners{MQTT: []config.MQTT{{Bind: "127.0.0.1:0"}}}
+	c.Log.Data = filepath.Join(t.TempDir(), "data")
+	n, err := app.Start(t.Context(), app.Options{Config: c, Version: "test", Logger: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+		defer cancel()
+		if err := n.Stop(ctx); err != nil {
+			t.Errorf("stop: %v", err)
+		}
+	})
+	return n.Address("MQTT")
+}
+
+// mosquitto starts a Mosquitto, and returns its address.
+func mosquitto(t *testing.T) string {
+	t.Helper()
+	path, err := exec.LookPath("mosquitto")
+	if err != nil {
+		path = "/usr/sbin/mosquitto"
+	}
+	if _, err := os.Stat(path); err != nil {
+		if os.Getenv("CI") == "true" {
+			t.Fatal("mosquitto is not installed")
+		}
+		t.Skip("SKIPPED: mosquitto is not installed")
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := l.Addr().String()
+	l.Close()
+	conf := filepath.Join(t.TempDir(), "mosquitto.conf")
+	_, port, _ := strings.Cut(addr, ":")
+	text := "listener " + port + " 127.0.0.1\nallow_anonymous true\nmax_queued_messages 0\n"
+	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(path, "-c", conf)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		cmd.Process.Kill()
+		cmd.Wait() // it was killed
+	})
+	for end := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
+		if c, err := net.Dial("tcp", addr); err == nil {
+			c.Close()
+			return addr
+		}
+		if time.Now().After(end) {
+			t.Fatal("mosquitto does not listen")
+		}
+	}
+}
+
+// TestForeignMosquitto runs the suite against another broker, which checks the suite: what Mosquitto does otherwise is in the
+// document, each with the reason.
+func TestForeignMosquitto(t *testing.T) {
+	t.Parallel()
+	run(t, target{addr: mosquitto(t), skip: deviations(t)})
+}
