@@ -3,6 +3,7 @@ package sim
 import (
 	"context"
 	"errors"
+	"maps"
 	"net"
 	"slices"
 	"sync"
@@ -23,6 +24,9 @@ type testBroker struct {
 	connack  packet.Properties
 	refuse   string // this client id
 
+	overheard int // connections that ended, with no DISCONNECT and no successor, while the broker was not told to cut
+	cutting   bool
+
 	mu       sync.Mutex
 	sessions map[string]*testSession
 	conns    map[net.Conn]bool
@@ -30,6 +34,8 @@ type testBroker struct {
 }
 
 type testSession struct {
+	clean   bool // ends with its connection
+	left    bool // DISCONNECT came
 	filter  packet.Filter
 	inbound map[uint16]bool
 	flight  []*packet.Publish // QoS 1 and 2 not complete
@@ -69,6 +75,7 @@ func (b *testBroker) dial(ctx context.Context) (net.Conn, error) {
 func (b *testBroker) cut() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.cutting = true
 	for conn := range b.conns {
 		conn.Close()
 	}
@@ -104,6 +111,11 @@ func (b *testBroker) serve(conn net.Conn) {
 			if errors.As(err, &bad) {
 				b.t.Errorf("test broker: %v", err)
 			}
+			b.mu.Lock()
+			if s != nil && s.conn == conn && !s.left && !b.cutting {
+				b.overheard++
+			}
+			b.mu.Unlock()
 			return
 		}
 		b.mu.Lock()
@@ -113,9 +125,22 @@ func (b *testBroker) serve(conn net.Conn) {
 			b.handle(s, p)
 		}
 		b.mu.Unlock()
-		if _, ok := p.(*packet.Disconnect); ok {
+		if d, ok := p.(*packet.Disconnect); ok {
+			b.left(s, conn, d)
 			return
 		}
+	}
+}
+
+func (b *testBroker) left(s *testSession, conn net.Conn, d *packet.Disconnect) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if s.conn != conn {
+		return
+	}
+	s.left = true
+	if s.clean || d.Props.Has&packet.PSessionExpiry != 0 && d.Props.SessionExpiry == 0 {
+		maps.DeleteFunc(b.sessions, func(_ string, o *testSession) bool { return o == s })
 	}
 }
 
@@ -128,7 +153,7 @@ func (b *testBroker) connect(conn net.Conn, c *packet.Connect) *testSession {
 	if s.conn != nil {
 		s.conn.Close()
 	}
-	s.conn, s.version = conn, c.Version
+	s.conn, s.version, s.clean, s.left = conn, c.Version, c.CleanStart && c.Version < packet.V5, false
 	ack := &packet.Connack{SessionPresent: present}
 	if c.ClientID == b.refuse {
 		ack = &packet.Connack{Code: packet.BadUsernameOrPassword}

@@ -130,11 +130,6 @@ func (c *Client) Connect(ctx context.Context) (ack *packet.Connack, err error) {
 	if err := c.offline(ctx); err != nil {
 		return nil, err
 	}
-	if c.o.Patience > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, c.o.Patience)
-		defer cancel()
-	}
 	connect := c.o.Connect
 	if c.o.Fresh && c.Stats().Connects == 0 && !connect.CleanStart {
 		connect.CleanStart = true
@@ -149,12 +144,7 @@ func (c *Client) Connect(ctx context.Context) (ack *packet.Connack, err error) {
 	if err != nil {
 		return nil, err
 	}
-	stop := context.AfterFunc(ctx, func() { l.conn.Close() })
-	ack, err = l.connect(&connect)
-	if !stop() && err == nil {
-		err = ctx.Err()
-	}
-	if err != nil {
+	if ack, err = c.greet(ctx, l, &connect); err != nil {
 		l.conn.Close()
 		return ack, err
 	}
@@ -168,6 +158,21 @@ func (c *Client) Connect(ctx context.Context) (ack *packet.Connack, err error) {
 	go c.write(l, c.keepAlive(ack))
 	go c.read(l)
 	return ack, nil
+}
+
+// greet sends CONNECT and waits for CONNACK, with patience.
+func (c *Client) greet(ctx context.Context, l *link, connect *packet.Connect) (*packet.Connack, error) {
+	if c.o.Patience > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, c.o.Patience)
+		defer cancel()
+	}
+	stop := context.AfterFunc(ctx, func() { l.conn.Close() })
+	ack, err := l.connect(connect)
+	if !stop() && err == nil {
+		err = ctx.Err()
+	}
+	return ack, err
 }
 
 // dial opens a network connection.
@@ -198,8 +203,7 @@ func (c *Client) clean(ctx context.Context, connect packet.Connect) error {
 		return err
 	}
 	defer l.conn.Close()
-	defer context.AfterFunc(ctx, func() { l.conn.Close() })()
-	if _, err := l.connect(&connect); err != nil {
+	if _, err := c.greet(ctx, l, &connect); err != nil {
 		return err
 	}
 	wire, err := (&packet.Disconnect{}).Append(nil, connect.Version)
@@ -397,9 +401,6 @@ func (c *Client) Keep(ctx context.Context, up func(ctx context.Context, present 
 			if err = up(ctx, present); err != nil {
 				c.Drop()
 			}
-		}
-		if errors.Is(err, errNoCoverage) {
-			continue // the wait was in there
 		}
 		if err != nil {
 			last = err

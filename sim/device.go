@@ -15,9 +15,7 @@ func (f *fleet) play(ctx context.Context, d *device, begin time.Time) error {
 		return nil
 	}
 	c, network := f.client(d, begin)
-	if network != nil {
-		defer network.end()
-	}
+	defer network.end()
 	if _, err := c.Connect(ctx); err == nil {
 		f.reached.Store(true)
 	} else if !f.reached.Load() || hopeless(err) {
@@ -26,18 +24,21 @@ func (f *fleet) play(ctx context.Context, d *device, begin time.Time) error {
 	c.setKeeping(true) // before anything is sent: from here on a lost connection is not the end
 	keep, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var kept sync.WaitGroup
-	kept.Go(func() { _ = c.Keep(keep, nil) })                                       // without a connection in the end, its messages are in doubt
-	unstick := context.AfterFunc(ctx, func() { time.AfterFunc(f.o.Grace, c.Drop) }) // of a server that does not read any more
-	err := f.send(ctx, c, d, begin, network)
-	if network != nil {
+	kept.Go(func() { _ = c.Keep(keep, nil) }) // without a connection in the end, its messages are in doubt
+	// At the end everybody has coverage, and what is sampled is sent, unless the server does not take it within Grace.
+	sending, giveUp := context.WithCancel(keep)
+	defer giveUp()
+	defer context.AfterFunc(ctx, func() {
 		network.heal()
-	}
+		time.AfterFunc(f.o.Grace, func() { giveUp(); c.Drop() })
+	})()
+	err := f.send(ctx, sending, c, d, begin, network)
+	network.heal()
 	grace, done := context.WithTimeout(keep, f.o.Grace)
 	defer done()
 	_ = c.Drain(grace) // what is left over stays in doubt, and the figures show it
 	stop()
 	kept.Wait()
-	unstick()
 	f.resent.Add(uint64(c.Stats().Resent))
 	return err
 }
@@ -78,8 +79,8 @@ func hopeless(err error) bool {
 	return false
 }
 
-// send sends what the source has, until that or ctx ends.
-func (f *fleet) send(ctx context.Context, c *Client, d *device, begin time.Time, network *coverage) error {
+// send samples and sends what the source has, until that or ctx ends. What is sampled is sent until sending ends.
+func (f *fleet) send(ctx, sending context.Context, c *Client, d *device, begin time.Time, network *coverage) error {
 	stamp := Stamp{Device: d.id, Sequence: f.last(d.id)}
 	if d.resume != nil && stamp.Sequence > 0 {
 		d.resume(stamp.Sequence)
@@ -96,10 +97,7 @@ func (f *fleet) send(ctx context.Context, c *Client, d *device, begin time.Time,
 			}
 		}
 		stamp.Sequence++
-		stamp.Due = due
-		if network != nil {
-			stamp.Due = network.clock(due)
-		}
+		stamp.Due = network.clock(due)
 		p := d.source.message(&stamp)
 		p.QoS = f.o.QoS
 		if !d.stamped && (f.o.Connect.Version == 0 || f.o.Connect.Version == packet.V5) {
@@ -109,7 +107,7 @@ func (f *fleet) send(ctx context.Context, c *Client, d *device, begin time.Time,
 		if f.o.Ledger != nil {
 			ref = f.o.Ledger.Sent(d.id, stamp.Sequence, p)
 		}
-		err := c.Publish(ctx, p, func(code packet.Code) { f.answered(ref, due, code) })
+		err := c.Publish(sending, p, func(code packet.Code) { f.answered(ref, due, code) })
 		if err != nil {
 			if ctx.Err() != nil {
 				return nil //nolint:nilerr // asked to end

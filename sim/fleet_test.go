@@ -19,7 +19,12 @@ import (
 // watch runs a watcher until the test has what it wants, and returns how to end it.
 func watch(t *testing.T, o WatchOptions) (stop func() ClientStats) {
 	t.Helper()
-	ctx, cancel := context.WithCancel(within(t))
+	return watchFor(t, 30*time.Second, o)
+}
+
+func watchFor(t *testing.T, long time.Duration, o WatchOptions) (stop func() ClientStats) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), long)
 	ready, ended := make(chan struct{}), make(chan struct{})
 	o.Ready = func() { close(ready) }
 	var stats ClientStats

@@ -107,6 +107,7 @@ func (c *Client) write(l *link, keepAlive time.Duration) {
 		look = t.C
 	}
 	var before silence
+	pinged := uint64(0) // what had been heard at the last PINGREQ, and one
 	for {
 		select {
 		case <-l.kick:
@@ -118,9 +119,10 @@ func (c *Client) write(l *link, keepAlive time.Duration) {
 			}
 		case <-ping:
 			_ = c.Send(&packet.Ping{Kind: packet.PINGREQ}) // an error ends the connection, which is seen here next
-			before.pinged = true
+			pinged = l.heard.Load() + 1
 		case <-look:
-			now := silence{heard: l.heard.Load(), owed: c.owed(l)}
+			heard := l.heard.Load()
+			now := silence{heard, c.owed(l) || pinged == heard+1}
 			if before.deaf(now) {
 				l.fail(ErrSilent)
 				return
@@ -134,15 +136,12 @@ func (c *Client) write(l *link, keepAlive time.Duration) {
 
 // silence is what a look at a connection finds.
 type silence struct {
-	heard  uint64
-	owed   bool // an answer by the server
-	pinged bool // since the look
+	heard uint64
+	owed  bool // the server has something to answer
 }
 
 // deaf tells that nothing has come between two looks, though the server owed something all the time.
-func (s *silence) deaf(now silence) bool {
-	return now.heard == s.heard && (s.owed && now.owed || s.pinged)
-}
+func (s *silence) deaf(now silence) bool { return now.heard == s.heard && s.owed && now.owed }
 
 // owed tells that the server has something to answer.
 func (c *Client) owed(l *link) bool {
