@@ -113,8 +113,12 @@ func (f *TrackFormat) read(r *csv.Reader) (*Tracks, error) {
 			err = errors.New("a time of day among times that count from the begin, or the other way round")
 		}
 		if err != nil {
-			line, _ := r.FieldPos(0)
-			t.Why = cmp.Or(t.Why, fmt.Errorf("line %d: %w", line, err))
+			if t.Why == nil {
+				if t.Why = err; parse == nil { // which names the line itself
+					line, _ := r.FieldPos(0)
+					t.Why = fmt.Errorf("line %d: %w", line, err)
+				}
+			}
 			t.Skipped++
 			continue
 		}
