@@ -48,6 +48,7 @@ func (n *Node) collectBroker(s *metrics.Samples) {
 	s.Counter("bytes", "Bytes read from and written to MQTT clients.", float64(b.SentOut), "dir", "out")
 	s.Counter("mqtt_receipts", "QoS 1 and 2 publishes acknowledged as durable.", float64(b.Acked))
 	s.Counter("mqtt_unreceipted", "QoS 1 and 2 publishes of `store: false` routes, acknowledged without a receipt.", float64(b.Unreceipted))
+	metrics.Counters(s, "mqtt_panics", "Panics survived, by where; each is a bug.", "where", b.Panics)
 	metrics.Counters(s, "refused", "Publishes refused.", "reason", b.Refused)
 	metrics.Counters(s, "dropped", "Messages dropped or skipped on their way to a client.", "reason", b.Dropped)
 	s.Gauge("mqtt_paused_connections", "Connections not read because the log has no room.", float64(b.Paused))

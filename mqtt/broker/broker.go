@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -77,7 +76,13 @@ func (b *Broker) Start(ctx context.Context) error {
 		return fmt.Errorf("start broker: %w", err)
 	}
 	b.flushers.start(runtime.GOMAXPROCS(0), &b.work)
-	b.work.Go(func() { b.roster.run(b.quit, (*conn).overdue) })
+	b.work.Go(func() {
+		b.roster.run(b.quit, func(c *conn) {
+			if !b.survive("overdue", c.overdue) {
+				c.cut("panic")
+			}
+		})
+	})
 	b.owners = make(chan struct{})
 	go b.own(o)
 	return nil
@@ -100,6 +105,7 @@ func (b *Broker) own(o *owner) {
 			pause = 0
 		}
 		for err != nil {
+			b.notePanic("owner", err)
 			b.o.Logger.Error("the session state is claimed and read again", "error", err, "after", pause)
 			next := newOwner(b)
 			b.owner.Store(next)
@@ -122,21 +128,11 @@ func (b *Broker) own(o *owner) {
 	}
 }
 
-// guard makes an error of a panic: whatever a client has sent must not end the program.
-func guard(f func() error) (err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("panic: %v\n%s", r, debug.Stack())
-		}
-	}()
-	return f()
-}
-
 // abandon ends the connections of an owner that is no more.
 func (b *Broker) abandon(o *owner) {
 	for _, c := range b.roster.all() {
-		if c.ownedBy(o) {
-			c.end(packet.ServerBusy, "the session state is read again")
+		if c.ownedBy(o) && !b.survive("end", func() { c.end(packet.ServerBusy, "the session state is read again") }) {
+			c.cut("panic")
 		}
 	}
 }

@@ -25,7 +25,8 @@ type burst struct {
 	clock    time.Duration // the same on the broker's clock
 	msgs     []session.Message
 	props    []session.Props
-	flight   *flight
+	flight   *flight // gathered
+	sending  *flight // being handed to the store
 	acks     []ack
 	received [3]int64 // publishes not counted yet, see stats.enter
 	repeated int64
@@ -145,6 +146,7 @@ func (c *conn) keep(data []byte, used int) {
 
 // consume decodes and handles every whole packet in data.
 func (c *conn) consume(s *burst, data []byte) {
+	c.doing = s
 	s.dec.Server = true
 	s.dec.Version = c.version
 	s.dec.MaxSize = c.lis.limits.PacketBytes
@@ -169,6 +171,7 @@ func (c *conn) consume(s *burst, data []byte) {
 	}
 	c.append(s)
 	c.forwardAcks(s)
+	c.doing = nil
 	c.keep(data, used)
 	c.again = s.connect != nil && len(c.rest) > 0
 }

@@ -3,7 +3,6 @@ package broker
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"os"
@@ -44,6 +43,7 @@ type conn struct {
 	sent      uint32  // QoS 1 publishes
 	rest      []byte  // of the last burst, not decoded yet
 	got       *burst  // by readable
+	doing     *burst  // being handled
 	owner     *owner  // from CONNECT on; written under mu
 	readFn    func(fd uintptr) bool
 	aliases   []string
@@ -116,14 +116,15 @@ func faultOf(err error) *fault {
 // stack that has grown does not shrink to the least again, so another goroutine goes on.
 func (c *conn) serve(first bool) {
 	handedOn := false
-	defer func() {
+	defer func() { // not survive: its frames would be part of every idle connection's stack
 		if r := recover(); r != nil {
-			c.b.samples.warn("panic on a connection", "peer", c.nc.RemoteAddr(), "panic", fmt.Sprint(r), "stack", string(debug.Stack()))
+			c.b.notePanic("connection", &panicked{r, debug.Stack()})
 			c.cut("panic")
+			c.abandonBurst()
 		}
 		if !handedOn {
-			c.finish()
-			c.b.conns.Done()
+			defer c.b.conns.Done()
+			c.b.survive("end", c.finish)
 		}
 	}()
 	for c.step() {

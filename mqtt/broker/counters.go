@@ -36,6 +36,7 @@ type Stats struct {
 	Dropped map[string]int64 // messages dropped or skipped on their way out
 	Ended   map[string]int64 // connections ended
 	Turned  map[string]int64 // connections turned away before a session
+	Panics  map[string]int64 // survived, by where; each is a bug
 
 	Session session.Stats
 }
@@ -47,7 +48,7 @@ type counters struct {
 	acked, unreceipted, paused, outWait, stall atomic.Int64
 	repeated, broken, appending, wills         atomic.Int64
 
-	refused, dropped, ended, turned reasons
+	refused, dropped, ended, turned, panics reasons
 }
 
 func (c *counters) snapshot() Stats {
@@ -56,7 +57,7 @@ func (c *counters) snapshot() Stats {
 		ReceivedIn: c.bytesIn.Load(), SentOut: c.bytesOut.Load(), Acked: c.acked.Load(), Unreceipted: c.unreceipted.Load(),
 		Repeated: c.repeated.Load(), Broken: c.broken.Load(), Appending: c.appending.Load(), Wills: c.wills.Load(),
 		Paused: c.paused.Load(), OutboundWait: c.outWait.Load(), Stalls: c.stall.Load(),
-		Refused: c.refused.snapshot(), Dropped: c.dropped.snapshot(), Ended: c.ended.snapshot(), Turned: c.turned.snapshot(),
+		Refused: c.refused.snapshot(), Dropped: c.dropped.snapshot(), Ended: c.ended.snapshot(), Turned: c.turned.snapshot(), Panics: c.panics.snapshot(),
 	}
 	for q := range 3 {
 		s.Received[q], s.Delivered[q] = c.received[q].Load(), c.delivered[q].Load()

@@ -112,6 +112,22 @@ func (b *Broker) full(lis *listener) string {
 	return ""
 }
 
+// ListenerStats are one listener's.
+type ListenerStats struct {
+	Name, Transport       string
+	Connections, HalfOpen int64
+}
+
+// Listeners returns the counters of each listener.
+func (b *Broker) Listeners() (ls []ListenerStats) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, l := range b.listeners {
+		ls = append(ls, ListenerStats{l.o.Name, l.o.Transport.Name(), l.connections.Load(), l.halfOpen.Load()})
+	}
+	return ls
+}
+
 // enter counts a connection in, unless Drain has begun: then nobody waits for it any more.
 func (b *Broker) enter() bool {
 	b.mu.Lock()

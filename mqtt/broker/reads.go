@@ -63,13 +63,23 @@ func (r *readers) run() {
 		}
 		var err error
 		if !known {
-			if b, err = r.o.b.store.Read(r.ctx, q.pos, q.maxBytes); err == nil {
-				r.remember(b)
-				b = from(b, q.pos.Offset)
-			}
+			b, err = r.read(q)
 		}
 		r.o.post(func(now int64) { r.o.core.ReadDone(now, q.token, b, err) })
 	}
+}
+
+// read asks the store. A read that panics has failed, and is tried again.
+func (r *readers) read(q readRequest) (b session.Batch, err error) {
+	err = guard(func() (err error) {
+		if b, err = r.o.b.store.Read(r.ctx, q.pos, q.maxBytes); err == nil {
+			r.remember(b)
+			b = from(b, q.pos.Offset)
+		}
+		return err
+	})
+	r.o.b.notePanic("read", err)
+	return b, err
 }
 
 // next waits for a request, and answers it from memory if it can.

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"errors"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"time"
@@ -89,9 +90,11 @@ func (c *conn) append(s *burst) {
 		f = &flight{c: c}
 		f.done = func([]session.Result) {}
 	}
+	s.sending = f
 	if wait := c.b.store.Append(s.msgs, f.done); wait != nil {
 		s.wait = wait
 	}
+	s.sending = nil
 	clear(s.msgs)
 	clear(s.props)
 	s.msgs, s.props = s.msgs[:0], s.props[:0]
@@ -107,8 +110,23 @@ func (c *conn) launch(f *flight) {
 	c.last = f
 }
 
-// complete is the store's callback: what became of the messages.
+// complete is the store's callback: what became of the messages. It is called by a goroutine that others need, so nothing that it does
+// may end that.
 func (f *flight) complete(results []session.Result) {
+	c := f.c
+	defer func() {
+		if r := recover(); r != nil {
+			c.b.notePanic("receipts", &panicked{r, debug.Stack()})
+			c.cut("panic")
+			c.abandon(f)
+		}
+	}()
+	f.settle(results)
+	f.land()
+}
+
+// settle takes in what became of the messages, and ends the connection if that cannot be told by acks.
+func (f *flight) settle(results []session.Result) {
 	c := f.c
 	var lost error // nothing certain is known: no ack may leave
 	stable := 0
@@ -153,7 +171,6 @@ func (f *flight) complete(results []session.Result) {
 	case refused != nil && c.version < packet.V5:
 		c.end(refused.Code, refused.Text)
 	}
-	f.land()
 }
 
 // owes tells whether a receipt hangs on a message whose outcome is not known.
@@ -219,8 +236,14 @@ func refusedBy(err error) *packet.Error {
 
 // land marks f landed, and sends the receipts of every flight that has landed with all before it.
 func (f *flight) land() {
-	c := f.c
+	if c := f.c; c.landed(f) {
+		c.b.flushers.push(c)
+	}
+}
+
+func (c *conn) landed(f *flight) (flush bool) {
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	f.landed = true
 	for c.first != nil && c.first.landed {
 		g := c.first
@@ -233,11 +256,7 @@ func (f *flight) land() {
 	if c.first == nil {
 		c.wakeReader()
 	}
-	flush := c.schedule()
-	c.mu.Unlock()
-	if flush {
-		c.b.flushers.push(c)
-	}
+	return c.schedule()
 }
 
 // release sends what a landed flight holds back. Under c.mu.
