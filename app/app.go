@@ -109,6 +109,7 @@ func (n *Node) stages() []stage {
 		{"show it", n.show, n.hide},
 		{"let clients in", n.letIn, nil},
 		{"watch", n.watch, n.unwatch},
+		{"follow certificates", n.followTLS, nil},
 	}
 }
 
@@ -230,11 +231,7 @@ func (n *Node) stopKafka(context.Context) error {
 
 // letIn begins to accept clients.
 func (n *Node) letIn(context.Context) error {
-	for _, d := range n.doorsOf(doorMQTT) {
-		n.accept(func() error {
-			return ended(n.broker.Serve(d.listener, broker.ListenerOptions{Name: d.path}), broker.ErrClosed)
-		})
-	}
+	n.letDevicesIn()
 	for _, d := range n.doorsOf(doorKafka) {
 		n.accept(func() error {
 			if d.advertise == "" {

@@ -6,15 +6,21 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
+	"net/netip"
 	"syscall"
+	"time"
 
 	"github.com/millrace-io/millrace/config"
+	"github.com/millrace-io/millrace/internal/certs"
+	"github.com/millrace-io/millrace/mqtt/broker"
+	"github.com/millrace-io/millrace/mqtt/transport"
 )
 
 type doorKind string
 
 const (
 	doorMQTT  doorKind = "MQTT"
+	doorWS    doorKind = "WebSocket"
 	doorKafka doorKind = "Kafka"
 	doorHTTP  doorKind = "HTTP"
 )
@@ -26,13 +32,18 @@ type door struct {
 	flag      string // that sets it
 	listener  net.Listener
 	advertise string
+	mqtt      *config.MQTT  // of MQTT, WebSocket too
+	certs     *certs.Source // nil: no TLS
 }
 
 // listen takes all addresses. Nobody is answered yet.
 func (n *Node) listen(ctx context.Context) (err error) {
 	l := &n.o.Config.Listeners
-	for i, m := range l.MQTT {
-		err = errors.Join(err, n.take(door{kind: doorMQTT, path: fmt.Sprintf("listeners.mqtt[%d]", i), flag: "--mqtt-listen"}, m.Bind))
+	for i := range l.MQTT {
+		err = errors.Join(err, n.takeMQTT(door{kind: doorMQTT, path: fmt.Sprintf("listeners.mqtt[%d]", i), flag: "--mqtt-listen", mqtt: &l.MQTT[i]}))
+	}
+	for i := range l.WS {
+		err = errors.Join(err, n.takeMQTT(door{kind: doorWS, path: fmt.Sprintf("listeners.ws[%d]", i), flag: "--ws-listen", mqtt: &l.WS[i]}))
 	}
 	if len(n.o.Config.Log.Kafka) == 0 {
 		for i, k := range l.Kafka {
@@ -55,6 +66,78 @@ func (n *Node) take(d door, a config.Address) (err error) {
 	}
 	n.doors = append(n.doors, d)
 	return nil
+}
+
+// takeMQTT takes the address of a listener for devices, once its certificate is read.
+func (n *Node) takeMQTT(d door) (err error) {
+	if d.mqtt.TLS.Any() {
+		if d.certs, err = n.readTLS(&d.mqtt.TLS, d.mqtt.AllowAnonymous()); err != nil {
+			return fmt.Errorf("%s.tls: %w", d.path, err)
+		}
+	}
+	a := d.mqtt.Address(d.kind == doorWS)
+	if a.Unix() == "" {
+		return n.take(d, a)
+	}
+	if d.listener, err = listenUnix(a.Unix(), fs.FileMode(d.mqtt.Mode)); err != nil {
+		return fmt.Errorf("listen on %s (%s): %w", a, d.path, err)
+	}
+	n.doors = append(n.doors, d)
+	return nil
+}
+
+// devicesDoors are those that devices come through.
+func (n *Node) devicesDoors() []door { return append(n.doorsOf(doorMQTT), n.doorsOf(doorWS)...) }
+
+// letDevicesIn begins to accept MQTT.
+func (n *Node) letDevicesIn() {
+	for _, d := range n.devicesDoors() {
+		n.accept(func() error { return ended(n.broker.Serve(d.listener, d.options()), broker.ErrClosed) })
+	}
+}
+
+// options translates the configuration of a listener for devices.
+func (d *door) options() broker.ListenerOptions {
+	m, l := d.mqtt, &d.mqtt.Limits
+	o := broker.ListenerOptions{
+		Name: d.path, RefuseAnonymous: !m.AllowAnonymous(),
+		Transport: transport.Options{TLS: d.certs, PlainOthers: m.ProxyOthers == "plain"},
+		Limits: broker.Limits{
+			Connections: l.Connections, HalfOpen: l.HalfOpen, HalfOpenPerIP: l.HalfOpenPerIP, HandshakeTimeout: time.Duration(l.HandshakeTimeout),
+			PacketBytes: int(l.PacketBytes), ReceiveMaximum: uint16(l.ReceiveMaximum), KeepAlive: uint16(l.KeepAlive.Seconds()),
+		},
+	}
+	for _, p := range m.ProxyProtocol {
+		o.Transport.Proxies = append(o.Transport.Proxies, netip.Prefix(p))
+	}
+	if d.kind == doorWS {
+		o.Transport.WebSocket = &transport.WebSocket{Path: m.URLPath(), Origins: m.Origins}
+	}
+	return o
+}
+
+// tryMQTT is a line that uses a door for devices.
+func (d *door) tryMQTT() (does, line string) {
+	at := d.listener.Addr().String()
+	host, port, _ := net.SplitHostPort(at)
+	if d.kind == doorWS {
+		scheme := "ws"
+		if d.certs != nil {
+			scheme = "wss"
+		}
+		return "connect from a page, with any MQTT client for browsers", fmt.Sprintf("mqtt.connect('%s://%s%s')", scheme, at, d.mqtt.URLPath())
+	}
+	where := fmt.Sprintf("-h %s -p %s", host, port)
+	if _, unix := d.listener.(*unixListener); unix {
+		where = "--unix " + at
+	}
+	if d.certs != nil {
+		where += " --cafile CA.pem"
+		if d.certs.Mutual() {
+			where += " --cert CLIENT.pem --key CLIENT.key"
+		}
+	}
+	return "watch every message, as any MQTT client does", "mosquitto_sub " + where + " -t '#' -v"
 }
 
 // doorError says why an address cannot be listened on, and what to do, in one line.

@@ -18,6 +18,7 @@ func (n *Node) collect(s *metrics.Samples) {
 		return // the parts are being built or taken down
 	}
 	n.collectBroker(s)
+	n.collectTLS(s)
 	n.collectRoutes(s)
 	n.collectFleet(s)
 	n.collectLatency(s)
@@ -35,6 +36,10 @@ func (n *Node) collectBroker(s *metrics.Samples) {
 	s.Gauge("mqtt_connections", "MQTT connections.", float64(b.Connections))
 	s.Gauge("mqtt_connections_limit", "MQTT connections that the node takes at most.", float64(n.budget.mqtt))
 	s.Gauge("mqtt_half_open_connections", "MQTT connections that have not sent CONNECT.", float64(b.HalfOpen))
+	for _, l := range n.broker.Listeners() {
+		s.Gauge("mqtt_listener_connections", "MQTT connections of a listener.", float64(l.Connections), "listener", l.Name, "transport", l.Transport)
+		s.Gauge("mqtt_listener_half_open_connections", "MQTT connections of a listener that have not sent CONNECT.", float64(l.HalfOpen), "listener", l.Name, "transport", l.Transport)
+	}
 	s.Counter("mqtt_accepted", "TCP connections accepted for MQTT.", float64(b.Accepted))
 	s.Counter("mqtt_connects", "CONNECTs answered with success.", float64(b.Connects))
 	metrics.Counters(s, "mqtt_turned_away", "Connections turned away before a session.", "reason", b.Turned)

@@ -39,6 +39,7 @@ func (n *Node) warnings() (ws []string) {
 		ws = append(ws, "insecure_allow_anonymous: everybody who reaches a listener may publish, subscribe, read and administer")
 	}
 	ws = append(ws, n.accessWarnings()...)
+	ws = append(ws, n.tlsWarnings()...)
 	for i, r := range n.o.Config.Routes {
 		if r.Ack == "memory" {
 			ws = append(ws, fmt.Sprintf("routes[%d] (%s): ack: memory: acknowledged messages survive a crash of the program, not a power cut", i, r.MQTT))
@@ -76,8 +77,8 @@ func (n *Node) consoleStatus() console.Status {
 func (n *Node) try(d *door) (does, line string) {
 	host, port, _ := net.SplitHostPort(d.listener.Addr().String())
 	switch d.kind {
-	case doorMQTT:
-		return "watch every message, as any MQTT client does", fmt.Sprintf("mosquitto_sub -h %s -p %s -t '#' -v", host, port)
+	case doorMQTT, doorWS:
+		return d.tryMQTT()
 	case doorKafka:
 		return "list the topics, as any Kafka client does", "kcat -b " + net.JoinHostPort(host, port) + " -L"
 	default:

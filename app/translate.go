@@ -42,6 +42,7 @@ func (n *Node) brokerOptions() broker.Options {
 		Limits: broker.Limits{
 			Connections: n.budget.mqtt, PacketBytes: int(l.PacketBytes), ReceiveMaximum: uint16(l.ReceiveMaximum),
 			KeepAlive: uint16(l.KeepAlive.Seconds()), HalfOpenPerIP: l.HalfOpenPerIP,
+			HalfOpen: l.HalfOpen, Handshakes: l.Handshakes, HandshakeTimeout: time.Duration(l.Handshake),
 		},
 		Session: session.Options{MaxExpiry: expiry, MaxInflight: l.Inflight, MaxSubs: l.Subscriptions, MaxAllSubs: l.AllSubs,
 			MaxSessions: l.Sessions, MaxRetained: l.Retained, MaxRetainedBytes: int64(l.RetainedBytes)},

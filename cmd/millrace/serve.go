@@ -3,6 +3,9 @@ package main
 import (
 	"context"
 	"errors"
+	"os"
+	"os/signal"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -20,7 +23,8 @@ func newServe(e env) *cobra.Command {
 	c := &cobra.Command{
 		Use: "serve", Short: "Run a node", Args: cobra.NoArgs,
 		Long: `Run a node: MQTT on 127.0.0.1:1883, Kafka on 127.0.0.1:9092, health and metrics on 127.0.0.1:8080, data in ./millrace-data.
-SIGTERM or Ctrl-C stops it cleanly; a second one at once. Everything acknowledged is on disk either way.`,
+SIGTERM or Ctrl-C stops it cleanly; a second one at once. Everything acknowledged is on disk either way. SIGHUP has it look at its
+certificates at once, as it does by itself every few seconds; no connection is dropped.`,
 		Example: `  millrace serve
   millrace serve --config millrace.yaml
   millrace serve --data /var/lib/millrace --mqtt-listen :1883 --insecure-allow-anonymous
@@ -55,11 +59,20 @@ func serve(ctx context.Context, e env, c *config.Config, test app.Test) error {
 	if err != nil {
 		return failure{err}
 	}
-	select {
-	case <-ctx.Done():
-		log.Info("stopping")
-	case err = <-n.Failed():
-		log.Error("the node has failed", "err", err)
+	reload := make(chan os.Signal, 1)
+	signal.Notify(reload, syscall.SIGHUP)
+	defer signal.Stop(reload)
+	for running := true; running; {
+		select {
+		case <-reload:
+			n.Reload()
+			continue
+		case <-ctx.Done():
+			log.Info("stopping")
+		case err = <-n.Failed():
+			log.Error("the node has failed", "err", err)
+		}
+		running = false
 	}
 	err = errors.Join(err, stop(ctx, n))
 	if err != nil {

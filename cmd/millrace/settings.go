@@ -13,10 +13,10 @@ import (
 
 // settings are the flags that say how a node is configured.
 type settings struct {
-	file                    string
-	data, mqtt, kafka, http string
-	insecure                bool
-	level, format           string
+	file                        string
+	data, mqtt, ws, kafka, http string
+	insecure                    bool
+	level, format               string
 }
 
 func (s *settings) flags(c *cobra.Command) {
@@ -24,6 +24,7 @@ func (s *settings) flags(c *cobra.Command) {
 	f.StringVarP(&s.file, "config", "c", "", "configuration file (YAML)")
 	f.StringVar(&s.data, "data", "", "folder for the data (default ./millrace-data)")
 	f.StringVar(&s.mqtt, "mqtt-listen", "", "address for devices, or none (default 127.0.0.1:1883)")
+	f.StringVar(&s.ws, "ws-listen", "", "address for MQTT over WebSocket (default none)")
 	f.StringVar(&s.kafka, "kafka-listen", "", "address for Kafka clients, or none (default 127.0.0.1:9092)")
 	f.StringVar(&s.http, "http-listen", "", "address for health and metrics, or none (default 127.0.0.1:8080)")
 	f.BoolVar(&s.insecure, "insecure-allow-anonymous", false, "let other machines in without authentication")
@@ -41,6 +42,7 @@ func (s *settings) load(e env) (*config.Config, error) {
 	}
 	set("log.data", "--data", quote(s.data))
 	set("listeners.mqtt", "--mqtt-listen", listeners(s.mqtt))
+	set("listeners.ws", "--ws-listen", listeners(s.ws))
 	set("listeners.kafka", "--kafka-listen", listeners(s.kafka))
 	set("logging.level", "--log-level", quote(s.level))
 	set("logging.format", "--log-format", quote(s.format))

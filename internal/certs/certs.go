@@ -231,7 +231,7 @@ func (s *Source) Warnings() (ws []string) {
 	case now.Before(g.leaf.NotBefore):
 		ws = append(ws, fmt.Sprintf("%s: the certificate is not valid before %s", s.o.Cert, g.leaf.NotBefore.Format(time.RFC3339)))
 	case left < expiresSoon:
-		ws = append(ws, fmt.Sprintf("%s: the certificate expires in %d hours", s.o.Cert, int(left.Hours())))
+		ws = append(ws, fmt.Sprintf("%s: the certificate expires in %d days", s.o.Cert, int(left.Hours()/24)))
 	}
 	if len(g.leaf.DNSNames)+len(g.leaf.IPAddresses)+len(g.leaf.URIs) == 0 {
 		ws = append(ws, fmt.Sprintf("%s: the certificate has no subject alternative name, most clients refuse it", s.o.Cert))

@@ -299,7 +299,7 @@ func TestReload(t *testing.T) {
 	if changed, err := s.src.Reload(); !changed || err != nil || s.src.Config() == first {
 		t.Fatal("new files:", changed, err)
 	}
-	if ws := strings.Join(s.src.Warnings(), "\n"); strings.Contains(ws, "not used") || !strings.Contains(ws, "expires in 23 hours") {
+	if ws := strings.Join(s.src.Warnings(), "\n"); strings.Contains(ws, "not used") || !strings.Contains(ws, "expires in 0 days") {
 		t.Errorf("warnings %q", ws)
 	}
 }
