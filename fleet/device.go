@@ -42,12 +42,13 @@ type entry struct {
 // maxTopic bounds what is kept of a topic, bytes.
 const maxTopic = 512
 
-// update takes what a message says. An older one than the last, by its sequence, says nothing new about where the device is.
-func (e *entry) update(m *session.Message, source int, p *Point, order order, lag int64) {
+// update takes what a message says, and tells whether the device had no position before. An older message than the last, by its sequence,
+// says nothing new about where the device is.
+func (e *entry) update(m *session.Message, source int, p *Point, order order, lag int64) (positioned bool) {
 	e.messages++
 	if m.Time < e.seen || order != inOrder {
 		e.seen = max(e.seen, m.Time)
-		return
+		return false
 	}
 	e.heard = true
 	e.seen, e.source, e.sequence = m.Time, source, p.Sequence
@@ -62,13 +63,14 @@ func (e *entry) update(m *session.Message, source int, p *Point, order order, la
 		e.sent, e.lag = p.Sent.UnixMicro(), lag
 	}
 	if p.HasPosition {
-		e.positioned = true
+		positioned, e.positioned = !e.positioned, true
 		e.lat, e.lon = micro(p.Lat), micro(p.Lon)
 		e.speed, e.heading = p.Speed, p.Heading
 		if e.track != nil {
 			e.track.add(fix{e.seen, e.lat, e.lon})
 		}
 	}
+	return positioned
 }
 
 // micro is degrees as the live channel has them.

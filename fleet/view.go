@@ -20,8 +20,8 @@ type Options struct {
 	// Ends is where the log ended when the view was made: what lies before is history, of which no latency is taken.
 	Ends session.Vector
 
-	MaxDevices int // default 200,000; the one not heard for longest is forgotten
-	MaxTracks  int // devices whose recent positions are kept; default 10,000
+	MaxDevices int // default 200,000, of about 500 bytes each; the one not heard for longest is forgotten
+	MaxTracks  int // devices whose recent positions are kept, in about 2 KB each; default 10,000
 }
 
 // Source is one route, as the console shows it.
@@ -155,14 +155,15 @@ func (v *View) take(now time.Time, m *session.Message, live bool) {
 		return
 	}
 	v.totals.Messages++
-	if p.HasPosition && !e.positioned {
-		v.totals.Positions++
-		v.begins(e)
-	}
 	e.live = live
 	order := v.count(e, source, &p)
 	lag := v.time(now, e, m, &p, order)
-	e.update(m, source, &p, order, lag)
+	if p.HasPosition {
+		v.begins(e)
+	}
+	if e.update(m, source, &p, order, lag) {
+		v.totals.Positions++
+	}
 	v.touch(now, e)
 }
 

@@ -68,6 +68,15 @@ func TestDevice(t *testing.T) {
 	}
 }
 
+// A position that comes too late to count does not count.
+func TestLatePositions(t *testing.T) {
+	v := newView(t, Options{})
+	v.add(epoch, said("a", epoch, 0, 5, ""), said("a", epoch, 0, 4, at(1, 1)))
+	if d, _ := v.Device("a"); d.HasPosition || v.Totals().Positions != 0 {
+		t.Errorf("%+v %+v", d, v.Totals())
+	}
+}
+
 func TestTotalsAddUp(t *testing.T) {
 	v := newView(t, Options{Sources: []Source{{}}, Ends: session.Vector{{}: 2}, MaxDevices: 4})
 	ms := []session.Message{
