@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/millrace-io/millrace/mqtt/packet"
 )
@@ -63,6 +64,39 @@ func TestMosquitto(t *testing.T) {
 	t.Run("load", func(t *testing.T) { loads(t, dial) })
 	t.Run("sessions", func(t *testing.T) { sessions(t, dial) })
 	t.Run("properties", func(t *testing.T) { properties(t, dial) })
+	t.Run("tunnels", func(t *testing.T) { tunnels(t, dial) })
+}
+
+// tunnels: a fleet that loses its connections without a word, and finds its sessions again.
+func tunnels(t *testing.T, dial func(context.Context) (net.Conn, error)) {
+	network := &Network{Latency: time.Millisecond, Covered: Span{3 * time.Second, 9 * time.Second}, Away: Span{time.Second, 3 * time.Second}, Patience: time.Second}
+	for _, c := range []struct {
+		v   packet.Version
+		qos byte
+	}{{packet.V311, 2}, {packet.V5, 1}, {packet.V5, 2}} {
+		t.Run(fmt.Sprintf("%v QoS %d", c.v, c.qos), func(t *testing.T) {
+			l := NewLedger()
+			id := fmt.Sprintf("tunnel-%v-%d", c.v, c.qos)
+			connect := packet.Connect{Version: c.v, KeepAlive: 60}
+			if c.v == packet.V5 {
+				connect.Props = packet.Properties{Has: packet.PSessionExpiry, SessionExpiry: 100}
+			}
+			reader := connect
+			reader.ClientID = id
+			stop := watch(t, WatchOptions{Dial: dial, Connect: reader, Filter: id + "/+", QoS: c.qos, Ledger: l, Fresh: true, Forget: true})
+			s, err := Drive(within(t), DriveOptions{Vehicles: 20, Speed: 10, Prefix: id + "-", Topic: id + "/{vehicle}", FleetOptions: FleetOptions{
+				Dial: dial, Connect: connect, QoS: c.qos, Network: network, Ledger: l, Fresh: true, Forget: true, Duration: 2 * time.Second}})
+			if err != nil || s.Acked != s.Sent || s.Sent < 150 || s.Connects < 30 {
+				t.Fatalf("%+v, %v", s, err)
+			}
+			r := l.Reader(id, "", 0)
+			eventually(t, func() bool { rep := r.Report(); return rep.Missing == 0 })
+			stop()
+			if rep := r.Report(); rep.Err() != nil || rep.Received != int(s.Sent) {
+				t.Fatal(&rep)
+			}
+		})
+	}
 }
 
 func TestSessions(t *testing.T) { sessions(t, newTestBroker(t).dial) }
