@@ -28,7 +28,7 @@ func (b *buckets[K]) take(key K) (wait time.Duration) {
 	if !own {
 		full = b.overflow
 	}
-	if wait = full.Sub(now) - time.Duration(b.burst-1)*b.every; wait > 0 {
+	if wait = later(full, now).Sub(now) - time.Duration(b.burst-1)*b.every; wait > 0 {
 		return wait
 	}
 	b.set(key, own, later(full, now).Add(b.every))

@@ -60,10 +60,13 @@ type attached struct {
 	cancel context.CancelFunc
 }
 
-// VerifyQuery says what to verify: receive times from From to To, of one log topic or (empty) all.
+// VerifyQuery says what to verify: receive times from From to To, of one log topic or (empty) all, of one device (record key) or all.
 type VerifyQuery struct {
-	From, To time.Time
-	Topic    string
+	From, To      time.Time
+	Topic, Device string
+	All           bool // tell what adds up, too
+	Strict        bool // losses of QoS 0 are wrong
+	Stamps        bool // tell the stamps of simulated messages
 }
 
 // Server is the HTTP server.

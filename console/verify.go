@@ -12,6 +12,10 @@ var verifyParams = []param{
 	{"from", "query", "integer", "receive time in milliseconds since 1970; default: an hour ago"},
 	{"to", "query", "integer", "receive time; default: now"},
 	{"topic", "query", "string", "one log topic; default: all"},
+	{"device", "query", "string", "one record key; default: all"},
+	{"all", "query", "boolean", "tell what adds up, too"},
+	{"strict", "query", "boolean", "losses of QoS 0 are wrong"},
+	{"stamps", "query", "boolean", "tell the stamps of simulated messages that are in the log, for a sender's ledger"},
 }
 
 // verify streams findings, one JSON object a line. One at a time: it reads the log.
@@ -25,7 +29,14 @@ func (s *Server) verify(w http.ResponseWriter, r *http.Request, _ visitor) error
 		return err
 	}
 	now := s.o.Now()
-	v := VerifyQuery{From: now.Add(-time.Hour), To: now, Topic: q.Get("topic")}
+	v := VerifyQuery{From: now.Add(-time.Hour), To: now, Topic: q.Get("topic"), Device: q.Get("device")}
+	for name, on := range map[string]*bool{"all": &v.All, "strict": &v.Strict, "stamps": &v.Stamps} {
+		if text := q.Get(name); text != "" {
+			if *on, err = strconv.ParseBool(text); err != nil {
+				return badParam(name, "is neither true nor false")
+			}
+		}
+	}
 	for name, t := range map[string]*time.Time{"from": &v.From, "to": &v.To} {
 		if text := q.Get(name); text != "" {
 			n, err := strconv.ParseInt(text, 10, 64)

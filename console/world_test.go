@@ -76,8 +76,8 @@ func newWorld(t testing.TB, change ...func(*Options)) *world {
 		}
 	}
 	w.view, err = fleet.New(fleet.Options{
-		Sources: []fleet.Source{{Name: "telemetry", Kind: "simulated"}},
-		Place:   func(topic, _ string) (int, string, bool) { return 0, strings.TrimPrefix(topic, "fleet/"), true },
+		Sources:   []fleet.Source{{Name: "telemetry", Kind: "simulated"}},
+		Place:     func(topic, _ string) (int, string, bool) { return 0, strings.TrimPrefix(topic, "fleet/"), true },
 		MaxTracks: 100,
 	})
 	if err != nil {
@@ -104,7 +104,7 @@ func (w *world) attach() {
 	w.s.Attach(Parts{View: w.view, Log: w.log, Bytes: func(eventlog.Topic) (int64, bool) { return 4096, true },
 		Pipeline: func() Pipeline {
 			return Pipeline{Now: millis(w.clock()), Hub: w.s.Hub(), Stages: []Stage{{Name: "devices", Total: 7, Unaccounted: &n,
-				Left: []Reason{{"no_route", "refused", 1}}, P50: new(1.5), P99: new(2.5)}}, Skew: Skew{P50: new(0.5), Max: new(1.0)}}
+				Left: []Reason{{"no_route", "refused", 1}}, Joined: []Reason{{"wills", "other", 1}}, P50: new(1.5), P99: new(2.5)}}, Skew: Skew{P50: new(0.5), Max: new(1.0)}}
 		}})
 }
 
