@@ -158,9 +158,9 @@ func (f *follower) run() {
 		select {
 		case <-f.quit:
 			return
-		case now := <-tick.C:
+		case <-tick.C:
 			f.survive(func() {
-				f.view.Tick(now)
+				f.view.Tick(f.now())
 				f.n.http.Tick()
 			})
 		case <-f.retry:

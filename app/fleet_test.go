@@ -2,13 +2,17 @@ package app
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/millrace-io/millrace/console"
 	"github.com/millrace-io/millrace/fleet"
+	"github.com/millrace-io/millrace/mqtt/broker"
 	"github.com/millrace-io/millrace/mqtt/packet"
+	"github.com/millrace-io/millrace/mqtt/session"
 	"github.com/millrace-io/millrace/sim"
 )
 
@@ -168,5 +172,62 @@ func TestPastIsBounded(t *testing.T) {
 	}
 	if records*each > bytes || records*each < bytes-3*each {
 		t.Errorf("%d records of the past are read, %d bytes", records, records*each)
+	}
+}
+
+// A defect of the view is not the node's.
+func TestNodeSurvivesADefectOfTheView(t *testing.T) {
+	n := boot(t, testConfig(t, positionRoutes))
+	n.fleet.survive(func() { panic("planted") })
+	newTruck(t, n).says("7", 1, `{"p":{"y":52.1,"x":4.9}}`)
+	knows(t, n, "7", 1)
+}
+
+// scriptedTail gives what the test says, and the script's end ever after.
+type scriptedTail struct {
+	script []func(into []broker.TailEvent) ([]broker.TailEvent, error)
+	wake   chan struct{}
+}
+
+func (s *scriptedTail) Wake() <-chan struct{} { return s.wake }
+func (s *scriptedTail) Close()                {}
+func (s *scriptedTail) Poll(into []broker.TailEvent, _ int) ([]broker.TailEvent, error) {
+	if len(s.script) == 0 {
+		return into, nil
+	}
+	step := s.script[0]
+	s.script = s.script[1:]
+	return step(into)
+}
+
+// What comes with an error of the tail is taken, the error is outlived, and a gap is no fault of the devices.
+func TestFleetOutlivesErrorsOfTheTail(t *testing.T) {
+	log, _ := testLogger(t)
+	said := func(seq int) *session.Batch {
+		return &session.Batch{Msgs: []session.Message{{Topic: "t", Client: "c", Time: time.Now().UnixMilli(),
+			Props: &session.Props{User: []packet.UserProperty{{Name: "sim-seq", Value: fmt.Sprint(seq)}}}}}}
+	}
+	give := func(e broker.TailEvent, err error) func([]broker.TailEvent) ([]broker.TailEvent, error) {
+		return func(into []broker.TailEvent) ([]broker.TailEvent, error) { return append(into, e), err }
+	}
+	f := &follower{n: &Node{o: Options{Logger: log}, http: console.New(console.Options{Logger: log})}, passage: newPassage(session.Vector{}, session.Vector{}),
+		quit: make(chan struct{}), done: make(chan struct{})}
+	f.tail = &scriptedTail{wake: make(chan struct{}), script: []func([]broker.TailEvent) ([]broker.TailEvent, error){
+		give(broker.TailEvent{Batch: said(1)}, errors.New("one partition cannot be read")),
+		give(broker.TailEvent{Gap: true, Next: 8}, nil),
+		give(broker.TailEvent{Deleted: true}, nil),
+		give(broker.TailEvent{Batch: said(9)}, nil),
+	}}
+	var err error
+	f.view, err = fleet.New(fleet.Options{Sources: []fleet.Source{{}}, Place: func(_, client string) (int, string, bool) { return 0, client, true }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	go f.run()
+	eventually(t, "everything is read", func() bool { d, _ := f.view.Device("c"); return d.Sequence == 9 })
+	close(f.quit)
+	<-f.done
+	if got := f.view.Totals(); got.Messages != 2 || got.Missing != 0 || got.Gaps != 1 {
+		t.Errorf("%+v", got)
 	}
 }
