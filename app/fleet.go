@@ -59,7 +59,7 @@ func (n *Node) sources() (ss []fleet.Source) {
 		if n.specs[i].Discard {
 			name = r.MQTT
 		}
-		ss = append(ss, fleet.Source{Name: name, Kind: r.Kind, Fields: fleet.Fields(r.Fields)})
+		ss = append(ss, fleet.Source{Name: name, Kind: r.Kind, Label: r.Label, Credit: r.Attribution, Fields: fleet.Fields(r.Fields)})
 	}
 	return append(ss, fleet.Source{Name: route.CatchAllTopic})
 }

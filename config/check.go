@@ -85,6 +85,13 @@ func (ck *checker) retention(path string, d Duration) {
 	}
 }
 
+// shown checks a text for the console's map.
+func (ck *checker) shown(path, text string) {
+	if len(text) > 200 {
+		ck.problem(path, "longer than 200 bytes", "shorten it: it is shown on the map")
+	}
+}
+
 func (ck *checker) route(i int) {
 	r := &ck.c.Routes[i]
 	path := fmt.Sprintf("routes[%d]", i)
@@ -105,6 +112,8 @@ func (ck *checker) route(i int) {
 	if r.Kind != "" {
 		ck.oneOf(path+".kind", r.Kind, "recorded", "simulated")
 	}
+	ck.shown(path+".label", r.Label)
+	ck.shown(path+".attribution", r.Attribution)
 	if r.Store != nil && !*r.Store && r.Fields != (Fields{}) {
 		ck.problem(path+".fields", "store: false keeps no records, so nothing is looked for in them", "remove fields")
 	}

@@ -54,6 +54,8 @@ type Route struct {
 	Direction   string   `yaml:"direction"` // in | both
 	Store       *bool    `yaml:"store"`
 	Kind        string   `yaml:"kind"` // recorded | simulated
+	Label       string   `yaml:"label"`
+	Attribution string   `yaml:"attribution"`
 	Fields      Fields   `yaml:"fields"`
 }
 

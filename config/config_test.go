@@ -122,6 +122,8 @@ func TestProblems(t *testing.T) {
 		{"log: {data: '', replication: 3}", []string{"log.data: missing", "log.replication"}},
 		{"routes: [{topic: x}, {mqtt: a, topic: a, ack: never, direction: out, compression: rar, partitions: 20000}]", []string{
 			"routes[0].mqtt: missing", `routes[1].ack: "never" is not one of disk, memory`, "routes[1].direction", "routes[1].compression", "routes[1].partitions"}},
+		{"routes: [{mqtt: a, topic: a, label: \"" + strings.Repeat("x", 201) + "\", attribution: \"" + strings.Repeat("©", 101) + "\"}]", []string{
+			"routes[0].label: longer than 200 bytes", "routes[0].attribution: longer"}},
 		{"limits: {packet_bytes: 1, receive_maximum: 0, keep_alive: 1d, session_expiry: forever, inflight: 70000, subscriptions: 0, half_open_per_ip: 0, sessions: 0, total_subscriptions: 0, retained: 0, retained_bytes: 1}", []string{
 			"limits.packet_bytes", "limits.receive_maximum", "limits.keep_alive", "limits.session_expiry", "limits.inflight", "limits.subscriptions", "limits.half_open_per_ip",
 			"limits.sessions", "limits.total_subscriptions", "limits.retained:", "limits.retained_bytes"}},

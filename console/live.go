@@ -74,7 +74,7 @@ func (s *Server) live(w http.ResponseWriter, r *http.Request, v visitor) error {
 	defer s.hub.leave(p)
 	streaming(w, r)
 	if p.ws, err = websocket.Accept(w, r, &websocket.AcceptOptions{Subprotocols: []string{subprotocol}}); err != nil {
-		return nil //nolint:nilerr // Accept has answered
+		return nil // Accept has answered
 	}
 	if p.ws.Subprotocol() != subprotocol {
 		p.close(websocket.StatusPolicyViolation, "the subprotocol is "+subprotocol)
@@ -100,7 +100,7 @@ func (s *Server) live(w http.ResponseWriter, r *http.Request, v visitor) error {
 
 // close ends the channel, and does not wait long for a page that does not answer.
 func (p *page) close(code websocket.StatusCode, reason string) {
-	t := time.AfterFunc(closingLasts, func() { p.ws.CloseNow() })
+	t := time.AfterFunc(closingLasts, func() { p.ws.CloseNow() }) //nolint:errcheck // it is over either way
 	defer t.Stop()
 	p.ws.Close(code, reason) //nolint:errcheck // it is over either way
 }
@@ -170,10 +170,13 @@ func (p *page) hello() any {
 		ID   int    `json:"id"`
 		Name string `json:"name"`
 		Kind string `json:"kind"`
+
+		Label  string `json:"label,omitempty"`
+		Credit string `json:"attribution,omitempty"`
 	}
 	sources := []source{}
 	for i, s := range p.parts.View.Sources() {
-		sources = append(sources, source{i, s.Name, s.Kind})
+		sources = append(sources, source{i, s.Name, s.Kind, s.Label, s.Credit})
 	}
 	return map[string]any{"type": "hello", "version": p.s.o.Status().Version, "now": millis(p.s.o.Now()), "tick": tickMillis, "sources": sources}
 }

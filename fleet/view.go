@@ -28,6 +28,8 @@ type Options struct {
 type Source struct {
 	Name   string // the log topic
 	Kind   string // recorded, simulated or empty
+	Label  string // what the map calls it; empty: as Name
+	Credit string // what whoever shows its devices must show too
 	Fields Fields
 }
 

@@ -26,8 +26,8 @@ import (
 const demoConfig = `
 log: {max_bytes: 8GiB, retention: 1d}
 routes:
-  - {mqtt: "city/{vehicle}/position", topic: vehicles, key: "{vehicle}", kind: simulated, compression: zstd}
-  - {mqtt: "/hfp/v2/{journey}/{state}/{event}/bus/{operator}/{vehicle}/#", topic: hfp, key: "{operator}/{vehicle}", kind: recorded, compression: zstd}
+  - {mqtt: "city/{vehicle}/position", topic: vehicles, key: "{vehicle}", kind: simulated, label: Amsterdam, compression: zstd}
+  - {mqtt: "/hfp/v2/{journey}/{state}/{event}/bus/{operator}/{vehicle}/#", topic: hfp, key: "{operator}/{vehicle}", kind: recorded, label: Helsinki, attribution: "` + sim.Attribution + `", compression: zstd}
   - {mqtt: "fleet/{vehicle}/position", topic: fleet, key: "{vehicle}"}
 `
 
