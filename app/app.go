@@ -1,8 +1,8 @@
 // Package app builds a node from its configuration: it opens the log, puts the routes, the MQTT broker, the Kafka server and
 // the HTTP server on it, and stops all of them again. The order is written once, in Node.stages.
 //
-// A Node owns the goroutines that accept connections and one that watches the log's health; everything else belongs to the
-// parts. What is on disk belongs to the log. The package is the only one that picks a log driver, and it will never decide
+// A Node owns the goroutines that accept connections, one that watches the log's health and one that feeds the fleet's view; everything
+// else belongs to the parts. What is on disk belongs to the log. The package is the only one that picks a log driver, and it will never decide
 // anything about a message.
 package app
 
