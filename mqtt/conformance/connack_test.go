@@ -222,8 +222,15 @@ func assignedIsUnique(e *env) {
 
 // connackWithinMaximum: what only explains is left out where it would be too much.
 func connackWithinMaximum(e *env) {
+	bad := hello{id: e.clientID(), will: &will{topic: "a/+"}}
+	c := e.dial()
+	c.trySend(bad.bytes(e.v))
+	if p := c.read(); e.strict && (p == nil || !p.has(propReasonString)) {
+		e.Fatalf("no reason was given where there was room: %v", p)
+	}
 	for _, limit := range []uint32{1, 5, 10, 20, 30} {
-		h := hello{id: e.clientID(), will: &will{topic: "a/+"}, props: [][]byte{maximumPacket(limit)}}
+		h := bad
+		h.props = [][]byte{maximumPacket(limit)}
 		c := e.dial()
 		c.trySend(h.bytes(e.v))
 		for p, err := c.answer(); err == nil; p, err = c.answer() {

@@ -143,7 +143,7 @@ func protocolName(e *env) {
 
 // answer returns a packet of which only type and code are understood: a refusal of who has not said in which version to answer.
 func (c *client) answer() (*packet, error) {
-	c.nc.SetReadDeadline(time.Now().Add(patience))
+	c.nc.SetReadDeadline(time.Now().Add(*patience))
 	b, err := readRaw(c.r)
 	if err != nil {
 		return nil, err
@@ -464,7 +464,7 @@ func keepAlive(e *env) {
 			select {
 			case <-stop:
 				return
-			case <-time.After(300 * time.Millisecond):
+			case <-time.After(200 * time.Millisecond):
 				lively.nc.Write(pkt(tPingreq << 4))
 			}
 		}
@@ -738,12 +738,12 @@ func clientIDRejected(e *env) {
 // willDelayCancelled: a session that is resumed in time keeps its will to itself.
 func willDelayCancelled(e *env) {
 	sub := e.subscriber(e.topic("will/#"), 1)
-	w := will{topic: e.topic("will/resumed"), payload: "resumed", props: [][]byte{prop(propWillDelay, u32(1))}}
+	w := will{topic: e.topic("will/resumed"), payload: "resumed", props: [][]byte{prop(propWillDelay, u32(3))}}
 	h := hello{id: e.clientID(), stay: true}
 	e.mortal(w, h).cut()
 	c := e.connect(h) // in time, and without a will
 	// A will that is due after the first one shows that that does not come.
-	e.mortal(will{topic: e.topic("will/fence"), payload: "fence", props: [][]byte{prop(propWillDelay, u32(2))}}, hello{stay: true}).cut()
+	e.mortal(will{topic: e.topic("will/fence"), payload: "fence", props: [][]byte{prop(propWillDelay, u32(4))}}, hello{stay: true}).cut()
 	sub.want("fence")
 	sub.nothing()
 	c.alive()

@@ -128,6 +128,11 @@ func sessionExpiryInDisconnect(e *env) {
 
 func disconnectWithinMaximum(e *env) {
 	const limit = 30
+	c := e.connect(hello{})
+	c.trySend(subscribe(e.v, 1, nil))
+	if p := c.read(); e.strict && (p == nil || !p.has(propReasonString)) {
+		e.Fatalf("no reason was given where there was room: %v", p)
+	}
 	for _, bad := range [][]byte{
 		subscribe(e.v, 1, nil), pkt(tSubscribe<<4|2, u16(1), []byte{0x80, 0}), pkt(tPublish<<4|6, str("a")),
 		(&message{topic: "a/+"}).bytes(e.v), (&message{topic: "a", props: alias(60_000)}).bytes(e.v), pkt(tAuth<<4, u8(0x18), props()),
@@ -145,7 +150,7 @@ func disconnectWithinMaximum(e *env) {
 	}
 	// One who takes over has the other one told why.
 	h := hello{id: e.clientID(), props: [][]byte{maximumPacket(limit)}}
-	c := e.connect(h)
+	c = e.connect(h)
 	e.connect(h)
 	for p := c.read(); p != nil; p = c.read() {
 		if len(p.raw) > limit {
@@ -301,6 +306,9 @@ func errorsClose(e *env) {
 			codes = []byte{0x81, 0x82}
 		}
 		e.bad(w.b, codes...)
+	}
+	if e.strict && e.v == v5 {
+		propertyPlaces(e)
 	}
 }
 

@@ -314,6 +314,7 @@ func unsubscribeCompletes(e *env) {
 	c.message()
 	c.unsubscribe(e.topic("t"))
 	c.finish(p)
+	c.alive() // so that PUBCOMP is not lost with the connection
 	c.cut()
 	c = e.connect(h)
 	c.want("at least") // not acknowledged yet, so it comes again

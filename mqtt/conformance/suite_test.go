@@ -69,7 +69,7 @@ func TestConformance(t *testing.T) {
 		run(t, target{addr: *broker})
 		return
 	}
-	run(t, target{addr: boot(t), strict: true})
+	run(t, target{addr: boot(t, ""), strict: true})
 }
 
 // atOnce is how many checks of a version run side by side: most of them wait most of the time.
@@ -109,9 +109,9 @@ func run(t *testing.T, target target) {
 var session = fmt.Sprintf("%04d", rand.IntN(10_000))
 
 // boot starts a node of ours, on a free port.
-func boot(t *testing.T) string {
+func boot(t *testing.T, settings string) string {
 	t.Helper()
-	c, err := config.Parse("", "test")
+	c, err := config.Parse(settings, "test")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -164,7 +164,7 @@ func mosquitto(t *testing.T) string {
 		cmd.Process.Kill()
 		cmd.Wait() // it was killed
 	})
-	for end := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(*patience); ; time.Sleep(10 * time.Millisecond) {
 		if c, err := net.Dial("tcp", addr); err == nil {
 			c.Close()
 			return addr
