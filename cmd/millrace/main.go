@@ -29,11 +29,12 @@ func main() {
 		<-ctx.Done()
 		stop() // a second signal ends the program at once
 	}()
-	os.Exit(run(ctx, os.Args[1:], env{Out: os.Stdout, Err: os.Stderr, Environ: os.Environ()}))
+	os.Exit(run(ctx, os.Args[1:], env{In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Environ: os.Environ()}))
 }
 
 // env is what a command sees of the world.
 type env struct {
+	In       io.Reader
 	Out, Err io.Writer
 	Environ  []string
 }
@@ -81,7 +82,7 @@ Exit codes: 0 done; 1 failed, or what was checked is wrong; 2 wrong command line
 	}
 	root.SetOut(e.Out)
 	root.SetErr(e.Err)
-	root.AddCommand(newServe(e), newDemo(e), newSim(e), newConfig(e), newVersion(e))
+	root.AddCommand(newServe(e), newDemo(e), newSim(e), newVerify(e), newConfig(e), newPasswd(e), newVersion(e))
 	return root
 }
 

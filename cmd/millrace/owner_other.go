@@ -1,0 +1,8 @@
+//go:build !unix
+
+package main
+
+import "os"
+
+// keepOwner does nothing: access rights are the folder's here.
+func keepOwner(*os.File, string) error { return nil }
