@@ -157,7 +157,7 @@ func TestTLS(t *testing.T) {
 		defer nc.Close()
 		return nc.ConnectionState().PeerCertificates[0].SerialNumber.Cmp(second.SerialNumber) == 0
 	})
-	if resp, err := http.Get("http://" + n.Address("HTTP") + "/livez"); err == nil && resp.StatusCode == 200 {
+	if code, _ := ask(t, http.DefaultClient, "http://"+n.Address("HTTP")+"/livez", ""); code == 200 {
 		t.Error("plain HTTP on a TLS listener")
 	}
 }

@@ -144,7 +144,7 @@ func zipped(b []byte) []byte {
 	z := zippers.Get().(*gzip.Writer)
 	z.Reset(&out)
 	z.Write(b) //nolint:errcheck // a buffer takes everything
-	z.Close()
+	z.Close()  //nolint:errcheck // so it does of the end
 	zippers.Put(z)
 	return out.Bytes()
 }

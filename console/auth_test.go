@@ -289,7 +289,7 @@ func TestStreamsEndWithTheLogin(t *testing.T) {
 	w := newWorld(t, option)
 	_, token := passwords()
 	address := w.listen()
-	if _, resp, err := w.open(address); err == nil || resp.StatusCode != 401 {
+	if _, status, err := w.open(address); err == nil || status != 401 {
 		t.Errorf("a page of nobody: %v", err)
 	}
 	b := w.browse(address, "Authorization", "Bearer "+token)

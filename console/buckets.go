@@ -1,6 +1,7 @@
 package console
 
 import (
+	"maps"
 	"sync"
 	"time"
 )
@@ -15,6 +16,7 @@ type buckets[K comparable] struct {
 	mu       sync.Mutex
 	full     map[K]time.Time // when the bucket will be full again
 	overflow time.Time
+	swept    time.Time // when the full ones were last thrown out
 }
 
 const maxBuckets = 4096
@@ -52,10 +54,9 @@ func (b *buckets[K]) place(key K, now time.Time) (full time.Time, own bool) {
 	if own || len(b.full) < maxBuckets {
 		return full, true
 	}
-	for k, t := range b.full {
-		if !t.After(now) {
-			delete(b.full, k)
-		}
+	if now.Sub(b.swept) >= b.every { // not at each of a flood's requests
+		b.swept = now
+		maps.DeleteFunc(b.full, func(_ K, t time.Time) bool { return !t.After(now) })
 	}
 	return time.Time{}, len(b.full) < maxBuckets
 }

@@ -23,7 +23,8 @@ type browser struct {
 	ws *websocket.Conn
 }
 
-func (w *world) open(address string, header ...string) (*browser, *http.Response, error) {
+// open opens the channel; status is that of an answer that refuses it.
+func (w *world) open(address string, header ...string) (b *browser, status int, err error) {
 	h := http.Header{}
 	for i := 0; i < len(header); i += 2 {
 		h.Set(header[i], header[i+1])
@@ -31,12 +32,18 @@ func (w *world) open(address string, header ...string) (*browser, *http.Response
 	ctx, cancel := context.WithTimeout(w.t.Context(), 20*time.Second)
 	defer cancel()
 	ws, resp, err := websocket.Dial(ctx, "ws://"+address+"/api/v1/live", &websocket.DialOptions{Subprotocols: []string{subprotocol}, HTTPHeader: h})
+	if resp != nil {
+		status = resp.StatusCode
+		if resp.Body != nil {
+			resp.Body.Close()
+		}
+	}
 	if err != nil {
-		return nil, resp, err
+		return nil, status, err
 	}
 	ws.SetReadLimit(-1)
 	w.t.Cleanup(func() { ws.CloseNow() })
-	return &browser{w.t, ws}, resp, nil
+	return &browser{w.t, ws}, status, nil
 }
 
 func (w *world) browse(address string, header ...string) *browser {
@@ -223,13 +230,13 @@ func TestLiveRefuses(t *testing.T) {
 			t.Errorf("%s: closed with %v", name, code)
 		}
 	}
-	if _, resp, err := w.open(address, "Origin", "http://evil.example"); err == nil || resp.StatusCode != 403 {
+	if _, status, err := w.open(address, "Origin", "http://evil.example"); err == nil || status != 403 {
 		t.Errorf("a page of another origin: %v", err)
 	}
 	if r := w.get("GET", "/api/v1/live"); r.Code != http.StatusUpgradeRequired {
 		t.Errorf("no WebSocket: %d", r.Code)
 	}
-	ws, _, err := websocket.Dial(t.Context(), "ws://"+address+"/api/v1/live", nil)
+	ws, _, err := websocket.Dial(t.Context(), "ws://"+address+"/api/v1/live", nil) //nolint:bodyclose // of a WebSocket there is none
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -245,7 +252,7 @@ func TestLivePagesAreBounded(t *testing.T) {
 	for range maxPages {
 		w.browse(address).until("hello")
 	}
-	if _, resp, err := w.open(address); err == nil || resp.StatusCode != 429 {
+	if _, status, err := w.open(address); err == nil || status != 429 {
 		t.Errorf("one more: %v", err)
 	}
 }

@@ -36,7 +36,7 @@ func (ss *sessions) init(now func() time.Time) {
 // begin makes a session and returns its key.
 func (ss *sessions) begin(who identity.Principal) (key string, expires time.Time) {
 	secret := make([]byte, 32)
-	rand.Read(secret) //nolint:errcheck // it never fails
+	rand.Read(secret)
 	key = base64.RawURLEncoding.EncodeToString(secret)
 	ss.mu.Lock()
 	defer ss.mu.Unlock()

@@ -255,7 +255,7 @@ func (t *tail) run(ctx context.Context) {
 		case <-tick.C:
 		}
 		t.refill()
-		if beat++; beat%(5*refills) == 0 && !t.stay() {
+		if beat++; beat%(2*refills) == 0 && !t.stay() {
 			t.ended = reasonLogin
 		}
 		if beat%(10*refills) == 0 {
