@@ -65,12 +65,12 @@ func (s *server) serve(nc net.Conn) {
 		s.refused <- err
 		return
 	}
-	name, err := s.src.Verify(tc.ConnectionState())
+	pass, err := s.src.Verify(tc.ConnectionState())
 	if err != nil {
 		s.refused <- err
 		return
 	}
-	fmt.Fprintf(tc, "%s %v\n", name, tc.ConnectionState().DidResume)
+	fmt.Fprintf(tc, "%s %v\n", pass.Name, tc.ConnectionState().DidResume)
 	io.Copy(io.Discard, tc)
 }
 

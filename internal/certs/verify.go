@@ -30,22 +30,34 @@ func refuse(c *x509.Certificate, reason, text string) error {
 	return &RefusedError{Reason: reason, Subject: c.Subject.String(), Serial: fmt.Sprintf("%x", c.SerialNumber), Text: text}
 }
 
-// Verify checks a connection against the present files and returns the client's name; "" if it showed no certificate and need
-// not. It is for connections whose handshake is over: what the handshake checked may have changed since.
-func (s *Source) Verify(cs tls.ConnectionState) (name string, err error) {
-	return s.cur.Load().verify(cs, true)
+// Pass is the outcome of a check: who the client is, and for how long that stands.
+type Pass struct {
+	Name  string // "": the client showed no certificate and need not
+	of    *generation
+	until time.Time // zero: for ever
 }
 
+// Valid tells whether a check need not be made again: the files are the same, and no certificate has expired.
+func (s *Source) Valid(p Pass) bool {
+	g := s.cur.Load()
+	return g == p.of && (p.until.IsZero() || g.now().Before(p.until))
+}
+
+// Verify checks a connection against the present files. It is for connections whose handshake is over: what the handshake checked
+// may have changed since.
+func (s *Source) Verify(cs tls.ConnectionState) (Pass, error) { return s.cur.Load().verify(cs, true) }
+
 // verify checks what no resumption may skip. again: the chains of the handshake are not to be relied on.
-func (g *generation) verify(cs tls.ConnectionState, again bool) (name string, err error) {
+func (g *generation) verify(cs tls.ConnectionState, again bool) (p Pass, err error) {
+	p.of = g
 	if g.roots == nil {
-		return "", nil
+		return p, nil
 	}
 	if len(cs.PeerCertificates) == 0 {
 		if g.optional {
-			return "", nil
+			return p, nil
 		}
-		return "", &RefusedError{Reason: reasonMissing, Subject: "none", Serial: "none", Text: "a certificate is required"}
+		return p, &RefusedError{Reason: reasonMissing, Subject: "none", Serial: "none", Text: "a certificate is required"}
 	}
 	leaf, chains := cs.PeerCertificates[0], cs.VerifiedChains
 	if again {
@@ -54,16 +66,22 @@ func (g *generation) verify(cs tls.ConnectionState, again bool) (name string, er
 			o.Intermediates.AddCert(c)
 		}
 		if chains, err = leaf.Verify(o); err != nil {
-			return "", refuse(leaf, reasonOf(err), err.Error())
+			return p, refuse(leaf, reasonOf(err), err.Error())
 		}
 	}
-	if !g.revoked.spare(chains) {
-		return "", refuse(leaf, reasonRevoked, "it, or the authority that signed it, is revoked")
+	chain := g.revoked.spare(chains)
+	if chain == nil {
+		return p, refuse(leaf, reasonRevoked, "it, or the authority that signed it, is revoked")
 	}
-	if name, err = identity(leaf, g.fromCN); err != nil {
-		return "", refuse(leaf, reasonNameless, err.Error())
+	for _, c := range chain {
+		if p.until.IsZero() || c.NotAfter.Before(p.until) {
+			p.until = c.NotAfter
+		}
 	}
-	return name, nil
+	if p.Name, err = identity(leaf, g.fromCN); err != nil {
+		return p, refuse(leaf, reasonNameless, err.Error())
+	}
+	return p, nil
 }
 
 // identity is the name that a certificate gives its holder: of the subject alternative names a URI, else a DNS name, else an
@@ -196,17 +214,14 @@ func signed(list *x509.RevocationList, authorities []*x509.Certificate) bool {
 	return false
 }
 
-// spare tells whether one of the chains has no revoked certificate.
-func (r *revoked) spare(chains [][]*x509.Certificate) bool {
-	if r == nil {
-		return true
-	}
+// spare returns a chain that has no revoked certificate; nil: there is none.
+func (r *revoked) spare(chains [][]*x509.Certificate) []*x509.Certificate {
 	for _, chain := range chains {
-		if !r.any(chain) {
-			return true
+		if r == nil || !r.any(chain) {
+			return chain
 		}
 	}
-	return false
+	return nil
 }
 
 func (r *revoked) any(chain []*x509.Certificate) bool {

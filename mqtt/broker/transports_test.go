@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -32,6 +33,7 @@ type pki struct {
 	ca     *certtest.CA
 	files  *certtest.Files
 	source *certs.Source
+	later  atomic.Int64 // how far the server's clock is ahead
 }
 
 // newPKI has a server certificate, and asks for clients' if mutual.
@@ -40,7 +42,7 @@ func newPKI(t testing.TB, mutual bool) *pki {
 	p := &pki{ca: certtest.NewCA(t, "fleet authority"), files: &certtest.Files{}}
 	pair := p.ca.Server()
 	p.files.Set("cert", pair.Cert, "key", pair.Key, "ca", p.ca.PEM, "crl", p.ca.CRL())
-	o := certs.Options{Cert: "cert", Key: "key", Read: p.files.Read}
+	o := certs.Options{Cert: "cert", Key: "key", Read: p.files.Read, Now: func() time.Time { return time.Now().Add(time.Duration(p.later.Load())) }}
 	if mutual {
 		o.ClientCA, o.ClientCRL = "ca", "crl"
 	}
@@ -581,6 +583,21 @@ func TestRevokedWhileConnected(t *testing.T) {
 	a.expect("DISCONNECT 0x87")
 }
 
+// TestExpiredWhileConnected: a certificate that expires takes its connection along.
+func TestExpiredWhileConnected(t *testing.T) {
+	p := newPKI(t, true)
+	day, hour := p.ca.Client("day"), p.ca.Client("hour", validUntil(time.Now().Add(time.Hour)))
+	n := way{name: "mtls", options: transport.Options{TLS: p.source}, reach: reach(overTLS(p.client(&day)))}.over(t, nil)
+	a := n.connected("CONNECT v5 clean id=a")
+	n.reach = reach(overTLS(p.client(&hour)))
+	b := n.connected("CONNECT v5 clean id=b")
+	p.later.Store(int64(2 * time.Hour))
+	n.b.Recheck()
+	b.expect("DISCONNECT 0x87")
+	eventually(t, "the reason counted", func() bool { return n.b.Stats().Ended["client_certificate_expired"] == 1 })
+	a.quiet()
+}
+
 // TestReloadUnderLoad: certificates change many times while clients talk and others connect; nobody is cut off or turned away.
 func TestReloadUnderLoad(t *testing.T) {
 	p := newPKI(t, true)
@@ -616,7 +633,6 @@ func TestReloadUnderLoad(t *testing.T) {
 		}
 		n.b.Recheck()
 		c := n.connected(fmt.Sprintf("CONNECT v4 clean id=comes-%d", i))
-		c.nc.(*tls.Conn).ConnectionState()
 		served[c.nc.(*tls.Conn).ConnectionState().PeerCertificates[0].SerialNumber.String()] = true
 	}
 	close(done)

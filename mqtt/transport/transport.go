@@ -95,6 +95,7 @@ type Conn struct {
 	remote   net.Addr // as a proxy says; nil: the socket's
 	local    net.Addr
 	identity string
+	pass     certs.Pass // of the client's certificate; written under mu
 
 	// Of the handshake.
 	gate    Gate
@@ -188,10 +189,23 @@ func (c *Conn) openTLS(g Gate) error {
 	c.tls, c.shaken = t, true
 	c.mu.Unlock()
 	// Once more, now that Recheck sees the connection: the files may have changed while the client took its time.
-	if c.identity, err = c.o.TLS.Verify(t.ConnectionState()); err != nil {
+	if err := c.verify(); err != nil {
+		return err
+	}
+	c.identity = c.pass.Name
+	return nil
+}
+
+// verify checks the client's certificate as if it were shown now.
+func (c *Conn) verify() error {
+	pass, err := c.o.TLS.Verify(c.tls.ConnectionState())
+	if err != nil {
 		reason, named := certs.Refused(err)
 		return &Error{reason, named}
 	}
+	c.mu.Lock()
+	c.pass = pass
+	c.mu.Unlock()
 	return nil
 }
 
@@ -205,16 +219,12 @@ func (c *Conn) leaveGate() {
 // Recheck looks at the client's certificate with today's eyes: whether the files that say whom to trust still do. Any goroutine.
 func (c *Conn) Recheck() error {
 	c.mu.Lock()
-	shaken := c.shaken
+	shaken, pass := c.shaken, c.pass
 	c.mu.Unlock()
-	if !shaken || !c.o.TLS.Mutual() {
+	if !shaken || !c.o.TLS.Mutual() || c.o.TLS.Valid(pass) {
 		return nil
 	}
-	if _, err := c.o.TLS.Verify(c.tls.ConnectionState()); err != nil {
-		reason, named := certs.Refused(err)
-		return &Error{reason, named}
-	}
-	return nil
+	return c.verify()
 }
 
 // wire is the Conn as its TLS sees it: the socket during the handshake, then what TryRead and TryWrite give and take.
