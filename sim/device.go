@@ -85,6 +85,8 @@ func (f *fleet) send(ctx, sending context.Context, c *Client, d *device, begin t
 	if d.resume != nil && stamp.Sequence > 0 {
 		d.resume(stamp.Sequence)
 	}
+	timer := time.NewTimer(0)
+	defer timer.Stop()
 	for ctx.Err() == nil {
 		after, ok := d.source.next()
 		if !ok {
@@ -92,7 +94,7 @@ func (f *fleet) send(ctx, sending context.Context, c *Client, d *device, begin t
 		}
 		due := time.Now()
 		if after >= 0 {
-			if due = begin.Add(after); !sleepUntil(ctx, due) {
+			if due = begin.Add(after); !sleepOn(ctx, timer, due) {
 				return nil
 			}
 		}
@@ -146,12 +148,18 @@ func (f *fleet) answered(ref int, due time.Time, code packet.Code) {
 
 // sleepUntil is false if ctx ended first.
 func sleepUntil(ctx context.Context, t time.Time) bool {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	return sleepOn(ctx, timer, t)
+}
+
+// sleepOn does it with a timer that is used again and again.
+func sleepOn(ctx context.Context, timer *time.Timer, t time.Time) bool {
 	d := time.Until(t)
 	if d <= 0 {
 		return ctx.Err() == nil
 	}
-	timer := time.NewTimer(d)
-	defer timer.Stop()
+	timer.Reset(d) // since Go 1.23 nothing of its last use is left in its channel
 	select {
 	case <-timer.C:
 		return true

@@ -32,7 +32,7 @@ func (c *Client) Publish(ctx context.Context, p *packet.Publish, done func(code 
 	o := &outgoing{qos: p.QoS, done: done}
 	if p.QoS > 0 {
 		var err error
-		if o.wire, o.idAt, err = packet.AppendPublish(nil, p, c.o.Connect.Version); err != nil {
+		if o.wire, o.idAt, err = packet.AppendPublish(make([]byte, 0, roomFor(p)), p, c.o.Connect.Version); err != nil {
 			return fmt.Errorf("sim: encode PUBLISH: %w", err)
 		}
 	}
@@ -54,6 +54,15 @@ func (c *Client) Publish(ctx context.Context, p *packet.Publish, done func(code 
 	}
 	l.signal()
 	return nil
+}
+
+// roomFor is about what a PUBLISH takes.
+func roomFor(p *packet.Publish) int {
+	n := 32 + len(p.Topic) + len(p.Payload) + len(p.Props.Correlation)
+	for _, u := range p.Props.User {
+		n += 5 + len(u.Name) + len(u.Value)
+	}
+	return n
 }
 
 // enqueue waits for room and puts a message behind those before. Called with mu held.

@@ -6,7 +6,6 @@
 package city
 
 import (
-	"container/heap"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -150,7 +149,7 @@ func (c *City) ways(goal int32) (next, order []int32) {
 	time[goal] = 0
 	todo := frontier{{goal, 0}}
 	for len(todo) > 0 {
-		at := heap.Pop(&todo).(reached)
+		at := todo.pop()
 		if done[at.junction] {
 			continue
 		}
@@ -160,7 +159,7 @@ func (c *City) ways(goal int32) (next, order []int32) {
 			r := &c.roads[i]
 			if t := at.time + r.length/r.speed + junctionTime; t < time[r.from] {
 				time[r.from], next[r.from] = t, i
-				heap.Push(&todo, reached{r.from, t})
+				todo.push(reached{r.from, t})
 			}
 		}
 	}
@@ -190,15 +189,39 @@ type reached struct {
 	time     float64
 }
 
-// frontier is a heap of junctions by time.
+// frontier is a heap of junctions, the nearest first.
 type frontier []reached
 
-func (f frontier) Len() int           { return len(f) }
-func (f frontier) Less(i, j int) bool { return f[i].time < f[j].time }
-func (f frontier) Swap(i, j int)      { f[i], f[j] = f[j], f[i] }
-func (f *frontier) Push(x any)        { *f = append(*f, x.(reached)) }
-func (f *frontier) Pop() any {
-	last := (*f)[len(*f)-1]
-	*f = (*f)[:len(*f)-1]
-	return last
+func (f *frontier) push(x reached) {
+	*f = append(*f, x)
+	h := *f
+	i := len(h) - 1
+	for i > 0 && h[(i-1)/2].time > x.time {
+		h[i] = h[(i-1)/2]
+		i = (i - 1) / 2
+	}
+	h[i] = x
+}
+
+func (f *frontier) pop() reached {
+	h := *f
+	first, x := h[0], h[len(h)-1]
+	h = h[:len(h)-1]
+	*f = h
+	i := 0
+	for {
+		k := 2*i + 1
+		if k+1 < len(h) && h[k+1].time < h[k].time {
+			k++
+		}
+		if k >= len(h) || h[k].time >= x.time {
+			break
+		}
+		h[i] = h[k]
+		i = k
+	}
+	if len(h) > 0 {
+		h[i] = x
+	}
+	return first
 }
