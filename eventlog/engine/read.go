@@ -274,14 +274,12 @@ func (e *Engine) FindTime(at eventlog.Part, t int64) (TimeOffset, error) {
 		if err != nil {
 			return noTime, err
 		}
-		offset, ts, err := log.FindTime(t)
+		offset, ts, err := log.FindTime(t, start)
 		switch {
 		case err != nil:
 			return noTime, fmt.Errorf("find time in %v: %w", at, err)
-		case offset >= start:
+		case offset >= 0:
 			return TimeOffset{offset, ts}, nil
-		case offset >= 0: // it was trimmed: look at what follows, record by record
-			return e.scan(p, start, func(r *eventlog.Record) bool { return r.Timestamp >= t })
 		}
 	}
 	return e.scanMemory(p, max(start, applied), t)
@@ -366,35 +364,22 @@ func (e *Engine) FindMaxTime(at eventlog.Part) (TimeOffset, error) {
 		if err != nil {
 			return noTime, err
 		}
-		offset, ts, err := log.FindMaxTime()
+		offset, ts, err := log.FindMaxTime(start)
 		if err != nil {
 			return noTime, fmt.Errorf("find the latest time in %v: %w", at, err)
-		}
-		if offset >= 0 && offset < start {
-			return e.scanMax(p, start)
 		}
 		best = TimeOffset{offset, ts}
 	}
 	for _, b := range batches {
-		top := b.Raw().MaxTime()
-		if b.Next() <= start || top <= best.Timestamp {
+		if b.Next() <= start || b.Raw().MaxTime() <= best.Timestamp {
 			continue
 		}
-		if found := firstIn(b, start, func(r *eventlog.Record) bool { return r.Timestamp == top }); found != noTime {
-			best = found
-		}
+		firstIn(b, start, func(r *eventlog.Record) bool {
+			if r.Timestamp > best.Timestamp {
+				best = TimeOffset{r.Offset, r.Timestamp}
+			}
+			return false
+		})
 	}
 	return best, nil
-}
-
-// scanMax looks at every record: what the index knows as the latest was trimmed.
-func (e *Engine) scanMax(p *partition, from int64) (TimeOffset, error) {
-	best := noTime
-	_, err := e.scan(p, from, func(r *eventlog.Record) bool {
-		if best == noTime || r.Timestamp > best.Timestamp {
-			best = TimeOffset{r.Offset, r.Timestamp}
-		}
-		return false
-	})
-	return best, err
 }

@@ -169,7 +169,7 @@ func (e *Engine) retained(p *partition, c *topicConfig) (int64, error) {
 // firstSince is the offset of the first record of a time or later; the end if there is none. All before it is older.
 func firstSince(log *segment.Log, t int64) (int64, error) {
 	end := log.End()
-	offset, _, err := log.FindTime(t)
+	offset, _, err := log.FindTime(t, 0)
 	if err != nil || offset >= 0 {
 		return offset, err
 	}

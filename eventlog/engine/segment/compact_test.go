@@ -446,7 +446,7 @@ func TestHostileRecords(t *testing.T) {
 	c.addRecs(0, rec{4, 9, "end", "v"})
 	c.addRecs(0, rec{5, 9, "end", "v"})
 	for range 2 {
-		if o, ts, err := c.log.FindTime(2); o != 4 || ts != 9 || err != nil {
+		if o, ts, err := c.log.FindTime(2, 0); o != 4 || ts != 9 || err != nil {
 			t.Fatalf("found %d@%d, %v", o, ts, err)
 		}
 		st := c.sync()
@@ -562,7 +562,7 @@ func readConcurrently(t *testing.T, l *Log, r *rand.Rand, unique int64, done cha
 			}
 		}
 		if r.IntN(20) == 0 {
-			if _, _, err := l.FindTime(from); err != nil {
+			if _, _, err := l.FindTime(from, 0); err != nil {
 				t.Error(err)
 			}
 		}

@@ -96,11 +96,11 @@ func useDamaged(t *testing.T, m *vfs.Mem, st State) {
 		}
 	}
 	for _, ts := range []int64{-1, 0, 50, 1 << 60} {
-		if _, _, err := l.FindTime(ts); !known(err) {
+		if _, _, err := l.FindTime(ts, 0); !known(err) {
 			t.Fatal(err)
 		}
 	}
-	if _, _, err := l.FindMaxTime(); !known(err) {
+	if _, _, err := l.FindMaxTime(0); !known(err) {
 		t.Fatal(err)
 	}
 	if err := l.Append(encode(t, 0, rec{l.End() + 1, 1, "k", "v"})); !known(err) {

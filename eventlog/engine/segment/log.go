@@ -28,6 +28,7 @@ type Options struct {
 	SegmentAge     time.Duration    // none: the active segment is rolled by the first append after that time
 	IndexBytes     int64            // 4096: log bytes per index entry
 	WritebackBytes int64            // 1 MiB: write-back is started whenever that much was appended
+	FindBytes      int64            // 16 MiB: taken apart by one look-up of a time, at most; passing over a batch costs a sixteenth
 	Now            func() time.Time // time.Now
 }
 
@@ -41,6 +42,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.WritebackBytes <= 0 {
 		o.WritebackBytes = 1 << 20
+	}
+	if o.FindBytes <= 0 {
+		o.FindBytes = 16 << 20
 	}
 	if o.Now == nil {
 		o.Now = time.Now

@@ -4,19 +4,27 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/millrace-io/millrace/eventlog"
 )
 
-// FindTime returns the first record with a timestamp of t (milliseconds since 1970) or more; -1, -1 if there is none.
-// Timestamps need not ascend. Control batches, and those that cannot be decoded, have no records.
-func (l *Log) FindTime(t int64) (offset, timestamp int64, err error) {
-	return l.find(func(v *view) (record, error) { return v.findTime(t) })
+// FindTime returns the first record at or after an offset with a timestamp of t (milliseconds since 1970) or more; -1, -1 if there is
+// none. Timestamps need not ascend. Control batches, and those that cannot be decoded, have no records.
+//
+// The batches' headers say where to look, and a foreign producer's may lie: after Options.FindBytes in vain the answer is where it
+// would have gone on: nothing of t or later lies before that.
+func (l *Log) FindTime(t, from int64) (offset, timestamp int64, err error) {
+	return l.find(func(v *view) (record, error) {
+		effort := l.opts.FindBytes
+		return v.findTime(t, max(from, v.start), &effort)
+	})
 }
 
-// FindMaxTime returns the first record that has the greatest timestamp of all; -1, -1 if there is no record.
-func (l *Log) FindMaxTime() (offset, timestamp int64, err error) {
-	return l.find((*view).findMax)
+// FindMaxTime returns the first record at or after an offset that has the greatest timestamp of all; -1, -1 if there is no record.
+// Where headers claim what no record has, it is the greatest of Options.FindBytes of the latest batches that claim more.
+func (l *Log) FindMaxTime(from int64) (offset, timestamp int64, err error) {
+	return l.find(func(v *view) (record, error) { return v.findMax(max(from, v.start), l.opts.FindBytes) })
 }
 
 // record is the place and time of a record.
@@ -41,7 +49,7 @@ func (l *Log) find(f func(*view) (record, error)) (offset, timestamp int64, err 
 	}
 }
 
-func (v *view) findTime(t int64) (record, error) {
+func (v *view) findTime(t, start int64, effort *int64) (record, error) {
 	for _, s := range v.segs {
 		m, err := s.maxTime()
 		if err != nil {
@@ -50,16 +58,16 @@ func (v *view) findTime(t int64) (record, error) {
 		if m < t {
 			continue
 		}
-		if r, err := s.findTime(t, v.start); err != nil || r != noRecord {
+		if r, err := s.findTime(t, start, effort); err != nil || r != noRecord {
 			return r, err
 		}
 	}
 	return noRecord, nil
 }
 
-// findMax looks for the greatest timestamp that the batches' headers claim. Where no record has it (it was compacted or
-// trimmed, or the header is wrong), it looks at all that might be the greatest.
-func (v *view) findMax() (record, error) {
+// findMax looks for the greatest timestamp that the batches' headers claim. Where no record has it (it was trimmed, or the header is
+// wrong), it looks at all that might be the greatest, the latest segments first.
+func (v *view) findMax(start, limit int64) (record, error) {
 	greatest := int64(-1)
 	for _, s := range v.segs {
 		m, err := s.maxTime()
@@ -68,68 +76,80 @@ func (v *view) findMax() (record, error) {
 		}
 		greatest = max(greatest, m)
 	}
-	r, err := v.findTime(greatest)
-	if err != nil || r.time == greatest && r != noRecord {
+	effort := limit
+	r, err := v.findTime(greatest, start, &effort)
+	if err != nil || r.time == greatest && r != noRecord && effort > 0 {
 		return r, err
 	}
 	best := noRecord
-	for _, s := range v.segs {
-		err := s.eachSince(0, v.start, func(b eventlog.RawBatch) bool { return b.MaxTime() > best.time || best == noRecord },
+	effort = limit
+	for _, s := range slices.Backward(v.segs) {
+		_, err := s.eachSince(0, start, &effort, func(b eventlog.RawBatch) bool { return b.MaxTime() >= best.time || best == noRecord },
 			func(r record) bool {
-				if best == noRecord || r.time > best.time {
+				if best == noRecord || r.time > best.time || r.time == best.time && r.offset < best.offset {
 					best = r
 				}
 				return true
 			})
-		if err != nil {
-			return noRecord, err
+		if err != nil || effort <= 0 {
+			return best, err
 		}
 	}
 	return best, nil
 }
 
 // findTime returns the segment's first record from start on with a timestamp of t or more.
-func (s *segment) findTime(t, start int64) (record, error) {
+func (s *segment) findTime(t, start int64, effort *int64) (record, error) {
 	pos, _, err := s.index.byTime(t)
 	if err != nil {
 		return noRecord, err
 	}
 	found := noRecord
-	err = s.eachSince(pos, start, func(b eventlog.RawBatch) bool { return b.MaxTime() >= t }, func(r record) bool {
+	claims, err := s.eachSince(pos, start, effort, func(b eventlog.RawBatch) bool { return b.MaxTime() >= t }, func(r record) bool {
 		if r.time >= t {
 			found = r
 		}
 		return found == noRecord
 	})
+	if found == noRecord {
+		found = claims
+	}
 	return found, err
 }
 
 // eachSince calls f for each record at or after an offset, in the batches from pos on whose header is wanted, until f returns
-// false.
-func (s *segment) eachSince(pos, start int64, want func(eventlog.RawBatch) bool, f func(record) bool) error {
+// false. When effort is used up it ends, with where it would have gone on.
+func (s *segment) eachSince(pos, start int64, effort *int64, want func(eventlog.RawBatch) bool, f func(record) bool) (claims record, err error) {
 	h, err := s.log.acquire()
 	if err != nil {
-		return err
+		return noRecord, err
 	}
 	defer s.log.release()
 	for w, more := s.walk(h, pos, 64<<10), true; more; {
 		b, n, err := w.header()
 		if err == io.EOF {
-			return nil
+			return noRecord, nil
 		}
 		if err != nil {
-			return err
+			return noRecord, err
 		}
 		if b.Last() < start || b.Attributes()&eventlog.AttrControl != 0 || !want(b) {
 			w.step(b, n)
+			if *effort -= n / 16; *effort <= 0 {
+				return record{max(b.Next(), start), b.MaxTime()}, nil
+			}
 			continue
 		}
+		if *effort <= 0 {
+			return record{max(b.Base(), start), b.MaxTime()}, nil
+		}
+		*effort -= n
 		if b, err = w.batch(); err != nil {
-			return err
+			return noRecord, err
 		}
 		more = eachRecord(b, start, f)
 	}
-	return nil
+	return noRecord, nil
 }
 
 // errStop ends a loop over records.

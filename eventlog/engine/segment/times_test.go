@@ -1,7 +1,9 @@
 package segment
 
 import (
+	"encoding/binary"
 	"math/rand/v2"
+	"sync/atomic"
 	"testing"
 
 	"github.com/millrace-io/millrace/eventlog"
@@ -32,14 +34,72 @@ func verifyTimes(t *testing.T, f *fixture, r *rand.Rand) {
 			min = f.want[r.IntN(len(f.want))].time
 		}
 		want := findTime(min)
-		o, ts, err := f.log.FindTime(min)
+		o, ts, err := f.log.FindTime(min, 0)
 		if err != nil || o != want.offset || ts != want.time {
 			t.Fatalf("first at %d or later: %d@%d, %v, want %d@%d", min, o, ts, err, want.offset, want.time)
 		}
 	}
-	o, ts, err := f.log.FindMaxTime()
+	o, ts, err := f.log.FindMaxTime(0)
 	if err != nil || o != greatest.offset || ts != greatest.time {
 		t.Fatalf("greatest time: %d@%d, %v, want %d@%d", o, ts, err, greatest.offset, greatest.time)
+	}
+}
+
+// Headers that claim what no record has make a look-up less exact, not long, and it never passes over a record.
+func TestForgedTimes(t *testing.T) {
+	var reads atomic.Int64
+	fs := vfs.Faults(vfs.NewMem(), func(op vfs.Op) error {
+		if op.Kind == vfs.OpRead {
+			reads.Add(1)
+		}
+		return nil
+	})
+	f := newFixture(t, fs, Options{SegmentBytes: 2000, FindBytes: 4000, IndexBytes: 100})
+	add := func(claim int64, times ...int64) {
+		var recs []rec
+		for i, at := range times {
+			recs = append(recs, rec{f.log.End() + int64(i), at, "k", "0123456789012345678901234567890123456789"})
+		}
+		b := encode(t, eventlog.None, recs...)
+		b.SetBase(recs[0].offset)
+		if claim > 0 {
+			binary.BigEndian.PutUint64(b[atMaxTime:], uint64(claim))
+			b.Reseal()
+		}
+		check(t, f.log.Append(b))
+	}
+	add(0, 5, 9)
+	for i := range int64(200) {
+		add(1000, 10+i%7)
+	}
+	last := f.log.End()
+	add(0, 500)
+	for _, least := range []int64{6, 9, 12} { // found before the effort ends
+		o, ts, err := f.log.FindTime(least, 0)
+		if err != nil || ts < least || ts > 12 {
+			t.Errorf("first at %d: %d@%d, %v", least, o, ts, err)
+		}
+	}
+	o, _, err := f.log.FindTime(400, 0)
+	if err != nil || o <= 2 || o > last {
+		t.Errorf("first at 400: %d, %v; it is %d", o, err, last)
+	}
+	o, ts, err := f.log.FindMaxTime(0)
+	if err != nil || o != last || ts != 500 {
+		t.Errorf("the greatest: %d@%d, %v", o, ts, err)
+	}
+	if o, ts, err := f.log.FindMaxTime(last + 1); err != nil || o != -1 {
+		t.Errorf("the greatest of nothing: %d@%d, %v", o, ts, err)
+	}
+	for i := range int64(2000) { // a long log that is all lies
+		add(2000+i, 20)
+	}
+	before := reads.Load()
+	if _, _, err := f.log.FindMaxTime(0); err != nil {
+		t.Error(err)
+	}
+	if n := reads.Load() - before; n > 100 {
+		t.Errorf("%d reads", n)
 	}
 }
 
