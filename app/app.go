@@ -76,12 +76,13 @@ type Node struct {
 	broker  *broker.Broker
 	kafka   *kafkawire.Server // nil on a Kafka cluster
 
-	legs    []leg                  // whose time is measured; complete when the node runs
-	phase   atomic.Pointer[string] // what the node is doing, while it is not running
-	running sync.WaitGroup         // accept loops and the watch
-	started []stage
-	quit    chan struct{}
-	failed  chan error
+	legs      []leg // whose time is measured; complete when the node runs
+	verifying atomic.Bool
+	phase     atomic.Pointer[string] // what the node is doing, while it is not running
+	running   sync.WaitGroup         // accept loops and the watch
+	started   []stage
+	quit      chan struct{}
+	failed    chan error
 }
 
 // stage is one step of starting, and its way back.
@@ -176,7 +177,7 @@ func (n *Node) check(context.Context) error {
 func (n *Node) serveHTTP(context.Context) error {
 	n.metrics.Collect(n.collect)
 	n.http = console.New(console.Options{Metrics: n.metrics.Handler(), Status: n.consoleStatus, Streets: n.o.Streets,
-		Passwords: n.access.passwords, TLS: n.access.tls, MaxConnections: n.budget.http,
+		Passwords: n.access.passwords, TLS: n.access.tls, MaxConnections: n.budget.http, Verify: n.verifyFor,
 		Hosts: n.o.Config.Listeners.HTTP.Hosts, Logger: n.o.Logger.With("part", "http")})
 	for _, d := range n.doorsOf(doorHTTP) {
 		n.accept(func() error { return n.http.Serve(d.listener) })
