@@ -3,7 +3,6 @@ package conformance
 import (
 	"bufio"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -15,16 +14,17 @@ import (
 )
 
 // patience is how long a check waits for what must come.
-var patience = flag.Duration("patience", 15*time.Second, "how long to wait for what must come")
+const patience = 15 * time.Second
 
 // env is what one check runs in.
 type env struct {
-	*testing.T
-	addr   string
-	v      byte
-	prefix string // of client ids and topics that nobody else uses; letters and digits
-	ids    int
-	strict bool // the node is ours: where the standards leave a choice, ours must have been made
+	testing.TB
+	addr     string
+	v        byte
+	prefix   string // of client ids and topics that nobody else uses; letters and digits
+	ids      int
+	strict   bool // the node is ours: where the standards leave a choice, ours must have been made
+	patience time.Duration
 }
 
 // topic is a topic, or a filter, that belongs to the check.
@@ -60,7 +60,7 @@ type client struct {
 
 func (e *env) dial() *client {
 	e.Helper()
-	nc, err := net.DialTimeout("tcp", e.addr, *patience)
+	nc, err := net.DialTimeout("tcp", e.addr, e.patience)
 	if err != nil {
 		e.Fatal(err)
 	}
@@ -158,7 +158,7 @@ func (c *client) accepted() {
 
 func (c *client) send(parts ...[]byte) {
 	c.e.Helper()
-	c.nc.SetWriteDeadline(time.Now().Add(*patience))
+	c.nc.SetWriteDeadline(time.Now().Add(c.e.patience))
 	if _, err := c.nc.Write(cat(parts...)); err != nil {
 		c.e.Fatalf("write: %v", err)
 	}
@@ -166,19 +166,19 @@ func (c *client) send(parts ...[]byte) {
 
 // trySend writes what the server may have hung up on already.
 func (c *client) trySend(parts ...[]byte) {
-	c.nc.SetWriteDeadline(time.Now().Add(*patience))
+	c.nc.SetWriteDeadline(time.Now().Add(c.e.patience))
 	c.nc.Write(cat(parts...)) // an error shows in what is read
 }
 
 // read returns the next packet from the socket; nil: the server has closed the connection.
 func (c *client) read() *packet {
 	c.e.Helper()
-	c.nc.SetReadDeadline(time.Now().Add(*patience))
+	c.nc.SetReadDeadline(time.Now().Add(c.e.patience))
 	b, err := readRaw(c.r)
 	switch {
 	case err == nil:
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		c.e.Fatalf("nothing came within %v", *patience)
+		c.e.Fatalf("nothing came within %v", c.e.patience)
 	case errors.Is(err, io.EOF), strings.Contains(err.Error(), "reset by peer"):
 		return nil
 	default:

@@ -143,7 +143,7 @@ func protocolName(e *env) {
 
 // answer returns a packet of which only type and code are understood: a refusal of who has not said in which version to answer.
 func (c *client) answer() (*packet, error) {
-	c.nc.SetReadDeadline(time.Now().Add(*patience))
+	c.nc.SetReadDeadline(time.Now().Add(c.e.patience))
 	b, err := readRaw(c.r)
 	if err != nil {
 		return nil, err

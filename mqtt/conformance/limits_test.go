@@ -14,7 +14,7 @@ func TestConfiguredLimits(t *testing.T) {
 	}
 	t.Parallel()
 	addr := boot(t, `limits: {keep_alive: 2s, session_expiry: 1s, receive_maximum: 3, packet_bytes: 4096, subscriptions: 3, inflight: 2}`)
-	for _, c := range []struct {
+	for i, c := range []struct {
 		name    string
 		version byte
 		check   check
@@ -24,7 +24,7 @@ func TestConfiguredLimits(t *testing.T) {
 		{"subscriptions", v5, subscriptionQuota}, {"subscriptions of 3.1.1", v311, subscriptionQuota}, {"in flight", v5, inflightQuota},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			c.check(&env{T: t, addr: addr, v: c.version, prefix: fmt.Sprintf("cfl%s%d", session, time.Now().UnixNano()%1e9), strict: true})
+			c.check(&env{TB: t, addr: addr, v: c.version, prefix: fmt.Sprintf("cfl%s%d", session, i), strict: true, patience: patience})
 		})
 	}
 }

@@ -87,7 +87,8 @@ func run(t *testing.T, target target) {
 				defer checks.Wait()
 				tickets := make(chan struct{}, atOnce)
 				for n, id := range slices.Sorted(maps.Keys(set)) {
-					e := env{addr: target.addr, v: version.level, prefix: fmt.Sprintf("cf%s%cx%d", session, 'a'+version.level, n), strict: target.strict}
+					e := env{addr: target.addr, v: version.level, prefix: fmt.Sprintf("cf%s%cx%d", session, 'a'+version.level, n),
+						strict: target.strict, patience: patience}
 					tickets <- struct{}{}
 					checks.Go(func() {
 						defer func() { <-tickets }()
@@ -95,7 +96,7 @@ func run(t *testing.T, target target) {
 							if why := target.skip[version.name+"/"+id]; why != "" {
 								t.Skip("known deviation: " + why)
 							}
-							e.T = t
+							e.TB = t
 							set[id](&e)
 						})
 					})
@@ -164,7 +165,7 @@ func mosquitto(t *testing.T) string {
 		cmd.Process.Kill()
 		cmd.Wait() // it was killed
 	})
-	for end := time.Now().Add(*patience); ; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
 		if c, err := net.Dial("tcp", addr); err == nil {
 			c.Close()
 			return addr

@@ -2,12 +2,12 @@ package conformance
 
 import (
 	"bufio"
+	"fmt"
 	"net"
-	"os"
-	"os/exec"
-	"strings"
+	"runtime"
 	"sync"
 	"testing"
+	"time"
 )
 
 // fault alters what a server says: it gets a packet, and returns the bytes that go on instead.
@@ -92,6 +92,7 @@ func TestSuiteFindsFaults(t *testing.T) {
 	}
 	t.Parallel()
 	addr := boot(t, "")
+	set5, n := all(t, parts5), 0
 	publish := func(alter func(b []byte) []byte) func() fault { return only(tPublish, alter) }
 	every := func(n int, alter func(b []byte) []byte) func() fault {
 		return func() fault {
@@ -155,21 +156,64 @@ func TestSuiteFindsFaults(t *testing.T) {
 		"answers a PINGREQ too often": {only(tPingresp, twice), true, "MQTT-3.3.4-1"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if out, err := again(t, proxy(t, addr, open, true), c.breaks); err != nil {
-				t.Fatalf("%s does not pass without a fault: %v\n%s", c.breaks, err, out)
+			n++
+			prefix := fmt.Sprintf("cft%s%d", session, n)
+			through := func(faults func() fault, closes bool, patience time.Duration) *recorder {
+				e := &env{addr: proxy(t, addr, faults, closes), v: v5, prefix: prefix, patience: patience}
+				return record(t, e, set5[c.breaks])
 			}
-			out, err := again(t, proxy(t, addr, c.faults, c.closes), c.breaks, "-patience=300ms")
-			if err == nil || !strings.Contains(out, "--- FAIL: TestConformance/v5/"+c.breaks+" ") {
-				t.Errorf("%s was not found broken: %v\n%s", c.breaks, err, out)
+			if r := through(open, true, patience); r.failed() {
+				t.Fatalf("%s does not pass without a fault: %q", c.breaks, r.says)
 			}
+			r := through(c.faults, c.closes, 300*time.Millisecond)
+			if !r.failed() {
+				t.Fatalf("%s was not found broken", c.breaks)
+			}
+			t.Logf("%s: %.200q", c.breaks, r.says)
 		})
 	}
 }
 
-// again runs one check in a process of its own, and returns what it says and whether it failed.
-func again(t *testing.T, addr, id string, flags ...string) (string, error) {
-	t.Helper()
-	args := append([]string{"-test.run=^TestConformance$/^v5$/^" + id + "$", "-broker=" + addr}, flags...)
-	out, err := exec.CommandContext(t.Context(), os.Args[0], args...).CombinedOutput()
-	return string(out), err
+// recorder is a test that only remembers how it went.
+type recorder struct {
+	testing.TB
+	mu   sync.Mutex
+	says []string // why it failed
+}
+
+func (r *recorder) failed() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.says) > 0
+}
+
+func (r *recorder) Errorf(format string, args ...any) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.says = append(r.says, fmt.Sprintf(format, args...))
+}
+
+func (r *recorder) Fatalf(format string, args ...any) {
+	r.Errorf(format, args...)
+	runtime.Goexit()
+}
+
+func (r *recorder) Error(args ...any)        { r.Errorf("%s", fmt.Sprint(args...)) }
+func (r *recorder) Fatal(args ...any)        { r.Fatalf("%s", fmt.Sprint(args...)) }
+func (r *recorder) Skipf(f string, a ...any) { r.Fatalf(f, a...) } // a check that shows nothing finds nothing
+func (r *recorder) Failed() bool             { return r.failed() }
+func (r *recorder) Log(...any)               {}
+func (r *recorder) Logf(string, ...any)      {}
+
+// record runs a check and returns how it went.
+func record(t *testing.T, e *env, f check) *recorder {
+	r := &recorder{TB: t}
+	e.TB = r
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		f(e)
+	}()
+	<-over
+	return r
 }
