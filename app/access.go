@@ -9,15 +9,13 @@ import (
 	"io/fs"
 	"os"
 	"sync"
-	"time"
 
 	"github.com/millrace-io/millrace/identity"
 )
 
-// access is who may read over HTTP, and the certificate it is read under. Both are files, and are looked at again while the node runs.
+// access is who may read over HTTP. It is a file, and is looked at again while the node runs.
 type access struct {
 	passwords *identity.Passwords // nil: everybody
-	tls       *tls.Config         // nil: plain
 	tellWrong sync.Mutex
 	wrong     string // with the password file, said already
 	open      bool   // others than its owner may read the password file
@@ -25,33 +23,34 @@ type access struct {
 
 const maxPasswordFile = 1 << 20
 
-// openAccess reads the files that the configuration names.
+// openAccess reads the password file that the configuration names.
 func (n *Node) openAccess(context.Context) error {
 	h := &n.o.Config.Listeners.HTTP
 	if h.Bind == "" {
 		return nil
 	}
-	if h.PasswordFile != "" {
-		p, err := identity.Load(func() ([]byte, error) { return readSmall(h.PasswordFile, maxPasswordFile) })
+	if file := string(h.PasswordFile); file != "" {
+		p, err := identity.Load(func() ([]byte, error) { return readSmall(file, maxPasswordFile) })
 		if errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("listeners.http.password_file: %w: make it with `millrace passwd %s NAME`", err, h.PasswordFile)
+			return fmt.Errorf("listeners.http.password_file: %w: make it with `millrace passwd %s NAME`", err, file)
 		}
 		if err != nil {
-			return fmt.Errorf("listeners.http.password_file (%s): %w", h.PasswordFile, err)
+			return fmt.Errorf("listeners.http.password_file (%s): %w", file, err)
 		}
 		n.access.passwords = p
-		if i, err := os.Stat(h.PasswordFile); err == nil && i.Mode().Perm()&0o077 != 0 {
+		if i, err := os.Stat(file); err == nil && i.Mode().Perm()&0o077 != 0 {
 			n.access.open = true
 		}
 	}
-	if h.TLS.Cert != "" {
-		c := &certificate{cert: h.TLS.Cert, key: h.TLS.Key, now: time.Now, warn: func(err error) {
-			n.o.Logger.Error("the changed certificate of listeners.http.tls is not taken; the one before stays in use", "err", err)
-		}}
-		if err := c.load(); err != nil {
-			return fmt.Errorf("listeners.http.tls: %w", err)
+	return nil
+}
+
+// tlsOfHTTP is how the HTTP server's connections are encrypted; nil: not at all. Each connection gets what the files say when it begins.
+func (n *Node) tlsOfHTTP() *tls.Config {
+	for _, d := range n.doorsOf(doorHTTP) {
+		if d.certs != nil {
+			return &tls.Config{MinVersion: tls.VersionTLS12, GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return d.certs.Config(), nil }}
 		}
-		n.access.tls = &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}, GetCertificate: c.get}
 	}
 	return nil
 }
@@ -104,69 +103,4 @@ func readSmall(name string, most int64) ([]byte, error) {
 	}
 	defer f.Close()
 	return io.ReadAll(io.LimitReader(f, most+1))
-}
-
-// certificate is one that is read again when its files change.
-type certificate struct {
-	cert, key string
-	now       func() time.Time
-	warn      func(error)
-
-	mu      sync.Mutex
-	is      *tls.Certificate
-	of      [2]fileMark
-	refused [2]fileMark // that were looked at and are no pair
-	looked  time.Time
-}
-
-// fileMark tells whether a file has changed.
-type fileMark struct {
-	at   time.Time
-	size int64
-}
-
-// lookAgain is how long nobody looks whether the files have changed.
-const lookAgain = 2 * time.Second
-
-func (c *certificate) marks() (m [2]fileMark, err error) {
-	for i, name := range []string{c.cert, c.key} {
-		info, err := os.Stat(name)
-		if err != nil {
-			return m, err
-		}
-		m[i] = fileMark{info.ModTime(), info.Size()}
-	}
-	return m, nil
-}
-
-func (c *certificate) load() error {
-	m, err := c.marks()
-	if err != nil {
-		return err
-	}
-	pair, err := tls.LoadX509KeyPair(c.cert, c.key)
-	if err != nil {
-		return fmt.Errorf("%s and %s: %w", c.cert, c.key, err)
-	}
-	if end := pair.Leaf.NotAfter; c.now().After(end) {
-		return fmt.Errorf("%s: expired on %s", c.cert, end.UTC().Format(time.DateOnly))
-	}
-	c.is, c.of = &pair, m
-	return nil
-}
-
-// get is tls.Config.GetCertificate. A pair that cannot be read, does not match or has expired is not taken in place of one that was good.
-func (c *certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if now := c.now(); now.Sub(c.looked) >= lookAgain {
-		c.looked = now
-		if m, err := c.marks(); err == nil && m != c.of && m != c.refused {
-			if err := c.load(); err != nil {
-				c.refused = m
-				c.warn(err)
-			}
-		}
-	}
-	return c.is, nil
 }

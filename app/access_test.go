@@ -1,7 +1,6 @@
 package app
 
 import (
-	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -19,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/millrace-io/millrace/config"
 	"github.com/millrace-io/millrace/identity"
 )
 
@@ -62,11 +62,12 @@ func ask(t *testing.T, c *http.Client, url, token string) (int, string) {
 // A password file decides who reads, from its next change on too; a wrong one changes nothing but the warnings.
 func TestPasswordFile(t *testing.T) {
 	c := testConfig(t, "")
-	c.Listeners.HTTP.PasswordFile = filepath.Join(t.TempDir(), "users")
+	users := filepath.Join(t.TempDir(), "users")
+	c.Listeners.HTTP.PasswordFile = config.File(users)
 	if why := startError(t, c); !strings.Contains(why, "millrace passwd") {
 		t.Errorf("without the file: %s", why)
 	}
-	token := passwordFile(t, c.Listeners.HTTP.PasswordFile)
+	token := passwordFile(t, users)
 	n := boot(t, c)
 	url := "http://" + n.Address("HTTP")
 	for path, want := range map[string]int{"/livez": 200, "/readyz": 200, "/": 200, "/metrics": 401, "/api/v1/status": 401, "/api/v1/pipeline": 401} {
@@ -77,14 +78,14 @@ func TestPasswordFile(t *testing.T) {
 			t.Errorf("%s, with the token: %d %s", path, code, body)
 		}
 	}
-	if err := os.WriteFile(c.Listeners.HTTP.PasswordFile, []byte("nonsense"), 0o600); err != nil {
+	if err := os.WriteFile(users, []byte("nonsense"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "the wrong file is complained of", func() bool {
 		code, body := ask(t, http.DefaultClient, url+"/readyz", token)
 		return code == 200 && strings.Contains(body, "line 1")
 	})
-	next := passwordFile(t, c.Listeners.HTTP.PasswordFile)
+	next := passwordFile(t, users)
 	eventually(t, "the new token is good, and the old one not", func() bool {
 		a, _ := ask(t, http.DefaultClient, url+"/metrics", next)
 		b, _ := ask(t, http.DefaultClient, url+"/metrics", token)
@@ -129,18 +130,14 @@ func trusting(cs ...*x509.Certificate) *http.Client {
 	return &http.Client{Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{RootCAs: pool}}}
 }
 
-// The server speaks TLS, and takes over a renewed certificate, but not a pair that does not match or has expired.
+// The server speaks TLS, and takes over a renewed certificate.
 func TestTLS(t *testing.T) {
 	dir := t.TempDir()
 	cert, key := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
 	c := testConfig(t, "")
-	c.Listeners.HTTP.TLS.Cert, c.Listeners.HTTP.TLS.Key = cert, key
+	c.Listeners.HTTP.TLS = config.TLS{Cert: config.File(cert), Key: config.File(key)}
 	if why := startError(t, c); !strings.Contains(why, "listeners.http.tls") {
 		t.Errorf("without files: %s", why)
-	}
-	issue(t, cert, key, 1, time.Now().Add(-time.Hour))
-	if why := startError(t, c); !strings.Contains(why, "expired on") {
-		t.Errorf("expired: %s", why)
 	}
 	first := issue(t, cert, key, 2, time.Now().Add(time.Hour))
 	n := boot(t, c)
@@ -155,41 +152,12 @@ func TestTLS(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer nc.Close()
+		n.Reload() // as it does by itself every few seconds
 		return nc.ConnectionState().PeerCertificates[0].SerialNumber.Cmp(second.SerialNumber) == 0
 	})
 	if code, _ := ask(t, http.DefaultClient, "http://"+n.Address("HTTP")+"/livez", ""); code == 200 {
 		t.Error("plain HTTP on a TLS listener")
 	}
-}
-
-// What is no better than the certificate in use is not taken, and is complained of once.
-func TestCertificateStaysGood(t *testing.T) {
-	dir := t.TempDir()
-	now, warned := time.Now(), 0
-	c := &certificate{cert: filepath.Join(dir, "cert.pem"), key: filepath.Join(dir, "key.pem"), now: func() time.Time { return now }, warn: func(error) { warned++ }}
-	good := issue(t, c.cert, c.key, 1, now.Add(time.Hour))
-	if err := c.load(); err != nil {
-		t.Fatal(err)
-	}
-	serves := func(want *x509.Certificate) {
-		t.Helper()
-		now = now.Add(time.Minute / 10)
-		if is, err := c.get(nil); err != nil || !bytes.Equal(is.Leaf.Raw, want.Raw) {
-			t.Errorf("another one is served: %v", err)
-		}
-	}
-	issue(t, c.cert, c.key, 2, now.Add(-time.Hour)) // expired
-	serves(good)
-	serves(good)
-	os.WriteFile(c.key, []byte("half a key"), 0o600)
-	serves(good)
-	os.Remove(c.cert)
-	serves(good)
-	if warned != 2 {
-		t.Errorf("%d warnings", warned)
-	}
-	better := issue(t, c.cert, c.key, 3, now.Add(time.Hour))
-	serves(better)
 }
 
 // Passwords that cross a network in the clear are warned of.

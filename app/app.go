@@ -177,7 +177,7 @@ func (n *Node) check(context.Context) error {
 func (n *Node) serveHTTP(context.Context) error {
 	n.metrics.Collect(n.collect)
 	n.http = console.New(console.Options{Metrics: n.metrics.Handler(), Status: n.consoleStatus, Streets: n.o.Streets,
-		Passwords: n.access.passwords, TLS: n.access.tls, MaxConnections: n.budget.http, Verify: n.verifyFor,
+		Passwords: n.access.passwords, TLS: n.tlsOfHTTP(), MaxConnections: n.budget.http, Verify: n.verifyFor,
 		Hosts: n.o.Config.Listeners.HTTP.Hosts, Logger: n.o.Logger.With("part", "http")})
 	for _, d := range n.doorsOf(doorHTTP) {
 		n.accept(func() error { return n.http.Serve(d.listener) })

@@ -52,7 +52,7 @@ func (n *Node) listen(ctx context.Context) (err error) {
 		}
 	}
 	if l.HTTP.Bind != "" {
-		err = errors.Join(err, n.take(door{kind: doorHTTP, path: "listeners.http", flag: "--http-listen"}, l.HTTP.Bind))
+		err = errors.Join(err, n.takeHTTP(door{kind: doorHTTP, path: "listeners.http", flag: "--http-listen"}))
 	}
 	if err != nil {
 		err = errors.Join(err, n.unlisten(ctx))
@@ -66,6 +66,17 @@ func (n *Node) take(d door, a config.Address) (err error) {
 	}
 	n.doors = append(n.doors, d)
 	return nil
+}
+
+// takeHTTP takes the address of the HTTP server, once its certificate is read.
+func (n *Node) takeHTTP(d door) (err error) {
+	h := &n.o.Config.Listeners.HTTP
+	if h.TLS.Cert != "" {
+		if d.certs, err = n.readTLS(&config.ListenerTLS{Cert: h.TLS.Cert, Key: h.TLS.Key}, false); err != nil {
+			return fmt.Errorf("%s.tls: %w", d.path, err)
+		}
+	}
+	return n.take(d, h.Bind)
 }
 
 // takeMQTT takes the address of a listener for devices, once its certificate is read.

@@ -83,7 +83,7 @@ func (n *Node) try(d *door) (does, line string) {
 		return "list the topics, as any Kafka client does", "kcat -b " + net.JoinHostPort(host, port) + " -L"
 	default:
 		scheme, token := "http", ""
-		if n.access.tls != nil {
+		if d.certs != nil {
 			scheme = "https"
 		}
 		if n.access.passwords != nil {

@@ -65,14 +65,14 @@ type Kafka struct {
 type HTTP struct {
 	Bind         Address  `yaml:"bind"`
 	Hosts        []string `yaml:"hosts"`         // names under which clients reach it, beside addresses and localhost
-	PasswordFile string   `yaml:"password_file"` // who may read; empty: everybody who reaches it
+	PasswordFile File     `yaml:"password_file"` // who may read; empty: everybody who reaches it
 	TLS          TLS      `yaml:"tls"`
 }
 
 // TLS names the files of a certificate (with those that lead to a known authority) and its key. A file that changes is read again.
 type TLS struct {
-	Cert string `yaml:"cert"`
-	Key  string `yaml:"key"`
+	Cert File `yaml:"cert"`
+	Key  File `yaml:"key"`
 }
 
 // Where a listener for MQTT over WebSocket is, unless it says.
@@ -185,7 +185,7 @@ func (ck *checker) listeners() {
 }
 
 // pair checks that a certificate and its key are both there, or neither.
-func (ck *checker) pair(path, cert, key string) {
+func (ck *checker) pair(path string, cert, key File) {
 	switch {
 	case cert != "" && key == "":
 		ck.problem(path+".cert", "a certificate needs its key", "write {cert: FILE, key: FILE}")
@@ -276,7 +276,7 @@ func (ck *checker) tls(path string, t *ListenerTLS) {
 	if !t.Any() {
 		return
 	}
-	if ck.pair(path, string(t.Cert), string(t.Key)); t.Cert == "" && t.Key == "" {
+	if ck.pair(path, t.Cert, t.Key); t.Cert == "" && t.Key == "" {
 		ck.problem(path, "there is no certificate", "write {cert: FILE, key: FILE}")
 	}
 	if t.ClientCA == "" && (t.ClientCRL != "" || t.IdentityFrom != "") {
