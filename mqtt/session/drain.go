@@ -16,7 +16,7 @@ func (c *Core) drain(s *session, l *link) bool {
 			if m == nil {
 				continue
 			}
-			set.timed, set.time = m.Offset+1, m.Time
+			set.timed, set.time = m.Offset+1, m.when(c.now)
 		}
 		if any = true; first == nil || set.time < time {
 			first, time = set, set.time

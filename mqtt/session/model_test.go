@@ -259,7 +259,7 @@ func (m *model) copied(s *modelSession, p pos) bool {
 func (m *model) retain(part int, msg *Message) {
 	old := m.view[msg.Topic]
 	if old != nil {
-		if old.msg.Time > msg.Time || old.msg.Time == msg.Time && old.msg.Offset > msg.Offset {
+		if old.msg.Offset > msg.Offset { // a topic is in one partition
 			return
 		}
 		for _, s := range m.sessions() {

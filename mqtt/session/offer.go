@@ -105,6 +105,15 @@ func (m *Message) expired(now int64) bool {
 	return m.Props != nil && m.Props.HasExpiry && now >= m.Time+int64(m.Props.Expiry)*1000
 }
 
+// when is the message's time where times of several partitions are compared. A Kafka client may write any on its record: one in the future
+// counts as now, lest it hold up what comes after it, or beat it.
+func (m *Message) when(now int64) int64 {
+	if m.Client == "" {
+		return min(m.Time, now)
+	}
+	return m.Time
+}
+
 // left is how many seconds of the expiry interval are left, at least 1.
 func (m *Message) left(now int64) uint32 {
 	if m.Props == nil || !m.Props.HasExpiry {

@@ -11,7 +11,7 @@ import (
 type retained struct {
 	topic   string
 	store   *retainedStore
-	time    int64 // with place and offset: of the message it came from. The highest (time, partition, offset) wins
+	time    int64 // with place and offset: of the message it came from; see wins
 	place   int32
 	offset  int64
 	qos     byte
@@ -53,7 +53,8 @@ const (
 // retain takes a message with the retain flag into the view.
 func (c *Core) retain(m *Message, place int32) {
 	r, ok := c.retained.get(m.Topic)
-	if ok && !c.wins(m.Time, place, m.Offset, r) {
+	time := m.when(c.now)
+	if ok && !c.wins(time, place, m.Offset, r) {
 		return
 	}
 	if !ok {
@@ -61,7 +62,7 @@ func (c *Core) retain(m *Message, place int32) {
 		r = &retained{topic: name, store: c.stores[hash(name)%uint32(len(c.stores))], at: -1}
 	}
 	r.version++
-	r.time, r.place, r.offset = m.Time, place, m.Offset
+	r.time, r.place, r.offset = time, place, m.Offset
 	r.qos, r.expires = m.QoS, 0
 	c.retained.put(r, retainedSize(r.topic, len(m.Payload)), m.Clear)
 	if m.Props != nil && m.Props.HasExpiry {
@@ -79,15 +80,16 @@ func (c *Core) retain(m *Message, place int32) {
 	c.storeRetained(r)
 }
 
-// wins tells whether a message beats the one that r came from.
+// wins tells whether a message beats the one that r came from: of two in one partition the later one, else the one with the higher
+// time. Times only decide between nodes' own records, which go forward, or where nothing else does.
 func (c *Core) wins(time int64, place int32, offset int64, r *retained) bool {
+	if place == r.place {
+		return offset > r.offset
+	}
 	if time != r.time {
 		return time > r.time
 	}
-	if d := comparePart(c.places[place].part, c.places[r.place].part); d != 0 {
-		return d > 0
-	}
-	return offset > r.offset
+	return comparePart(c.places[place].part, c.places[r.place].part) > 0
 }
 
 // current tells whether a record of the retained topic still is the retained message of its topic.

@@ -427,6 +427,66 @@ var scenarios = map[string]func(s *scene){
 		s.later(60) // the sweep is slow
 		s.want(s.core.Stats().Retained == 1 && s.core.retained.names.Len() == 1, "marks are never removed: %+v", s.core.Stats())
 	},
+	"retained: a Kafka client's record from the future is no later than it is": func(s *scene) {
+		future := func(m *Message) { m.Client, m.Time = "", m.Time+1_000_000 }
+		s.publish("a/1", "old", 1, retain)
+		s.publish("a/1", "", 1, retain, future)
+		s.want(s.core.Stats().Retained == 0, "not cleared")
+		for _, crash := range []bool{false, true} {
+			s.publish("a/1", "new", 1, retain)
+			if crash {
+				s.crash()
+				s.settle()
+			}
+			s.connect(s.b, 0, clean)
+			s.subscribe(s.b, sub1("a/1"))
+			s.expect(s.b, "a/1=new q1 #1 retain")
+			s.publish("a/1", "", 1, retain, future)
+		}
+		// From another partition it is compared by time, and its time is now.
+		part := (s.partOf("a/1") + 1) % len(s.parts)
+		p := s.parts[part]
+		other := Message{Offset: p.next, Time: s.now + 1_000_000, Topic: "a/1", Retain: true, Clear: true}
+		p.next++
+		p.recs = append(p.recs, other)
+		s.model.watching = false
+		s.core.Tail(s.now, &Batch{Part: p.part, Base: other.Offset, Next: p.next, Msgs: []Message{other}})
+		s.fed[part] = p.next
+		s.tick(1000)
+		s.publish("a/1", "newest", 1, retain)
+		r, ok := s.core.retained.get("a/1")
+		s.want(ok && !r.cleared && s.core.Stats().Retained == 1, "%+v", r)
+	},
+	"a Kafka client's record from the future does not hold up its partition": func(s *scene) {
+		s.connect(s.a, 100)
+		s.subscribe(s.a, sub1("#"))
+		s.a.disconnect(Lost, nil)
+		s.settle()
+		s.publish("a/1", "future", 1, func(m *Message) { m.Client, m.Time = "", m.Time+1_000_000 })
+		other := "b/1"
+		for _, name := range []string{"a/2", "a/b/c", "b/1", "b/2", "c"} {
+			if s.partOf(name) != s.partOf("a/1") {
+				other = name
+			}
+		}
+		s.later(1)
+		for i := range 20 {
+			s.publish(other, fmt.Sprint(i), 1)
+			s.later(1)
+		}
+		s.connect(s.a, 100, maximum(1))
+		var order []string
+		for i := range 40 { // others go on, as many as are delivered
+			next, _, _ := strings.Cut(s.got(s.a), " ")
+			order = append(order, next)
+			s.publish(other, fmt.Sprint(20+i), 1)
+			for len(s.a.acks) > 0 {
+				s.a.ack(0)
+			}
+			s.later(1)
+		}
+		s.want(slices.Contains(order, "a/1=future"), "it did not come: %v", order)
+	},
 	"many retained messages come in pages": func(s *scene) {
 		for i := range 1000 {
 			s.append(Message{Time: s.now, Topic: fmt.Sprintf("a/%04d", i), Payload: fmt.Appendf(nil, "r%d", i), QoS: 1, Retain: true})
