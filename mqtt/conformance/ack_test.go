@@ -2,6 +2,7 @@ package conformance
 
 import (
 	"slices"
+	"strings"
 )
 
 // Sections 3.4 to 3.7: PUBACK, PUBREC, PUBREL, PUBCOMP.
@@ -66,8 +67,15 @@ func pubackCodes(e *env) {
 		e.Fatalf("%s", p)
 	}
 	if e.strict {
-		if p := c.publish(message{topic: "$SYS/" + e.topic("t"), qos: 1}); p.code != 0x90 {
-			e.Fatalf("%s", p)
+		for _, topic := range []string{"$SYS/" + e.topic("t"), e.topic("a\x01b"), e.topic("\u0080"), e.topic(strings.Repeat("/", 128))} {
+			if p := c.publish(message{topic: topic, qos: 1}); p.code != 0x90 {
+				e.Errorf("%q: %s", topic, p)
+			}
+		}
+		for _, name := range []string{"mr-x", "mqtt.topic"} {
+			if p := c.publish(message{topic: e.topic("t"), qos: 1, props: [][]byte{prop(propUser, str(name), str("v"))}}); p.code != 0x83 {
+				e.Errorf("%q: %s", name, p)
+			}
 		}
 	}
 	// The server takes every code that a client may send, and none that it may not.

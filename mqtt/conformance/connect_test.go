@@ -635,6 +635,9 @@ func connectFieldOrder(e *env) {
 	h := hello{id: e.clientID(), user: "user", pass: "pass", will: &will{topic: e.topic("will"), payload: "in order"}}
 	e.connect(h).cut()
 	sub.want("in order")
+	if e.v == v5 { // which allows a password alone
+		e.connect(hello{pass: "pass"})
+	}
 }
 
 func clientIDNamesSession(e *env) {
@@ -739,6 +742,10 @@ func clientIDRejected(e *env) {
 func willDelayCancelled(e *env) {
 	sub := e.subscriber(e.topic("will/#"), 1)
 	w := will{topic: e.topic("will/resumed"), payload: "resumed", props: [][]byte{prop(propWillDelay, u32(3))}}
+	// Nor when the session is taken over.
+	over := hello{id: e.clientID(), stay: true}
+	e.mortal(will{topic: e.topic("will/over"), payload: "over", props: w.props}, over)
+	e.connect(over)
 	h := hello{id: e.clientID(), stay: true}
 	e.mortal(w, h).cut()
 	c := e.connect(h) // in time, and without a will
@@ -756,6 +763,19 @@ func willUserProperties(e *env) {
 	e.mortal(w, hello{}).cut()
 	if got := fmt.Sprint(sub.want("gone").all(propUser)); got != "[b=1 a=2 b=1 =]" {
 		e.Fatalf("got %s", got)
+	}
+	// What else a will has is passed on as that of any message.
+	w.props = [][]byte{prop(propPayloadFormat, u8(1)), prop(propMessageExpiry, u32(100)), prop(propContentType, str("type")),
+		prop(propResponseTopic, str("answer")), prop(propCorrelation, str("\x00\x01"))}
+	e.mortal(w, hello{}).cut()
+	p := sub.want("gone")
+	for id, want := range map[byte]string{propContentType: "type", propResponseTopic: "answer", propCorrelation: "\x00\x01"} {
+		if x, _ := p.prop(id); x.s != want {
+			e.Errorf("%s", p)
+		}
+	}
+	if left := p.number(propMessageExpiry, 0); p.number(propPayloadFormat, 0) != 1 || left < 80 || left > 100 {
+		e.Errorf("%s", p)
 	}
 }
 

@@ -48,7 +48,18 @@ func illFormedUTF8(e *env) {
 		c.trySend(subscribe(e.v, 1, nil, filter{e.topic(bad), 0}))
 		c.ended(0x81)
 	}
-	e.connect(hello{}).put(e.topic("gut ε 丹 \U0002A6D4"), "well-formed")
+	// Non-characters may be refused; we take them.
+	names := []string{"gut ε 丹 \U0002A6D4"}
+	if e.strict {
+		names = append(names, "\uffff", "\ufdd0", "\U0001fffe", "\u00ad\u200b")
+	}
+	for _, name := range names {
+		c := e.subscriber(e.topic(name), 0)
+		e.connect(hello{}).put(e.topic(name), "well-formed")
+		if p := c.want("well-formed"); p.topic != e.topic(name) {
+			e.Errorf("%q became %q", name, p.topic)
+		}
+	}
 }
 
 func nullCharacter(e *env) {

@@ -109,6 +109,14 @@ func ownMessages(e *env) {
 	c.nothing()
 	e.connect(hello{}).put(e.topic("t"), "another's")
 	c.want("another's")
+	// A persistent session that was away does not get its own either.
+	h := hello{id: e.clientID(), stay: true}
+	c = e.connect(h)
+	c.subscribe(e.topic("t"), 1|noLocal)
+	c.put(e.topic("t"), "mine")
+	c.leave()
+	c = e.connect(h)
+	c.nothing()
 }
 
 func noLocalShared(e *env) {
@@ -248,6 +256,16 @@ func lowerQoS(e *env) {
 		}
 		c.leave()
 	}
+	// Retained messages too.
+	for q := byte(1); q < 3; q++ {
+		pub.must(message{topic: e.topic("r"), payload: "kept", qos: q, retain: true})
+		for sub := range 3 {
+			if p := e.subscriber(e.topic("r"), sub).want("kept"); p.qos() != min(int(q), sub) {
+				e.Errorf("retained at %d, subscribed at %d: %s", q, sub, p)
+			}
+		}
+	}
+	e.clear(e.topic("r"))
 }
 
 func unsubscribeFlags(e *env) {
