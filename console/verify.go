@@ -2,6 +2,7 @@ package console
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
@@ -19,7 +20,7 @@ var verifyParams = []param{
 }
 
 // verify streams findings, one JSON object a line. One at a time: it reads the log.
-func (s *Server) verify(w http.ResponseWriter, r *http.Request, _ visitor) error {
+func (s *Server) verify(w http.ResponseWriter, r *http.Request, v visitor) error {
 	p, err := s.ready()
 	if err != nil {
 		return err
@@ -29,15 +30,15 @@ func (s *Server) verify(w http.ResponseWriter, r *http.Request, _ visitor) error
 		return err
 	}
 	now := s.o.Now()
-	v := VerifyQuery{From: now.Add(-time.Hour), To: now, Topic: q.Get("topic"), Device: q.Get("device")}
-	for name, on := range map[string]*bool{"all": &v.All, "strict": &v.Strict, "stamps": &v.Stamps} {
+	ask := VerifyQuery{From: now.Add(-time.Hour), To: now, Topic: q.Get("topic"), Device: q.Get("device")}
+	for name, on := range map[string]*bool{"all": &ask.All, "strict": &ask.Strict, "stamps": &ask.Stamps} {
 		if text := q.Get(name); text != "" {
 			if *on, err = strconv.ParseBool(text); err != nil {
 				return badParam(name, "is neither true nor false")
 			}
 		}
 	}
-	for name, t := range map[string]*time.Time{"from": &v.From, "to": &v.To} {
+	for name, t := range map[string]*time.Time{"from": &ask.From, "to": &ask.To} {
 		if text := q.Get(name); text != "" {
 			n, err := strconv.ParseInt(text, 10, 64)
 			if err != nil || n < 0 {
@@ -56,7 +57,10 @@ func (s *Server) verify(w http.ResponseWriter, r *http.Request, _ visitor) error
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	enc, flush := json.NewEncoder(w), http.NewResponseController(w).Flush
 	begun := false
-	err = s.o.Verify(ctx, v, func(finding any) error {
+	err = s.o.Verify(ctx, ask, func(finding any) error {
+		if !s.welcome(v) {
+			return errors.New(reasonLogin)
+		}
 		begun = true
 		if err := enc.Encode(finding); err != nil {
 			return fmt.Errorf("write a finding: %w", err)
