@@ -29,6 +29,8 @@ type follower struct {
 
 const (
 	fleetTick = time.Second
+	// After one batch the next may take this long to be seen: when each message is a commit of its own, the view is not woken for each.
+	pollEvery = time.Millisecond
 	// What a node reads of the past when it starts, so that it knows its fleet at once: whichever is less.
 	pastSpan  = 15 * time.Minute
 	pastBytes = 64 << 20
@@ -148,12 +150,13 @@ func (f *follower) run() {
 	defer close(f.done)
 	tick := time.NewTicker(fleetTick)
 	defer tick.Stop()
-	more := make(chan struct{})
-	close(more)
+	ready := make(chan struct{})
+	close(ready)
 	for {
-		wake := f.tail.Wake()
+		var more chan struct{}
 		if f.retry == nil && f.poll() {
-			wake = more
+			more = ready
+			time.Sleep(pollEvery)
 		}
 		select {
 		case <-f.quit:
@@ -165,14 +168,15 @@ func (f *follower) run() {
 			})
 		case <-f.retry:
 			f.retry = nil
-		case <-wake:
+		case <-more:
+		case <-f.tail.Wake():
 		}
 	}
 }
 
 // poll feeds the view what the tail has; true: there may be more.
 func (f *follower) poll() bool {
-	const maxBytes = 1 << 20
+	const maxBytes = 4 << 20
 	events, err := f.tail.Poll(f.into[:0], maxBytes)
 	if err != nil {
 		f.n.o.Logger.Warn("the tail of the log failed", "part", "fleet", "err", err)
