@@ -38,6 +38,7 @@ const (
 	recordReader  = 'R'
 	recordBegin   = 'B'
 	recordAll     = 'L'
+	recordEnd     = 'E'
 	recordGot     = 'G'
 	recordAltered = 'X'
 	recordPhantom = 'P'
@@ -243,7 +244,11 @@ func (r *records) apply(l *Ledger) {
 		}
 	case recordAll:
 		if reader := r.below(len(l.readers)); !r.bad {
-			l.readers[reader].from = 0
+			l.readers[reader].from, l.readers[reader].to = 0, -1
+		}
+	case recordEnd:
+		if reader := r.below(len(l.readers)); !r.bad {
+			l.readers[reader].to = len(l.messages)
 		}
 	case recordGot:
 		if reader, ref := r.below(len(l.readers)), r.below(len(l.messages)); !r.bad {

@@ -53,6 +53,7 @@ type Reader struct {
 	filter     string
 	qos        byte
 	from       int              // messages sent before the reader began are not owed to it
+	to         int              // nor those sent after it ended; -1: it has not
 	seen       []uint8          // by message: how often, up to 255
 	highest    []uint32         // by stream: highest sequence seen
 	cursor     map[uint64]int32 // by content: the next message of it not seen, plus 1
@@ -171,7 +172,7 @@ func (l *Ledger) Reader(name, filter string, qos byte) *Reader {
 func (r *Reader) All() *Reader {
 	r.l.mu.Lock()
 	defer r.l.mu.Unlock()
-	r.from = 0
+	r.from, r.to = 0, -1
 	r.l.journal.mark(recordAll, r)
 	return r
 }
@@ -182,6 +183,14 @@ func (r *Reader) Begin() {
 	defer r.l.mu.Unlock()
 	r.begin()
 	r.l.journal.mark(recordBegin, r)
+}
+
+// End says that the reader reads no more: what is sent from now on is not owed to it, until it begins again.
+func (r *Reader) End() {
+	r.l.mu.Lock()
+	defer r.l.mu.Unlock()
+	r.to = len(r.l.messages)
+	r.l.journal.mark(recordEnd, r)
 }
 
 // Got enters a message that the reader was given.
@@ -285,7 +294,7 @@ func (l *Ledger) addReader(name, filter string, qos byte) *Reader {
 	return r
 }
 
-func (r *Reader) begin() { r.from = len(r.l.messages) }
+func (r *Reader) begin() { r.from, r.to = len(r.l.messages), -1 }
 
 func (r *Reader) count(ref int) uint8 {
 	if ref < len(r.seen) {

@@ -116,6 +116,18 @@ func TestLedgerRefusedAndInDoubt(t *testing.T) {
 	if rep = r.Report(); rep.Err() != nil {
 		t.Fatal(&rep)
 	}
+	gone := l.Reader("gone", "t/#", 1)
+	l.Acked(l.Sent("e", 1, stampedMessage("e", 1, 1)), 0)
+	gone.End()
+	l.Acked(l.Sent("e", 2, stampedMessage("e", 2, 1)), 0)
+	if rep := gone.Report(); rep.Sent != 1 || rep.Missing != 1 {
+		t.Fatal(&rep)
+	}
+	gone.Begin()
+	l.Acked(l.Sent("e", 3, stampedMessage("e", 3, 1)), 0)
+	if rep := gone.Report(); rep.Sent != 1 || rep.Missing != 1 {
+		t.Fatal(&rep)
+	}
 	r.Got(refusedOne)
 	if rep = r.Report(); rep.Unwanted != 1 || rep.Err() == nil {
 		t.Fatal(&rep)
@@ -194,6 +206,10 @@ func fill(l *Ledger, rounds int) {
 			r.Begin()
 			l.Reader("second", "t/d1", 1)
 			l.Reader("all", "#", 1).All()
+			l.Reader("gone", "#", 1)
+		}
+		if i == 60 {
+			l.Reader("gone", "", 0).End()
 		}
 	}
 }
@@ -257,7 +273,7 @@ func TestReadLedger(t *testing.T) {
 		t.Errorf("the file was changed: %d bytes, then %d", size+10, after)
 	}
 	rs := read.Readers()
-	if name, filter, qos := rs[2].Name(); len(rs) != 3 || name != "all" || filter != "#" || qos != 1 {
+	if name, filter, qos := rs[2].Name(); len(rs) != 4 || name != "all" || filter != "#" || qos != 1 {
 		t.Errorf("%d readers, the last is %q %q %d", len(rs), name, filter, qos)
 	}
 	if _, err := ReadLedger(memFile(t)); err == nil {

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
@@ -17,8 +18,10 @@ type WatchOptions struct {
 	QoS     byte
 	// Fresh and Forget: see ClientOptions.
 	Fresh, Forget bool
-	// Ledger, if there is one, enters every message, under the client id as the reader's name. The reader is owed what is sent
-	// after the server has granted the subscription, or, if it had the session already, all that is sent from now on.
+	// Name is the reader's in the ledger; default the client id.
+	Name string
+	// Ledger, if there is one, enters every message. The reader is owed what is sent after the server has granted the
+	// subscription, or, if it had the session already, all that is sent from now on.
 	Ledger *Ledger
 	// Latency, if there is one, gets the time from when a stamped message was due to when it came.
 	Latency *Histogram
@@ -33,7 +36,7 @@ type WatchOptions struct {
 func Watch(ctx context.Context, o WatchOptions) (ClientStats, error) {
 	var reader *Reader
 	if o.Ledger != nil {
-		reader = o.Ledger.Reader(o.Connect.ClientID, o.Filter, o.QoS)
+		reader = o.Ledger.Reader(cmp.Or(o.Name, o.Connect.ClientID), o.Filter, o.QoS)
 	}
 	c := NewClient(ClientOptions{Dial: o.Dial, Connect: o.Connect, Fresh: o.Fresh, Forget: o.Forget, OnMessage: func(p *packet.Publish) { o.message(reader, p) }})
 	ack, err := c.Connect(ctx)

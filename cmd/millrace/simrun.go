@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
 	"strings"
 	"time"
@@ -137,6 +138,9 @@ func (s *simFlags) openLedger(o *sim.FleetOptions) (flush func() error, done fun
 		f.Close()
 		return nil, nil, fmt.Errorf("%s: %w", s.ledger, err)
 	}
+	for _, r := range o.Ledger.Readers() {
+		r.End() // a watcher of an earlier run, which may have been killed
+	}
 	return o.Ledger.Flush, func() { f.Close() }, nil
 }
 
@@ -160,8 +164,8 @@ type watcher struct {
 
 // startWatch subscribes to all that the fleet will send, on a connection of its own without the fleet's bad network.
 func (s *simFlags) startWatch(ctx context.Context, fleet sim.FleetOptions, filter string) (*watcher, error) {
-	o := sim.WatchOptions{Dial: fleet.Dial, Connect: fleet.Connect, Filter: filter, QoS: s.qos, Ledger: fleet.Ledger, Fresh: true, Forget: true}
-	o.Connect.ClientID = "sim-watch"
+	o := sim.WatchOptions{Dial: fleet.Dial, Connect: fleet.Connect, Filter: filter, QoS: s.qos, Ledger: fleet.Ledger, Name: "watch " + filter, Fresh: true, Forget: true}
+	o.Connect.ClientID = fmt.Sprintf("sim-watch-%08x", rand.Uint32()) // several may run beside each other
 	ready := make(chan struct{})
 	o.Ready = func() { close(ready) }
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx)) // it has to see what was sent before Ctrl-C
@@ -172,7 +176,7 @@ func (s *simFlags) startWatch(ctx context.Context, fleet sim.FleetOptions, filte
 	}()
 	select {
 	case <-ready:
-		w.reader = fleet.Ledger.Reader(o.Connect.ClientID, filter, s.qos)
+		w.reader = fleet.Ledger.Reader(o.Name, filter, s.qos)
 		return w, nil
 	case err := <-w.ended:
 		cancel()
@@ -192,6 +196,7 @@ func (w *watcher) finish(ctx context.Context) *sim.Report {
 	}
 	w.stop()
 	<-w.ended //nolint:errcheck // what it did not get shows in the report
+	w.reader.End()
 	report = w.reader.Report()
 	return &report
 }
