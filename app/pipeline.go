@@ -334,7 +334,8 @@ func (n *Node) collectConsole(s *metrics.Samples) {
 	s.Counter("console_frames_coalesced", "Frames that pages missed because they were slow; the next one began anew.", float64(h.Coalesced))
 	s.Counter("console_bytes", "Bytes sent to pages.", float64(h.Bytes))
 	for _, st := range n.stations() {
-		s.Counter("stage", "Messages that a stage of the pipeline has counted.", float64(st.Total), "stage", st.Name)
+		s.Gauge("stage_messages", "Messages that a stage of the pipeline has counted since the start; of devices: as their sequence numbers tell.",
+			float64(st.Total), "stage", st.Name)
 		if st.Unaccounted != nil {
 			s.Gauge("stage_unaccounted", "Messages of the stage before that neither came on nor are accounted for.", float64(*st.Unaccounted), "stage", st.Name)
 		}

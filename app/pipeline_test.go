@@ -108,7 +108,7 @@ func TestPipelineAddsUp(t *testing.T) {
 		t.Errorf("%+v", b)
 	}
 	_, metrics := fetch(t, n, "/metrics")
-	for _, want := range []string{`millrace_stage_total{stage="log"} 103`, `millrace_stage_unaccounted{stage="console"} 0`, "millrace_console_pages 0"} {
+	for _, want := range []string{`millrace_stage_messages{stage="log"} 103`, `millrace_stage_unaccounted{stage="console"} 0`, "millrace_console_pages 0"} {
 		if !strings.Contains(metrics, want) {
 			t.Errorf("/metrics does not say %s", want)
 		}
