@@ -19,7 +19,7 @@ help: ## this list
 build: ## the static binary, ./millrace
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o millrace ./cmd/millrace
 
-demo: build ## a node with a replayed fleet; prints how to watch and read it
+demo: build ## a node with a city's fleet on a live map; goes on where the last one ended
 	./millrace demo
 
 test: ## all tests, races on, a tenth of every count, and every planted bug is caught
