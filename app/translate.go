@@ -7,15 +7,26 @@ import (
 
 	"github.com/millrace-io/millrace/config"
 	"github.com/millrace-io/millrace/eventlog"
+	"github.com/millrace-io/millrace/eventlog/engine"
 	"github.com/millrace-io/millrace/mqtt/broker"
 	"github.com/millrace-io/millrace/mqtt/session"
 	"github.com/millrace-io/millrace/route"
 )
 
-// CheckRoutes finds what is wrong with the routes together, and with their fields.
+// CheckRoutes finds what is wrong with the routes together, with their fields, and with what their topics would have to take.
 func CheckRoutes(c *config.Config) error {
 	_, err := route.Compile(Routes(c))
-	return errors.Join(err, checkFields(c))
+	return errors.Join(err, checkFields(c), checkSizes(c))
+}
+
+// checkSizes refuses MQTT packets that the embedded log has no room for: they would be let in, and then refused one by one.
+func checkSizes(c *config.Config) error {
+	most := config.Size(engine.MaxAppend - route.Overhead)
+	if len(c.Log.Kafka) > 0 || c.Limits.PacketBytes <= most {
+		return nil
+	}
+	return fmt.Errorf("%s: limits.packet_bytes: %d is more than a record of the embedded log can have beside its headers: write at most %dKiB",
+		c.Where("limits.packet_bytes"), c.Limits.PacketBytes, most>>10)
 }
 
 // Routes translates the configuration's routes. Their words are checked already.

@@ -121,6 +121,8 @@ func (s *Store) Close() {
 const (
 	// recordOverhead is what a record's headers and batch may add to an MQTT packet: a client id, names of headers.
 	recordOverhead = 128 << 10
+	// Overhead is what a record, or the dead letter of one, may have beside an MQTT packet.
+	Overhead = recordOverhead + maxForeignHeaderBytes
 	// kafkaMaxMessage is Kafka's default for max.message.bytes.
 	kafkaMaxMessage = 1<<20 + 12
 )
@@ -202,12 +204,28 @@ func (s *Store) openInternal(ctx context.Context, o Options) error {
 		if err != nil {
 			return fmt.Errorf("topic %q: %w", t.name, err)
 		}
+		if err := s.widen(ctx, *t.into); err != nil {
+			return err
+		}
 		if t.partitions != 0 && t.into.Partitions != t.partitions {
 			return fmt.Errorf("topic %q has %d partitions, the configuration asks for %d, and changing them would lose sessions; "+
 				"write %s: %d", t.name, t.into.Partitions, t.partitions, t.setting, t.into.Partitions)
 		}
 	}
 	return s.openOrigins(ctx)
+}
+
+// widen has an internal topic that was made when packets were smaller take the largest ones of now.
+func (s *Store) widen(ctx context.Context, t eventlog.Topic) error {
+	const name = "max.message.bytes"
+	if have, err := strconv.Atoi(t.Config[name]); err != nil || have >= s.maxRecord {
+		return nil //nolint:nilerr // a cluster that does not say what it is takes its own default
+	}
+	want := strconv.Itoa(s.maxRecord)
+	if err := s.log.ConfigureTopic(ctx, t.Name, map[string]*string{name: &want}); err != nil {
+		return fmt.Errorf("topic %q: make room for the largest packets (%s=%s): %w", t.Name, name, want, err)
+	}
+	return nil
 }
 
 // resolve finds out what a topic alone decides.

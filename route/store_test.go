@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -886,5 +887,24 @@ func TestCopyInSessionState(t *testing.T) {
 	}
 	if m := b.Msgs[0]; m.Offset != at.Offset || m.Topic != "a/b" || string(m.Payload) != "payload" || m.QoS != 2 || m.Client != "dev" || m.Time != 8 {
 		t.Errorf("%+v", m)
+	}
+}
+
+// The internal topics take what the largest packets make of a retained message, also when packets were smaller once.
+func TestInternalTopicsAreWidened(t *testing.T) {
+	mem := logtest.NewMemory(1, logtest.Hostility{})
+	defer mem.Close()
+	for _, packet := range []int{1 << 20, 3 << 20, 2 << 20} {
+		s, err := Open(t.Context(), Options{Log: eventlog.New(mem), Now: func() int64 { return 1 }, MaxPacket: packet})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Close()
+		for _, name := range []string{sessionsTopic, retainedTopic} {
+			tp, err := eventlog.New(mem).Topic(t.Context(), name)
+			if have, _ := strconv.Atoi(tp.Config["max.message.bytes"]); err != nil || have < packet {
+				t.Errorf("%s takes %d bytes, packets have %d: %v", name, have, packet, err)
+			}
+		}
 	}
 }

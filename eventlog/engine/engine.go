@@ -176,7 +176,13 @@ var (
 	_ eventlog.AtomicAppender = (*Engine)(nil)
 )
 
-const minWALFileBytes = 64 << 10
+const (
+	minWALFileBytes = 64 << 10
+	walFileBytes    = 32 << 20
+)
+
+// MaxAppend is the largest append, a batch with its records, that a log takes whose WAL files have their usual size.
+const MaxAppend = walFileBytes/4 - block
 
 // withDefaults fills in what is not set and refuses what cannot work.
 func (o Options) withDefaults() (Options, error) {
@@ -188,7 +194,7 @@ func (o Options) withDefaults() (Options, error) {
 			*v = d
 		}
 	}
-	def(&o.WALFileBytes, 32<<20)
+	def(&o.WALFileBytes, walFileBytes)
 	def(&o.MemoryBytes, 32<<20)
 	def(&o.SegmentBytes, 1<<30)
 	def(&o.ReserveBytes, 256<<20)
