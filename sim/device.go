@@ -112,7 +112,7 @@ func (f *fleet) send(ctx, sending context.Context, c *Client, d *device, begin t
 		err := c.Publish(sending, p, func(code packet.Code) { f.answered(ref, due, code) })
 		if err != nil {
 			if ctx.Err() != nil {
-				return nil //nolint:nilerr // asked to end
+				return nil // asked to end
 			}
 			return err
 		}
