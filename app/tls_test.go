@@ -286,3 +286,40 @@ func command(t *testing.T, args ...string) (string, error) {
 	out, err := exec.CommandContext(ctx, args[0], args[1:]...).CombinedOutput()
 	return string(out), err
 }
+
+// TestForeignOpenssl follows docs/tls.md to the letter: its commands make an authority, a node and a device, and revoke the device.
+func TestForeignOpenssl(t *testing.T) {
+	tool(t, "openssl")
+	b, err := os.ReadFile("../docs/tls.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocks := strings.Split(string(b), "```")
+	if len(blocks) != 5 {
+		t.Fatalf("docs/tls.md has %d parts", len(blocks))
+	}
+	dir := t.TempDir()
+	run := func(script string) {
+		t.Helper()
+		if out, err := command(t, tool(t, "bash"), "-c", "set -e; cd "+dir+"\n"+strings.TrimPrefix(script, "sh\n")); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+	}
+	run(blocks[1])
+	c := testConfig(t, "")
+	file := func(name string) config.File { return config.File(filepath.Join(dir, name)) }
+	c.Listeners.MQTT[0].TLS = config.ListenerTLS{Cert: file("server.pem"), Key: file("server.key"), ClientCA: file("ca.pem"), ClientCRL: file("crl.pem")}
+	n := boot(t, c)
+	_, port, _ := net.SplitHostPort(n.Address("MQTT"))
+	pub := []string{tool(t, "mosquitto_pub"), "--cafile", filepath.Join(dir, "ca.pem"), "--cert", filepath.Join(dir, "truck-7.pem"), "--key", filepath.Join(dir, "truck-7.key"),
+		"-h", "localhost", "-p", port, "-t", "x", "-m", "y", "-q", "1"}
+	if out, err := command(t, pub...); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	run(blocks[3])
+	n.Reload()
+	if out, err := command(t, pub...); err == nil {
+		t.Errorf("the revoked device is let in: %s", out)
+	}
+	eventually(t, "the reason is counted", func() bool { return n.broker.Stats().Turned["client_certificate_revoked"] == 1 })
+}
