@@ -1,7 +1,6 @@
 package broker
 
 import (
-	"io"
 	"sync"
 	"time"
 
@@ -112,20 +111,31 @@ func (c *conn) readInPlace() (*burst, []byte, error) {
 		}
 		c.rest = append(make([]byte, 0, size), c.rest...)
 	}
-	n, err := c.nc.Read(c.rest[len(c.rest):cap(c.rest)])
-	if c.layer != nil && c.layer.Pending() {
-		c.flushLayer()
-	}
+	n, err := c.readSome(c.rest[len(c.rest):cap(c.rest)])
 	if n == 0 {
-		if err == nil {
-			err = io.ErrNoProgress
-		}
 		return nil, nil, err
 	}
 	c.rest = c.rest[:len(c.rest)+n]
 	c.b.stats.bytesIn.Add(int64(n))
 	return bursts.Get().(*burst), c.rest, nil
 }
+
+// readSome reads at least one byte, unless there is an error. A Read without either has nothing yet: what came was the transport's own, a
+// ping or a part of a TLS record.
+func (c *conn) readSome(b []byte) (n int, err error) {
+	for empty := 0; n == 0 && err == nil; empty++ {
+		if empty > patientReads {
+			time.Sleep(time.Millisecond) // it does not even block; the keep-alive ends that, too
+		}
+		n, err = c.nc.Read(b)
+		if c.layer != nil && c.layer.Pending() {
+			c.flushLayer()
+		}
+	}
+	return n, err
+}
+
+const patientReads = 100
 
 // keep remembers what is left of data, which is c.rest itself or the buffer of a burst.
 func (c *conn) keep(data []byte, used int) {

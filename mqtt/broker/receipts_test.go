@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"fmt"
 	"math/big"
+	"net"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -271,6 +272,48 @@ func TestBackPressure(t *testing.T) {
 }
 
 // TestPublishInPieces sends packets byte by byte, and a packet larger than a burst.
+// idleConn now and then has nothing, without an error, as a transport may that has only seen to itself.
+type idleConn struct {
+	net.Conn
+	reads int
+}
+
+func (c *idleConn) Read(b []byte) (int, error) {
+	if c.reads++; c.reads%7 != 0 {
+		return 0, nil
+	}
+	return c.Conn.Read(b[:min(len(b), 3)])
+}
+
+type idleListener struct{ *pipeListener }
+
+func (l idleListener) Accept() (net.Conn, error) {
+	c, err := l.pipeListener.Accept()
+	return &idleConn{Conn: c}, err
+}
+
+func TestReadsOfNothing(t *testing.T) {
+	n := newNode(t, nil)
+	n.connected("CONNECT v5 clean id=first") // its own listener is at work
+	l := idleListener{newPipeListener()}
+	served := make(chan error, 1)
+	go func() { served <- n.b.Serve(l, broker.ListenerOptions{}) }()
+	here, there := net.Pipe()
+	l.conns <- there
+	a := &client{t: t, nc: here}
+	a.send("CONNECT v5 clean id=a")
+	a.expect("CONNACK")
+	a.send(`PUBLISH q1 #1 t=x "in pieces, between which there is nothing"`)
+	a.expect("PUBACK #1")
+	a.send("PINGREQ")
+	a.expect("PINGRESP")
+	here.Close()
+	l.Close()
+	if err := <-served; err == nil {
+		t.Error("the listener was closed by nobody")
+	}
+}
+
 func TestPublishInPieces(t *testing.T) {
 	n := newNode(t, nil)
 	c := n.connected("CONNECT v5 clean id=a")
