@@ -20,6 +20,7 @@ const patience = 15 * time.Second
 type env struct {
 	testing.TB
 	addr     string
+	ws       string // host:port/path of its WebSocket listener, if there is one
 	v        byte
 	prefix   string // of client ids and topics that nobody else uses; letters and digits
 	ids      int

@@ -3,7 +3,7 @@
 // It knows nothing of the server: packets are built byte by byte, and answers are read by a decoder of its own, which refuses
 // whatever the standards do not allow a server to send. So it runs against any broker:
 //
-//	go test ./mqtt/conformance -broker 192.0.2.7:1883
+//	go test ./mqtt/conformance -broker 192.0.2.7:1883 -ws 192.0.2.7:8083/mqtt
 //
 // Without -broker a node is started in the test, and judged more strictly: where the standards leave a choice, it must have
 // made the one that docs/mqtt-conformance.md claims. Every normative statement has a row in that document; every row names the

@@ -13,7 +13,7 @@ func TestConfiguredLimits(t *testing.T) {
 		t.Skip("another broker is being checked")
 	}
 	t.Parallel()
-	addr := boot(t, `limits: {keep_alive: 2s, session_expiry: 1s, receive_maximum: 3, packet_bytes: 4096, subscriptions: 3, inflight: 2}`)
+	addr := boot(t, `limits: {keep_alive: 2s, session_expiry: 1s, receive_maximum: 3, packet_bytes: 4096, subscriptions: 3, inflight: 2}`).addr
 	for i, c := range []struct {
 		name    string
 		version byte

@@ -22,7 +22,10 @@ import (
 	"github.com/millrace-io/millrace/config"
 )
 
-var broker = flag.String("broker", "", "host:port of the broker to check; empty: a node that the test starts")
+var (
+	broker = flag.String("broker", "", "host:port of the broker to check; empty: a node that the test starts")
+	webs   = flag.String("ws", "", "host:port/path of its WebSocket listener, if there is one")
+)
 
 // check shows one statement, or several that come to the same.
 type check func(e *env)
@@ -59,6 +62,7 @@ func all(t *testing.T, parts []checks) checks {
 // target is the broker that is checked.
 type target struct {
 	addr   string
+	ws     string
 	strict bool
 	skip   map[string]string // subtests that it is known to fail, and why
 }
@@ -66,10 +70,12 @@ type target struct {
 func TestConformance(t *testing.T) {
 	t.Parallel()
 	if *broker != "" {
-		run(t, target{addr: *broker})
+		run(t, target{addr: *broker, ws: *webs})
 		return
 	}
-	run(t, target{addr: boot(t, ""), strict: true})
+	ours := boot(t, "")
+	ours.strict = true
+	run(t, ours)
 }
 
 // atOnce is how many checks of a version run side by side: most of them wait most of the time.
@@ -87,7 +93,7 @@ func run(t *testing.T, target target) {
 				defer checks.Wait()
 				tickets := make(chan struct{}, atOnce)
 				for n, id := range slices.Sorted(maps.Keys(set)) {
-					e := env{addr: target.addr, v: version.level, prefix: fmt.Sprintf("cf%s%cx%d", session, 'a'+version.level, n),
+					e := env{addr: target.addr, ws: target.ws, v: version.level, prefix: fmt.Sprintf("cf%s%cx%d", session, 'a'+version.level, n),
 						strict: target.strict, patience: patience}
 					tickets <- struct{}{}
 					checks.Go(func() {
@@ -109,14 +115,15 @@ func run(t *testing.T, target target) {
 // session tells runs apart, for brokers that remember the last one.
 var session = fmt.Sprintf("%04d", rand.IntN(10_000))
 
-// boot starts a node of ours, on a free port.
-func boot(t *testing.T, settings string) string {
+// boot starts a node of ours, on free ports.
+func boot(t *testing.T, settings string) target {
 	t.Helper()
 	c, err := config.Parse(settings, "test")
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.Listeners = config.Listeners{MQTT: []config.MQTT{{Bind: "127.0.0.1:0"}}}
+	local := []config.MQTT{{Bind: "127.0.0.1:0"}}
+	c.Listeners = config.Listeners{MQTT: local, WS: local}
 	c.Log.Data = filepath.Join(t.TempDir(), "data")
 	n, err := app.Start(t.Context(), app.Options{Config: c, Version: "test", Logger: slog.New(slog.NewTextHandler(io.Discard, nil))})
 	if err != nil {
@@ -129,11 +136,11 @@ func boot(t *testing.T, settings string) string {
 			t.Errorf("stop: %v", err)
 		}
 	})
-	return n.Address("MQTT")
+	return target{addr: n.Address("MQTT"), ws: n.Address("WebSocket") + "/mqtt"}
 }
 
-// mosquitto starts a Mosquitto, and returns its address.
-func mosquitto(t *testing.T) string {
+// mosquitto starts a Mosquitto.
+func mosquitto(t *testing.T) target {
 	t.Helper()
 	path, err := exec.LookPath("mosquitto")
 	if err != nil {
@@ -145,15 +152,11 @@ func mosquitto(t *testing.T) string {
 		}
 		t.Skip("SKIPPED: mosquitto is not installed")
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := l.Addr().String()
-	l.Close()
+	addr, ws := freePort(t), freePort(t)
 	conf := filepath.Join(t.TempDir(), "mosquitto.conf")
-	_, port, _ := strings.Cut(addr, ":")
-	text := "listener " + port + " 127.0.0.1\nallow_anonymous true\nmax_queued_messages 0\n"
+	port := func(addr string) string { return addr[strings.LastIndexByte(addr, ':')+1:] }
+	text := "allow_anonymous true\nmax_queued_messages 0\nlistener " + port(addr) + " 127.0.0.1\n" +
+		"listener " + port(ws) + " 127.0.0.1\nprotocol websockets\n"
 	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -168,7 +171,7 @@ func mosquitto(t *testing.T) string {
 	for end := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
 		if c, err := net.Dial("tcp", addr); err == nil {
 			c.Close()
-			return addr
+			return target{addr: addr, ws: ws + "/mqtt"}
 		}
 		if time.Now().After(end) {
 			t.Fatal("mosquitto does not listen")
@@ -176,9 +179,21 @@ func mosquitto(t *testing.T) string {
 	}
 }
 
+func freePort(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
 // TestForeignMosquitto runs the suite against another broker, which checks the suite: what Mosquitto does otherwise is in the
 // document, each with the reason.
 func TestForeignMosquitto(t *testing.T) {
 	t.Parallel()
-	run(t, target{addr: mosquitto(t), skip: deviations(t)})
+	theirs := mosquitto(t)
+	theirs.skip = deviations(t)
+	run(t, theirs)
 }

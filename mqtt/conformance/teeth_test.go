@@ -91,7 +91,7 @@ func TestSuiteFindsFaults(t *testing.T) {
 		t.Skip("another broker is being checked")
 	}
 	t.Parallel()
-	addr := boot(t, "")
+	addr := boot(t, "").addr
 	set5, n := all(t, parts5), 0
 	publish := func(alter func(b []byte) []byte) func() fault { return only(tPublish, alter) }
 	every := func(n int, alter func(b []byte) []byte) func() fault {
