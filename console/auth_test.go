@@ -172,8 +172,8 @@ func TestLoginOverTLS(t *testing.T) {
 	if c := a.Result().Cookies(); a.Code != 200 || len(c) != 1 || !c[0].Secure || c[0].Name != "__Host-millrace" || c[0].Domain != "" {
 		t.Errorf("%d %+v", a.Code, c)
 	}
-	if a.Header().Get("Strict-Transport-Security") == "" {
-		t.Error("no HSTS")
+	if a.Header().Get("Strict-Transport-Security") != "" {
+		t.Error("HSTS is of all ports of a name, and the others are not ours")
 	}
 }
 

@@ -129,8 +129,8 @@ type Topic struct {
 	Partitions int      `json:"partitions" doc:"how many"`
 	Records    int64    `json:"records" doc:"between the start and the end of its partitions; compaction may have taken some of them"`
 	Bytes      *int64   `json:"bytes" doc:"on disk; null on a Kafka cluster"`
-	First      *float64 `json:"first" doc:"timestamp of the oldest record; null: empty"`
-	Last       *float64 `json:"last" doc:"timestamp of the newest record; null: empty"`
+	First      *float64 `json:"first" doc:"timestamp of the oldest record; null: empty, or there are too many topics to look"`
+	Last       *float64 `json:"last" doc:"timestamp of the newest record; null: empty, or there are too many topics to look"`
 }
 
 // Record is one event of a topic's tail.

@@ -80,6 +80,7 @@ type Server struct {
 	hub       hub
 	tails     atomic.Int32
 	verifying atomic.Bool
+	times     times
 	streets   asset
 	openapi   []byte
 }

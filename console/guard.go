@@ -20,9 +20,6 @@ func (s *Server) guard(next http.Handler) http.Handler {
 		h.Set("Cross-Origin-Resource-Policy", "same-origin")
 		h.Set("Cross-Origin-Opener-Policy", "same-origin")
 		h.Set("Cache-Control", "no-store")
-		if r.TLS != nil {
-			h.Set("Strict-Transport-Security", "max-age=31536000")
-		}
 		if !s.known(r.Host) {
 			s.fail(w, r, problem(http.StatusMisdirectedRequest, "unknown host name; reach the node by address, or add the name to listeners.http.hosts"))
 			return

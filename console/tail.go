@@ -272,6 +272,10 @@ var ready = func() chan struct{} { c := make(chan struct{}); close(c); return c 
 
 func (t *tail) refill() {
 	t.tokens = min(t.rate, t.tokens+t.rate/refills)
+	t.tellSkipped()
+}
+
+func (t *tail) tellSkipped() {
 	if t.skipped > 0 {
 		b, _ := json.Marshal(Skipped{t.skipped})
 		t.write("event: skipped\n%sdata: %s\n\n", t.idLine(), b)
@@ -299,7 +303,7 @@ func (t *tail) event(e *eventlog.Event) bool {
 	case t.tokens < 1 && t.patient:
 		return false
 	case t.tokens < 1: // nothing of it will be given: it need not be looked into
-		t.skipped += int64(e.Batch.Len())
+		t.skipped += min(int64(e.Batch.Len()), max(0, e.Next-*at))
 	default:
 		err := e.Batch.Each(func(r *eventlog.Record) error { return t.record(e.Part.Index, r) })
 		if errors.Is(err, errNotYet) || t.ended != "" {
@@ -341,6 +345,7 @@ func (t *tail) record(partition int32, r *eventlog.Record) error {
 }
 
 func (t *tail) end(why string) {
+	t.tellSkipped()
 	b, _ := json.Marshal(map[string]string{"reason": why})
 	t.write("event: end\n%sdata: %s\n\n", t.idLine(), b)
 	t.flushed()

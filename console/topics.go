@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
+	"time"
 
 	"github.com/millrace-io/millrace/eventlog"
 )
@@ -14,6 +16,9 @@ import (
 func hidden(name string) bool {
 	return strings.HasPrefix(name, eventlog.InternalPrefix) || strings.HasPrefix(name, "__")
 }
+
+// logPatience is how long a cluster may take to say what it has.
+const logPatience = 10 * time.Second
 
 func (s *Server) topics(r *http.Request) (answer, error) {
 	p, err := s.ready()
@@ -28,7 +33,9 @@ func (s *Server) topics(r *http.Request) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	all, err := p.Log.Topics(r.Context())
+	ctx, cancel := context.WithTimeout(r.Context(), logPatience)
+	defer cancel()
+	all, err := p.Log.Topics(ctx)
 	if err != nil {
 		return answer{}, logError(err)
 	}
@@ -39,8 +46,10 @@ func (s *Server) topics(r *http.Request) (answer, error) {
 	if len(all) > n {
 		all, body.Next = all[:n], all[n-1].Name
 	}
+	look := s.times.begin(p.Log)
+	defer look.end()
 	for _, t := range all {
-		one, err := topicBody(r.Context(), p, t)
+		one, err := look.topic(ctx, p, t)
 		if errors.Is(err, eventlog.ErrUnknownTopic) {
 			continue // deleted meanwhile
 		}
@@ -63,10 +72,35 @@ func logError(err error) error {
 	return err
 }
 
-// maxTimes is in how many partitions of a topic the oldest and the newest record are looked for: a read each.
-const maxTimes = 64
+// times remembers the timestamps of records by their places, which do not change: only the ends of topics that are written to are read again.
+type times struct {
+	mu    sync.Mutex // held by the one request that lists topics
+	known map[eventlog.Position]float64
+}
 
-func topicBody(ctx context.Context, p *attached, t eventlog.Topic) (Topic, error) {
+const (
+	maxTimes = 16_384 // remembered
+	maxReads = 1024   // of one request
+)
+
+// lookUp is one request's use of times.
+type lookUp struct {
+	*times
+	log  *eventlog.Log
+	left int
+}
+
+func (t *times) begin(log *eventlog.Log) *lookUp {
+	t.mu.Lock()
+	if t.known == nil || len(t.known) > maxTimes {
+		t.known = map[eventlog.Position]float64{}
+	}
+	return &lookUp{t, log, maxReads}
+}
+
+func (l *lookUp) end() { l.mu.Unlock() }
+
+func (l *lookUp) topic(ctx context.Context, p *attached, t eventlog.Topic) (Topic, error) {
 	b := Topic{Name: t.Name, Partitions: int(t.Partitions)}
 	starts, err := p.Log.Starts(ctx, t.ID)
 	if err != nil {
@@ -76,24 +110,22 @@ func topicBody(ctx context.Context, p *attached, t eventlog.Topic) (Topic, error
 	if err != nil {
 		return b, err
 	}
-	for i := range min(len(starts), len(ends)) {
-		b.Records += max(0, ends[i]-starts[i])
-	}
 	if p.Bytes != nil {
 		if n, ok := p.Bytes(t); ok {
 			b.Bytes = &n
 		}
 	}
-	for i := range min(len(starts), len(ends), maxTimes) {
+	for i := range min(len(starts), len(ends)) {
 		if ends[i] <= starts[i] {
 			continue
 		}
+		b.Records += ends[i] - starts[i]
 		part := eventlog.Part{Topic: t.ID, Index: int32(i)}
-		first, err := timeAt(ctx, p.Log, eventlog.Position{Part: part, Offset: starts[i]})
+		first, err := l.at(ctx, eventlog.Position{Part: part, Offset: starts[i]})
 		if err != nil {
 			return b, err
 		}
-		last, err := timeAt(ctx, p.Log, eventlog.Position{Part: part, Offset: ends[i] - 1})
+		last, err := l.at(ctx, eventlog.Position{Part: part, Offset: ends[i] - 1})
 		if err != nil {
 			return b, err
 		}
@@ -107,9 +139,15 @@ func topicBody(ctx context.Context, p *attached, t eventlog.Topic) (Topic, error
 	return b, nil
 }
 
-// timeAt is the timestamp of the record at a place, or of the next one; nil: there is none, or it is gone.
-func timeAt(ctx context.Context, log *eventlog.Log, at eventlog.Position) (t *float64, err error) {
-	batches, _, err := log.Read(ctx, at, 1)
+// at is the timestamp of the record at a place, or of the next one; nil: there is none, it is gone, or this request has read enough.
+func (l *lookUp) at(ctx context.Context, at eventlog.Position) (*float64, error) {
+	if t, known := l.known[at]; known {
+		return &t, nil
+	}
+	if l.left--; l.left < 0 {
+		return nil, nil
+	}
+	batches, _, err := l.log.Read(ctx, at, 1)
 	var gone *eventlog.OutOfRangeError
 	if errors.As(err, &gone) {
 		return nil, nil
@@ -117,27 +155,24 @@ func timeAt(ctx context.Context, log *eventlog.Log, at eventlog.Position) (t *fl
 	if err != nil {
 		return nil, err
 	}
+	var found *float64
 	for _, b := range batches {
 		err := b.Each(func(r *eventlog.Record) error {
-			if r.Offset >= at.Offset {
-				v := float64(r.Timestamp)
-				t = &v
-				return errFound
+			if r.Offset < at.Offset {
+				return nil
 			}
-			return nil
+			found = new(float64(r.Timestamp))
+			return errFound
 		})
-		if t != nil || err != nil {
-			return t, ignore(err, errFound)
+		if found != nil {
+			l.known[at] = *found
+			return found, nil
+		}
+		if err != nil {
+			return nil, err
 		}
 	}
 	return nil, nil
 }
 
 var errFound = errors.New("found")
-
-func ignore(err, expected error) error {
-	if errors.Is(err, expected) {
-		return nil
-	}
-	return err
-}
