@@ -3,6 +3,7 @@ package web
 import (
 	"flag"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -11,8 +12,12 @@ import (
 	"github.com/millrace-io/millrace/sim/city"
 )
 
-var look = flag.String("look", "", "folder to write pictures of all views to: for work on the page by hand")
-var lookAt = flag.String("look-at", "", "take the pictures of this node instead of the mock one, http://host:port")
+var (
+	look      = flag.String("look", "", "folder to write pictures of the views to: for work on the page by hand")
+	lookAt    = flag.String("look-at", "", "take them of this node instead of the mock one: http://host:port")
+	lookViews = flag.String("look-views", "/map /map?at=52.3702,4.8952,15 /devices /topics /about", "which views")
+	lookSize  = flag.String("look-size", "wide phone", "at which widths")
+)
 
 func TestBrowserLook(t *testing.T) {
 	if *look == "" {
@@ -27,31 +32,24 @@ func TestBrowserLook(t *testing.T) {
 		go m.run(t.Context(), time.Second)
 		at = m.http.URL
 	}
-	for _, size := range []struct {
-		name string
-		w, h int
-	}{{"wide", 1280, 800}, {"phone", 360, 740}} {
-		p := browser.Open(t, size.w, size.h)
+	for size := range strings.FieldsSeq(*lookSize) {
+		p := browser.Open(t, map[string]int{"wide": 1280, "phone": 360}[size], map[string]int{"wide": 800, "phone": 740}[size])
 		for _, dark := range []bool{false, true} {
 			p.Dark(dark)
-			for _, view := range []string{"/map", "/map?at=52.3702,4.8952,15", "/devices", "/topics?topic=deliveries", "/about"} {
+			for view := range strings.FieldsSeq(*lookViews) {
 				p.Goto("about:blank")
 				p.Goto(at + view)
+				p.Wait("document.querySelectorAll('.stage').length === 5")
 				if strings.HasPrefix(view, "/map") {
-					p.Wait("window.__fleet && __fleet.drawn > 0 && __fleet.pipeline")
+					p.Wait("__fleet.settled")
 				}
-				time.Sleep(6 * time.Second)
-				if strings.Contains(view, "at=") {
-					id := browser.Eval[string](p, `(async () => { const s = __fleet.slots.find((s) => { const at = __fleet.position(s); return at.x > 300 && at.y > 200 && at.y < 500 && at.x < 900; }) ?? __fleet.slots[0]; return (await (await fetch("/api/v1/devices?slots=" + s)).json()).devices[0].id; })()`)
-					p.Goto(at + view + "&device=" + strings.ReplaceAll(id, "/", "%2F"))
-					time.Sleep(5 * time.Second)
-				}
-				name := *look + "/" + size.name + map[bool]string{true: "-dark"}[dark] + strings.NewReplacer("/", "-", "?", "-", "=", "-", ",", "-").Replace(view) + ".png"
-				if err := os.WriteFile(name, p.Shot(), 0o644); err != nil {
+				time.Sleep(3 * time.Second) // for a flight to end
+				name := size + map[bool]string{true: "-dark"}[dark] + strings.NewReplacer("/", "-", "?", "-", "=", "-", ",", "-", "&", "-").Replace(view) + ".png"
+				if err := os.WriteFile(filepath.Join(*look, name), p.Shot(), 0o600); err != nil {
 					t.Fatal(err)
 				}
 			}
 		}
-		t.Log(p.Problems())
+		t.Log(p.Problems(ofTheDriver))
 	}
 }

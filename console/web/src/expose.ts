@@ -27,6 +27,7 @@ export function expose(): void {
     get pipeline() { return pipeline.value; },
     get slots() { const out: number[] = []; for (let s = 0; s < fleet.size; s++) if (fleet.has(s)) out.push(s); return out; },
     get camera() { return theMap()?.camera(); },
+    get settled() { return theMap()?.settled ?? false; },
     cut: () => live.cut(),
     /** The last state of a device (slot, or a name that the page has learnt), and where on the canvas it is drawn, if it is in view. */
     position(device: string | number) {

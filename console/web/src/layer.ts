@@ -10,6 +10,7 @@ export interface Camera { x: number; y: number; world: number; width: number; he
 const TURNS = 48; // headings that are drawn ahead of time
 const REACH = 14; // pixels around the pointer within which a vehicle is meant
 const MARGIN = 20;
+const FEW = 80; // vehicles that may be larger than their number allows
 const LABELS = 60; // at most; more would hide the map
 
 export class VehicleLayer {
@@ -42,18 +43,18 @@ export class VehicleLayer {
   }
 
   /** Draws everything; returns whether something is still on its way, so that it is worth drawing again soon. */
-  draw(cam: Camera, now: number, p: Palette, chosen: number, hovered: number, track: { lat: number; lon: number }[] | null, xy: (lat: number, lon: number) => [number, number]): boolean {
+  draw(cam: Camera, now: number, p: Palette, chosen: number, name: string, hovered: number, track: { lat: number; lon: number }[] | null, xy: (lat: number, lon: number) => [number, number]): boolean {
     const start = performance.now();
     const { ctx, fleet } = this;
     ctx.setTransform(this.ratio, 0, 0, this.ratio, 0, 0);
     ctx.clearRect(0, 0, cam.width, cam.height);
     const moving = this.place(cam, now);
     if (track && track.length > 1) this.trail(track, p, chosen, cam, xy);
-    if (cam.zoom < 9) this.dots(p, cam.zoom);
+    if (cam.zoom < 9 && this.drawn > FEW) this.dots(p, cam.zoom);
     else this.arrows(p, cam.zoom);
     if (chosen >= 0 && fleet.has(chosen)) this.ring(chosen, p, 2.5, 15);
     if (hovered >= 0 && hovered !== chosen && fleet.has(hovered)) this.ring(hovered, p, 1.5, 13);
-    if (cam.zoom >= 14.5 && this.drawn <= LABELS) this.labels(p);
+    this.labels(p, chosen, name, cam.zoom >= 14.5 && this.drawn <= LABELS);
     this.draws++;
     this.cost = this.cost * 0.9 + (performance.now() - start) * 0.1;
     return moving;
@@ -115,7 +116,7 @@ export class VehicleLayer {
 
   private arrows(p: Palette, zoom: number): void {
     const { ctx, fleet } = this;
-    const radius = Math.min(9, 2.6 + (zoom - 9) * 0.95);
+    const radius = Math.max(this.drawn > FEW ? 3 : 5.5, Math.min(9, 3 + (zoom - 9) * 0.95));
     this.prepare(p, radius);
     const size = this.spriteSize;
     const css = size / this.ratio;
@@ -125,7 +126,7 @@ export class VehicleLayer {
       for (let i = 0; i < this.drawn; i++) {
         const slot = this.slots[i]!;
         if (fleet.stale(slot) !== stale) continue;
-        const turn = fleet.hasHeading(slot) && radius >= 4.5 ? 1 + (Math.round((fleet.heading[slot]! * TURNS) / 256) % TURNS) : 0;
+        const turn = fleet.hasHeading(slot) && radius >= 4 ? 1 + (Math.round((fleet.heading[slot]! * TURNS) / 256) % TURNS) : 0;
         ctx.drawImage(this.sprites!, turn * size, fleet.source(slot) * size, size, size, this.sx[i]! - css / 2, this.sy[i]! - css / 2, css, css);
       }
     }
@@ -207,19 +208,30 @@ export class VehicleLayer {
     ctx.stroke();
   }
 
-  private labels(p: Palette): void {
+  /** Writes names, the chosen one's first; where one would stand on another it is left out. */
+  private labels(p: Palette, chosen: number, name: string, all: boolean): void {
     const { ctx, fleet } = this;
-    ctx.font = "500 11px system-ui, sans-serif";
+    ctx.font = "600 11px system-ui, sans-serif";
     ctx.textAlign = "center";
     ctx.strokeStyle = p.halo;
     ctx.fillStyle = p.label;
     ctx.lineWidth = 3;
     ctx.lineJoin = "round";
-    for (let i = 0; i < this.drawn; i++) {
+    const taken: number[] = []; // centres
+    const write = (i: number, name: string) => {
+      const x = this.sx[i]!;
+      const y = this.sy[i]! + 26;
+      for (let k = 0; k < taken.length; k += 2) if (Math.abs(taken[k]! - x) < 62 && Math.abs(taken[k + 1]! - y) < 14) return;
+      taken.push(x, y);
+      ctx.strokeText(name, x, y);
+      ctx.fillText(name, x, y);
+    };
+    const first = chosen < 0 ? -1 : this.indexOf(chosen);
+    if (first >= 0) write(first, name);
+    ctx.font = "500 11px system-ui, sans-serif";
+    for (let i = 0; all && i < this.drawn; i++) {
       const name = fleet.names.get(this.slots[i]!);
-      if (!name) continue;
-      ctx.strokeText(name, this.sx[i]!, this.sy[i]! + 24);
-      ctx.fillText(name, this.sx[i]!, this.sy[i]! + 24);
+      if (name && i !== first) write(i, name);
     }
   }
 

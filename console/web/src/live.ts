@@ -57,6 +57,11 @@ export class Live {
   ) {
     // A laptop that wakes, or a network that is back, need not wait for the pause to pass.
     addEventListener("online", () => this.hurry());
+    // A page that the browser keeps for going back to does not look on.
+    addEventListener("pagehide", () => this.close());
+    addEventListener("pageshow", (e) => {
+      if (e.persisted) this.open();
+    });
     document.addEventListener("visibilitychange", () => {
       if (!document.hidden) this.hurry();
     });

@@ -17,6 +17,7 @@ import { connection, dark, detail, fleet, interpolated, live, onFrame, select, s
 setWorkerUrl(workerURL);
 
 type Box = [west: number, south: number, east: number, north: number];
+const EDGE = 0.1; // of a source's vehicles that may be beyond its area, on each side
 const WORLD: Box = [-180, -85, 180, 85];
 
 const parseAt = (at: string | null): { center: [number, number]; zoom: number } | null => {
@@ -141,7 +142,18 @@ export class MapView {
   /** Shows a place near enough to see a vehicle there. */
   near(lat: number, lon: number): void {
     this.placed = true;
-    this.map.flyTo({ center: [lon, lat], zoom: Math.max(this.map.getZoom(), 14.8), duration: this.weak || !interpolated ? 0 : 1500 });
+    this.map.flyTo({ center: [lon, lat], zoom: Math.max(this.map.getZoom(), 14.8), offset: this.free(), duration: this.weak || !interpolated ? 0 : 1500 });
+  }
+
+  /** How far the middle of what the panel leaves free is from the middle. */
+  private free(): [number, number] {
+    if (!selected.value) return [0, 0];
+    return this.holder.clientWidth > 700 ? [-100, 0] : [0, -0.2 * this.holder.clientHeight];
+  }
+
+  /** All that is to be drawn below the vehicles has been. */
+  get settled(): boolean {
+    return this.ready && this.map.loaded();
   }
 
   focus(): void {
@@ -170,7 +182,7 @@ export class MapView {
     this.ready = true;
     this.roads = roads;
     attribution.value = roads ? roads.attribution : "";
-    if (ground) (this.map.getSource("world") as GeoJSONSource).setData(ground as never);
+    if (ground) void this.map.getSource<GeoJSONSource>("world")?.setData(ground as never);
     const full = style(palette(dark.value), roads !== null);
     for (const [id, source] of Object.entries(full.sources)) {
       if (!this.map.getSource(id)) this.map.addSource(id, { ...source, data: roads!.data } as never);
@@ -212,7 +224,7 @@ export class MapView {
     const found: Area[] = [];
     for (const [source, p] of places) {
       const edge = (a: number[], q: number) => a.sort((x, y) => x - y)[Math.round((a.length - 1) * q)]!;
-      found.push({ source, count: p.lat.length, box: [edge(p.lon, 0.01), edge(p.lat, 0.01), edge(p.lon, 0.99), edge(p.lat, 0.99)] });
+      found.push({ source, count: p.lat.length, box: [edge(p.lon, EDGE), edge(p.lat, EDGE), edge(p.lon, 1 - EDGE), edge(p.lat, 1 - EDGE)] });
     }
     areas.value = found.sort((a, b) => b.count - a.count);
   }
@@ -222,12 +234,12 @@ export class MapView {
     if (!d || !fleet.has(d.slot)) return;
     const center: [number, number] = [fleet.longitude(d.slot), fleet.latitude(d.slot)];
     if (!this.weak && interpolated) {
-      this.map.easeTo({ center, duration: fleet.glide, easing: (t) => t });
+      this.map.easeTo({ center, offset: this.free(), duration: fleet.glide, easing: (t) => t });
       return;
     }
     const at = this.layer.position(d.slot);
     const { width, height } = this.camera();
-    if (!at || Math.abs(at.x - width / 2) > width / 5 || Math.abs(at.y - height / 2) > height / 5) this.map.jumpTo({ center });
+    if (!at || Math.abs(at.x - width / 2) > width / 5 || Math.abs(at.y - height / 2) > height / 5) this.map.easeTo({ center, offset: this.free(), duration: 0 });
   }
 
   private nameThem(): void {
@@ -335,7 +347,7 @@ export class MapView {
       cam.height / 2 + (mercatorY(lat) - cam.y) * cam.world,
     ];
     const chosen = d && d.id === selected.value ? d.slot : -1;
-    const moving = this.layer.draw(cam, now, palette(dark.value), chosen, hovered.value?.slot ?? -1, chosen >= 0 ? d!.track : null, xy);
+    const moving = this.layer.draw(cam, now, palette(dark.value), chosen, named(selected.value, 24), hovered.value?.slot ?? -1, chosen >= 0 ? d!.track : null, xy);
     if (live.lastSeq !== this.seqDrawn) {
       this.seqDrawn = live.lastSeq;
       live.drawn(live.lastSeq);

@@ -11,14 +11,14 @@ export const light: Palette = {
   water: "#cfdde6", land: "#f2f1ec", landNear: "#e6e9e8", border: "#bcc6cc",
   street: "#ffffff", main: "#ffffff", motorway: "#ffe2a0",
   halo: "#ffffff", ring: "#0b1f2a", label: "#1b2b35",
-  sources: ["#c2410c", "#1d5fd1", "#6d28d9", "#047857", "#be185d", "#854d0e", "#0e7490", "#475569"],
+  sources: ["#1d5fd1", "#c2410c", "#6d28d9", "#047857", "#be185d", "#854d0e", "#0e7490", "#475569"],
 };
 
 export const dark: Palette = {
   water: "#0a1218", land: "#121b22", landNear: "#10181e", border: "#2a3843",
   street: "#1f2b34", main: "#2c3b46", motorway: "#4d4630",
   halo: "#0a1218", ring: "#ffffff", label: "#dbe6ee",
-  sources: ["#ffa94d", "#62b0ff", "#c4a7ff", "#5fdba0", "#ff8fc0", "#e9c46a", "#67d3e6", "#a7b6c4"],
+  sources: ["#62b0ff", "#ffa94d", "#c4a7ff", "#5fdba0", "#ff8fc0", "#e9c46a", "#67d3e6", "#a7b6c4"],
 };
 
 export const palette = (isDark: boolean): Palette => (isDark ? dark : light);

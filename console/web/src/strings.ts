@@ -137,6 +137,7 @@ export const text = {
     skipped: (n: string) => `${n} records left out: they come faster than they can be shown.`,
     waiting: "Waiting for the next record…",
     ended: "The tail ended; it is opened again.",
+    refused: "There is no such topic, or nobody may read it now.",
   },
 
   about: {

@@ -10,6 +10,7 @@ import { text } from "./strings";
 
 const t = text.topics;
 const REFRESH = 2000;
+const REOPEN = 5000;
 const KEPT = 200; // records of a tail
 const list = signal<(Topic & { rate: number | null })[] | null>(null);
 const failed = signal("");
@@ -78,12 +79,16 @@ export function TopicList() {
 const records = signal<LogRecord[]>([]);
 const skipped = signal(0);
 const paused = signal(false);
-const broken = signal(false);
+const broken = signal<"" | "again" | "closed">("");
+const round = signal(0); // counts the attempts to open a tail that was refused
 
 function Tail({ topic }: { topic: string }) {
   useEffect(() => {
     records.value = [];
     skipped.value = 0;
+    broken.value = "";
+  }, [topic]);
+  useEffect(() => {
     if (paused.value) return;
     const source = new EventSource("/api/v1/topics/" + encodeURIComponent(topic) + "/tail");
     // Records are shown four times a second, however fast they come.
@@ -94,35 +99,40 @@ function Tail({ topic }: { topic: string }) {
       fresh = [];
     }, 250);
     const heard = (e: MessageEvent<string>) => {
-      broken.value = false;
+      broken.value = "";
       const m = JSON.parse(e.data) as LogRecord | { skipped: number };
       if ("skipped" in m) skipped.value += m.skipped;
       else if (fresh.push(m) > KEPT) fresh.shift();
     };
     source.onmessage = heard;
     source.addEventListener("skipped", heard as EventListener);
-    source.onerror = () => (broken.value = true);
+    let again = 0;
+    source.onerror = () => {
+      broken.value = source.readyState === EventSource.CLOSED ? "closed" : "again";
+      if (broken.value === "closed") again = setTimeout(() => round.value++, REOPEN) as unknown as number;
+    };
     return () => {
+      clearTimeout(again);
       clearInterval(show);
       source.close();
     };
-  }, [topic, paused.value]);
+  }, [topic, paused.value, round.value]);
   return (
     <div class="tail">
       <header>
         <h2>{f.named(topic, 120)} <span class="dim">{t.tail}</span></h2>
         <button aria-pressed={paused.value} onClick={() => (paused.value = !paused.value)}>{paused.value ? t.resume : t.pause}</button>
       </header>
-      {broken.value && <p class="dim">{t.ended}</p>}
+      {broken.value && <p class="dim">{broken.value === "again" ? t.ended : t.refused}</p>}
       {skipped.value > 0 && <p class="dim">{t.skipped(f.count(skipped.value))}</p>}
-      {records.value.length === 0 && !paused.value && <p class="dim">{t.waiting}</p>}
-      <ol>
+      {records.value.length === 0 && !paused.value && !broken.value && <p class="dim">{t.waiting}</p>}
+      {records.value.length > 0 && <ol>
         {records.value.map((r) => (
           <li key={r.partition + ":" + r.offset}>
             <span class="dim">{f.clock(r.time)} {r.partition}:{r.offset}</span> <b>{f.named(r.key, 64)}</b> <code>{f.named(r.value ?? r.base64 ?? "", 400)}</code>
           </li>
         ))}
-      </ol>
+      </ol>}
     </div>
   );
 }

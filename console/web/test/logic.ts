@@ -1,5 +1,6 @@
 // Tests of the page's parts that draw nothing. They run in the browser; browser_test.go reads window.__results.
 
+import { unroll } from "../src/basemap";
 import { bytes, csvCell, duration, heading, named } from "../src/format";
 import { apply, FrameError } from "../src/frame";
 import { Fleet, latitudeAt, longitudeAt, mercatorX, mercatorY } from "../src/fleet";
@@ -113,6 +114,12 @@ function shown(): void {
   for (const lon of [-180, 4.9, 179]) near("longitude " + lon, longitudeAt(mercatorX(lon)), lon, 1e-9);
 }
 
+function rings(): void {
+  check("a ring stays as it is", unroll([[1, 2], [3, 4], [1, 2]]), [[1, 2], [3, 4], [1, 2]]);
+  check("over the antimeridian", unroll([[179, 60], [-179, 60], [-179, 61], [179, 61], [179, 60]]), [[179, 60], [181, 60], [181, 61], [179, 61], [179, 60]]);
+  check("around a pole", unroll([[-180, -70], [-60, -70], [60, -70], [180, -70], [-170, -70]]), [[-180, -70], [-60, -70], [60, -70], [180, -70], [190, -70], [190, -90], [-180, -90], [-180, -70]]);
+}
+
 void (async () => {
   try {
     const list = (await (await fetch("/test/frames.json")).json()) as Golden[];
@@ -121,6 +128,7 @@ void (async () => {
     glide();
     reuse();
     shown();
+    rings();
   } catch (e) {
     results.push(String(e));
   }
