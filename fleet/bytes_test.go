@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/millrace-io/millrace/internal/tier"
 	"github.com/millrace-io/millrace/mqtt/session"
 )
 
@@ -103,7 +104,7 @@ func TestBytesPerPage(t *testing.T) {
 		c := v.NewClient()
 		c.SetView(Box{-180, -90, 180, 90}, 2)
 		var p page
-		sum, key, seconds := 0, 0, 20
+		sum, key, seconds := 0, 0, max(6, tier.N(20))
 		for s := range seconds + 1 {
 			v.Add(epoch, &session.Batch{Msgs: play(s)})
 			v.Tick(epoch.Add(time.Duration(s) * time.Second))

@@ -299,7 +299,7 @@ func metres(lat, lon, lat2, lon2 float64) float64 {
 
 // A page that takes the frames shows what the view knows, whatever comes, goes, is missed or looked at.
 func TestFramesAreExact(t *testing.T) {
-	for seed := range uint64(tier.N(300)) {
+	for seed := range uint64(tier.N(200)) {
 		seed += tier.Seed()
 		if err := newWorld(seed).life(300); err != nil {
 			t.Fatalf("seed %d: %v", seed, err)
