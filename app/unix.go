@@ -50,8 +50,7 @@ func listenUnix(path string, mode fs.FileMode) (net.Listener, error) {
 		}
 	}
 	if err != nil {
-		l.Close()
-		return nil, errors.Join(err, os.Remove(fresh))
+		return nil, errors.Join(err, l.Close(), os.Remove(fresh))
 	}
 	return u, nil
 }

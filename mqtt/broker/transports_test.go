@@ -113,6 +113,7 @@ func overWebSocket(frame int, whole bool) func(net.Conn) (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
+		defer r.Body.Close()
 		if r.StatusCode != http.StatusSwitchingProtocols {
 			b, _ := io.ReadAll(r.Body)
 			return nil, fmt.Errorf("%s: %s", r.Status, b)

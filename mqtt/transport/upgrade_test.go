@@ -12,15 +12,16 @@ import (
 const goodRequest = "GET /mqtt HTTP/1.1\r\nHost: 127.0.0.1:8083\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n" +
 	"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: mqttv3.1, mqtt\r\n\r\n"
 
-// upgraded sends a request in pieces, and returns the answer and what Open said.
-func upgraded(t *testing.T, w *WebSocket, request string, piece int) (*http.Response, *Conn, net.Conn, error) {
+// upgraded sends a request in pieces, and returns the answer's status and header, and what Open said.
+func upgraded(t *testing.T, w *WebSocket, request string, piece int) (status int, h http.Header, c *Conn, here net.Conn, err error) {
 	t.Helper()
-	here, there := net.Pipe()
+	var there net.Conn
+	here, there = net.Pipe()
 	t.Cleanup(func() { here.Close(); there.Close() })
 	deadline := time.Now().Add(20 * time.Second)
 	here.SetDeadline(deadline)
 	there.SetDeadline(deadline)
-	c := New(there, &Options{WebSocket: w})
+	c = New(there, &Options{WebSocket: w})
 	opened := make(chan error, 1)
 	go func() {
 		opened <- c.Open(nil)
@@ -41,15 +42,16 @@ func upgraded(t *testing.T, w *WebSocket, request string, piece int) (*http.Resp
 	if err != nil {
 		t.Fatalf("no answer to %q: %v", request, err)
 	}
-	return r, c, here, <-opened
+	defer r.Body.Close()
+	return r.StatusCode, r.Header, c, here, <-opened
 }
 
 func TestUpgrade(t *testing.T) {
 	for _, piece := range []int{1, 50, 10_000} {
-		r, _, _, err := upgraded(t, &WebSocket{Path: "/mqtt"}, goodRequest, piece)
-		if err != nil || r.StatusCode != 101 || r.Header.Get("Sec-WebSocket-Accept") != "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=" ||
-			r.Header.Get("Sec-WebSocket-Protocol") != "mqtt" || r.Header.Get("Sec-WebSocket-Extensions") != "" {
-			t.Errorf("%v %v", r, err)
+		status, h, _, _, err := upgraded(t, &WebSocket{Path: "/mqtt"}, goodRequest, piece)
+		if err != nil || status != 101 || h.Get("Sec-WebSocket-Accept") != "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=" ||
+			h.Get("Sec-WebSocket-Protocol") != "mqtt" || h.Get("Sec-WebSocket-Extensions") != "" {
+			t.Errorf("%d %v %v", status, h, err)
 		}
 	}
 }
@@ -80,9 +82,9 @@ func TestUpgradeRefused(t *testing.T) {
 		"too long":         {"Host:", "X: " + strings.Repeat("x", maxRequest) + "\r\nHost:", 400},
 		"no HTTP, as MQTT": {goodRequest, "\x10\x0d\x00\x04MQTT\x04\x02\x00\x00\x00\x01a\r\n\r\n", 400},
 	} {
-		r, ws, _, err := upgraded(t, &WebSocket{Path: "/mqtt"}, strings.Replace(goodRequest, c.from, c.to, 1), 1000)
-		if r.StatusCode != c.status || err == nil || ws.ws != nil {
-			t.Errorf("%s: %v, want %d; %v", name, r.Status, c.status, err)
+		status, _, ws, _, err := upgraded(t, &WebSocket{Path: "/mqtt"}, strings.Replace(goodRequest, c.from, c.to, 1), 1000)
+		if status != c.status || err == nil || ws.ws != nil {
+			t.Errorf("%s: %d, want %d; %v", name, status, c.status, err)
 		}
 	}
 }
@@ -106,8 +108,8 @@ func TestUpgradeOrigins(t *testing.T) {
 		{[]string{"*"}, "null", "broker.example", true},
 	} {
 		request := strings.Replace(goodRequest, "Host: 127.0.0.1:8083", "Origin: "+c.origin+"\r\nHost: "+c.host, 1)
-		if r, _, _, _ := upgraded(t, &WebSocket{Path: "/mqtt", Origins: c.origins}, request, 1000); (r.StatusCode == 101) != c.ok {
-			t.Errorf("%+v: %s", c, r.Status)
+		if status, _, _, _, _ := upgraded(t, &WebSocket{Path: "/mqtt", Origins: c.origins}, request, 1000); (status == 101) != c.ok {
+			t.Errorf("%+v: %d", c, status)
 		}
 	}
 	for s, want := range map[string]bool{"*": true, "https://app.example": true, "https://app.example:8443": true, "app.example": false,
@@ -139,9 +141,9 @@ func FuzzUpgrade(f *testing.F) {
 
 // What a client sends behind its request, before the answer, is not lost.
 func TestUpgradeEarlyFrames(t *testing.T) {
-	r, c, here, err := upgraded(t, &WebSocket{Path: "/mqtt"}, goodRequest+string(clientFrame(bin, "early")), 100_000)
-	if err != nil || r.StatusCode != 101 {
-		t.Fatal(r, err)
+	status, _, c, here, err := upgraded(t, &WebSocket{Path: "/mqtt"}, goodRequest+string(clientFrame(bin, "early")), 100_000)
+	if err != nil || status != 101 {
+		t.Fatal(status, err)
 	}
 	go here.Write(clientFrame(bin, " and late"))
 	got := ""
