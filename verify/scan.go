@@ -45,6 +45,7 @@ type partScan struct {
 	time     int64 // of the newest record of ours so far
 	done     bool
 	expect   int64 // the next offset, if there are no holes
+	counted  int64 // records of ours beyond are too new to be judged
 	covers   []cover
 	previous int64 // timestamp
 	triples  map[session.Triple]int64
@@ -100,7 +101,7 @@ func (c *check) openTopic(ctx context.Context, t eventlog.Topic) error {
 			ts.cut[i] = math.MaxInt64 // until a record is met
 		}
 		s := &partScan{topic: ts, pos: eventlog.Position{Part: p, Offset: at}, end: ends[i], origin: c.dead.origins[p],
-			time: c.from * 60_000, expect: at, triples: map[session.Triple]int64{}}
+			time: c.from * 60_000, expect: at, counted: math.MaxInt64, triples: map[session.Triple]int64{}}
 		s.done = at < 0 || at >= s.end
 		c.scans = append(c.scans, s)
 	}
@@ -202,6 +203,9 @@ func (p *partScan) ours(c *check, r *eventlog.Record) {
 	}
 	p.previous = r.Timestamp
 	minute := meter.Minute(r.Timestamp)
+	if r.Offset >= p.counted {
+		return
+	}
 	if p.time = max(p.time, r.Timestamp); p.time >= (c.to+1)*60_000+slack && c.Embedded {
 		p.done = true
 	}

@@ -295,15 +295,17 @@ func (q *sequences) missing(st *stream) {
 	if st.n > 1 {
 		f.Text = fmt.Sprintf("of %q: %d numbers are missing: %s", clip(st.key.device), st.n, which)
 	}
+	everywhere := st.key.route == everyRoute
 	excuse, refused, unlogged, cut := "", c.turned, uint64(0), false
 	for name, k := range c.totals {
 		refused = max(refused, total(k.Refused)+total(k.Failed))
-		unlogged += k.Unlogged
+		if everywhere {
+			unlogged += k.Unlogged
+		}
 		if t := c.topics[name]; t != nil {
 			cut = cut || slices.Max(t.cut) > 0
 		}
 	}
-	everywhere := st.key.route == everyRoute
 	switch {
 	case everywhere && c.Topic != "":
 		return // the others may be in another topic
@@ -311,10 +313,8 @@ func (q *sequences) missing(st *stream) {
 		f.Severity, excuse = Note, "the ledger tells whether they were acknowledged"
 	case st.qos[0] > 0:
 		f.Kind, f.Severity, excuse = QoS0Lost, Loss, "the device sends at QoS 0, where nothing is promised"
-	case st.n <= refused:
-		f.Severity, excuse = Note, fmt.Sprintf("%d publishes were refused", refused)
-	case everywhere && st.n <= unlogged:
-		f.Severity, excuse = Note, fmt.Sprintf("%d messages went to routes with store: false", unlogged)
+	case st.n <= refused+unlogged:
+		f.Severity, excuse = Note, fmt.Sprintf("%d publishes were refused, %d went to routes with store: false", refused, unlogged)
 	case cut:
 		f.Severity, excuse = Note, "retention has removed records"
 	}

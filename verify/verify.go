@@ -143,8 +143,7 @@ func (c *check) trim() {
 		s.covers = c.runs.covers[s.pos.Part]
 		s.topic.fresh = c.runs.recreated(s.topic.t.Name, s.topic.t.ID)
 		if next, live := c.runs.counted[s.pos.Part]; live {
-			s.end = min(s.end, next)
-			s.done = s.done || s.pos.Offset >= s.end
+			s.counted = next
 		}
 	}
 }
