@@ -51,6 +51,9 @@ func Drive(ctx context.Context, o DriveOptions) (FleetStats, error) {
 	if err != nil {
 		return FleetStats{}, err
 	}
+	if o.Vehicles >= 100 {
+		streets.Prepare() // else the first messages are late
+	}
 	devices := make([]device, o.Vehicles)
 	for i := range devices {
 		id := o.Prefix + pad(i+1, 4)

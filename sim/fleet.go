@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/millrace-io/millrace/metrics"
 	"github.com/millrace-io/millrace/mqtt/packet"
 )
 
@@ -61,6 +62,8 @@ type FleetStats struct {
 	Rate      float64 // messages sent per second since the last report
 	// Late is from when a message was due to when there was room to send it, Ack from when it was due to its PUBACK or PUBREC.
 	Late, Ack *Histogram
+	// Recent is Ack of the last ten seconds.
+	Recent metrics.Snapshot
 }
 
 // source is what one device sends.
@@ -154,6 +157,7 @@ func (f *fleet) report(start time.Time, stop <-chan struct{}) {
 	}
 	t := time.NewTicker(f.o.Every)
 	defer t.Stop()
+	recent := metrics.NewWindow(&f.ack, 10*time.Second)
 	last, lastSent := start, uint64(0)
 	for more := true; more; {
 		select {
@@ -166,6 +170,8 @@ func (f *fleet) report(start time.Time, stop <-chan struct{}) {
 			s.Rate = float64(s.Sent-lastSent) / d
 		}
 		last, lastSent = now, s.Sent
+		recent.Tick(now)
+		s.Recent = recent.Recent(now)
 		f.o.Report(s)
 	}
 }

@@ -86,8 +86,11 @@ func (o *demoFlags) run(ctx context.Context, e env) (err error) {
 	began := time.Now()
 	streets := make(chan []byte, 1)
 	go func() {
-		b, _, _ := city.Streets() // a map is nice to have; an error of the graph comes up again below
+		b, _, _ := city.Streets() // without a map it is a demo still; an error of the graph comes up again in Drive
 		streets <- b
+		if c, err := city.Load(); err == nil {
+			c.Prepare() // while the node starts
+		}
 	}()
 	c, err := o.config()
 	if err != nil {
@@ -255,7 +258,7 @@ func (l *demoLine) report(fleet int, s sim.FleetStats) {
 	vans, buses := l.stats[0], l.stats[1]
 	l.show(fmt.Sprintf("%v  %s devices  %.0f/s  sent %s  in the log %s  under way %d  durable after p50 %v p99 %v%s", vans.Elapsed.Round(time.Second),
 		grouped(uint64(vans.Connected+buses.Connected)), vans.Rate+buses.Rate, grouped(vans.Sent+buses.Sent), grouped(vans.Acked+buses.Acked),
-		vans.InFlight+buses.InFlight, vans.Ack.Quantile(0.5).Round(100*time.Microsecond), vans.Ack.Quantile(0.99).Round(100*time.Microsecond), ready))
+		vans.InFlight+buses.InFlight, vans.Recent.Quantile(0.5).Round(100*time.Microsecond), vans.Recent.Quantile(0.99).Round(100*time.Microsecond), ready))
 }
 
 // grouped writes a number with commas.

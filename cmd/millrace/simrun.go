@@ -108,7 +108,7 @@ func (s *simFlags) play(cmd *cobra.Command, e env, filter string, run func(conte
 	var flushed error
 	o.Report = func(st sim.FleetStats) {
 		flushed = errors.Join(flushed, flush())
-		show(fleetLine(st))
+		show(fleetLine(st, st.Recent.Quantile))
 	}
 	st, err := run(cmd.Context(), o)
 	if ctxEnded(err) {
@@ -201,14 +201,15 @@ func (w *watcher) finish(ctx context.Context) *sim.Report {
 	return &report
 }
 
-func fleetLine(s sim.FleetStats) string {
+// fleetLine is how a fleet fares; the latency is the last seconds', or in the end all of it.
+func fleetLine(s sim.FleetStats, latency func(float64) time.Duration) string {
 	progress := ""
 	if s.Total > 0 {
 		progress = fmt.Sprintf(" of %d (%.0f %%)", s.Total, 100*float64(s.Sent)/float64(s.Total))
 	}
 	return fmt.Sprintf("%6.1fs  %d/%d connected  %d%s sent  %d acked  %d refused  %d under way  %.0f/s  ack p50 %v p99 %v", s.Elapsed.Seconds(),
-		s.Connected, s.Devices, s.Sent, progress, s.Acked, s.Refused, s.InFlight, s.Rate, s.Ack.Quantile(0.5).Round(10*time.Microsecond),
-		s.Ack.Quantile(0.99).Round(10*time.Microsecond))
+		s.Connected, s.Devices, s.Sent, progress, s.Acked, s.Refused, s.InFlight, s.Rate, latency(0.5).Round(10*time.Microsecond),
+		latency(0.99).Round(10*time.Microsecond))
 }
 
 // fleetResult is a fleet's end, for scripts.
@@ -240,7 +241,7 @@ func (s *simFlags) finish(e env, st sim.FleetStats, report *sim.Report, err erro
 	}
 	if e := print(e.Out, s.output, r, func() {
 		if st.Ack != nil {
-			fmt.Fprintln(e.Out, fleetLine(st))
+			fmt.Fprintln(e.Out, fleetLine(st, st.Ack.Quantile))
 		}
 		if report != nil {
 			fmt.Fprintln(e.Out, report)

@@ -166,6 +166,13 @@ func (c *City) ways(goal int32) (next, order []int32) {
 	return next, order
 }
 
+// Prepare finds the ways to all places now, which takes about a second, instead of when first somebody goes there.
+func (c *City) Prepare() {
+	for i := range c.places {
+		c.way(c.places[i].junction, i)
+	}
+}
+
 // way returns the road to take from a junction towards a place; -1 if it is there.
 func (c *City) way(from int32, to int) int32 {
 	p := &c.places[to]
