@@ -47,8 +47,8 @@ func (n *Node) listen(ctx context.Context) (err error) {
 	}
 	if len(n.o.Config.Log.Kafka) == 0 {
 		for i, k := range l.Kafka {
-			err = errors.Join(err, n.take(door{kind: doorKafka, path: fmt.Sprintf("listeners.kafka[%d]", i), flag: "--kafka-listen",
-				advertise: string(k.Advertise)}, k.Bind))
+			err = errors.Join(err, n.takeKafka(door{kind: doorKafka, path: fmt.Sprintf("listeners.kafka[%d]", i), flag: "--kafka-listen",
+				advertise: string(k.Advertise)}, &k))
 		}
 	}
 	if l.HTTP.Bind != "" {
@@ -77,6 +77,20 @@ func (n *Node) takeHTTP(d door) (err error) {
 		}
 	}
 	return n.take(d, h.Bind)
+}
+
+// takeKafka takes the address of a listener for Kafka clients, once its certificate is read.
+func (n *Node) takeKafka(d door, k *config.Kafka) (err error) {
+	if k.TLS.Any() {
+		if d.certs, err = n.readTLS(&k.TLS, false); err != nil {
+			return fmt.Errorf("%s.tls: %w", d.path, err)
+		}
+	}
+	if err = n.take(d, k.Bind); err == nil && d.certs != nil {
+		own := &n.doors[len(n.doors)-1]
+		own.listener = d.certs.Listener(own.listener)
+	}
+	return err
 }
 
 // takeMQTT takes the address of a listener for devices, once its certificate is read.
@@ -125,6 +139,18 @@ func (d *door) options() broker.ListenerOptions {
 		o.Transport.WebSocket = &transport.WebSocket{Path: m.URLPath(), Origins: m.Origins}
 	}
 	return o
+}
+
+// tryKafka is a line that uses a door for Kafka clients.
+func (d *door) tryKafka() (does, line string) {
+	line = "kcat -b " + d.listener.Addr().String()
+	if d.certs != nil {
+		line += " -X security.protocol=ssl -X ssl.ca.location=CA.pem"
+		if d.certs.Mutual() {
+			line += " -X ssl.certificate.location=CLIENT.pem -X ssl.key.location=CLIENT.key"
+		}
+	}
+	return "list the topics, as any Kafka client does", line + " -L"
 }
 
 // tryMQTT is a line that uses a door for devices.

@@ -80,7 +80,7 @@ func (n *Node) try(d *door) (does, line string) {
 	case doorMQTT, doorWS:
 		return d.tryMQTT()
 	case doorKafka:
-		return "list the topics, as any Kafka client does", "kcat -b " + net.JoinHostPort(host, port) + " -L"
+		return d.tryKafka()
 	default:
 		scheme, token := "http", ""
 		if d.certs != nil {

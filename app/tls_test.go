@@ -16,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kgo"
+
 	"github.com/millrace-io/millrace/config"
 	"github.com/millrace-io/millrace/internal/certs/certtest"
 	"github.com/millrace-io/millrace/mqtt/packet"
@@ -322,4 +324,65 @@ func TestForeignOpenssl(t *testing.T) {
 		t.Errorf("the revoked device is let in: %s", out)
 	}
 	eventually(t, "the reason is counted", func() bool { return n.broker.Stats().Turned["client_certificate_revoked"] == 1 })
+}
+
+// TestKafkaTLS: Kafka clients come in with a certificate, and not without; a new server certificate is served to whoever comes next.
+func TestKafkaTLS(t *testing.T) {
+	k := newKeys(t)
+	c := testConfig(t, "")
+	c.Listeners.Kafka[0].TLS = k.listener(true).TLS
+	n := boot(t, c)
+	pair := k.ca.Client("reader")
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	exchange := func(value string) {
+		t.Helper()
+		cl, err := kgo.NewClient(kgo.SeedBrokers(n.Address("Kafka")), kgo.DialTLSConfig(k.client(&pair)), kgo.ConsumeTopics("t"), kgo.AllowAutoTopicCreation())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer cl.Close()
+		if err := cl.ProduceSync(ctx, &kgo.Record{Topic: "t", Value: []byte(value)}).FirstErr(); err != nil {
+			t.Fatal(err)
+		}
+		for last := ""; last != value; {
+			fs := cl.PollFetches(ctx)
+			if err := fs.Err(); err != nil {
+				t.Fatal(err)
+			}
+			fs.EachRecord(func(r *kgo.Record) { last = string(r.Value) })
+		}
+	}
+	exchange(strings.Repeat("large", 40_000))
+	fresh := k.ca.Server()
+	k.write("cert.pem", fresh.Cert)
+	k.write("key.pem", fresh.Key)
+	n.Reload()
+	exchange("after the change")
+	nc, err := tls.Dial("tcp", n.Address("Kafka"), k.client(nil))
+	if err == nil {
+		defer nc.Close()
+		nc.SetDeadline(time.Now().Add(30 * time.Second))
+		_, err = nc.Read(make([]byte, 1))
+	}
+	if err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("a client without a certificate is let in: %v", err)
+	}
+}
+
+// TestForeignKcatTLS runs kcat, that is librdkafka, over mutual TLS.
+func TestForeignKcatTLS(t *testing.T) {
+	k := newKeys(t)
+	device := k.ca.Client("reader")
+	k.write("client.pem", device.Cert)
+	k.write("client.key", device.Key)
+	c := testConfig(t, "")
+	c.Listeners.Kafka[0].TLS = k.listener(true).TLS
+	cl := clientsOf(t, boot(t, c))
+	tlsArgs := []string{"-X", "security.protocol=ssl", "-X", "ssl.ca.location=" + k.path("ca.pem"),
+		"-X", "ssl.certificate.location=" + k.path("client.pem"), "-X", "ssl.key.location=" + k.path("client.key")}
+	cl.kcat("one\ntwo\n", append(tlsArgs, "-P", "-t", "t")...)
+	if got := cl.kcat("", append(tlsArgs, "-C", "-t", "t", "-e", "-f", "%s ")...); !strings.Contains(got, "one") || !strings.Contains(got, "two") {
+		t.Errorf("kcat read %q", got)
+	}
 }

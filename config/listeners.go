@@ -57,8 +57,9 @@ type ListenerLimits struct {
 
 // Kafka is a listener for Kafka clients.
 type Kafka struct {
-	Bind      Address `yaml:"bind"`
-	Advertise Address `yaml:"advertise"` // what clients are told to connect to; empty: what they connected to
+	Bind      Address     `yaml:"bind"`
+	Advertise Address     `yaml:"advertise"` // what clients are told to connect to; empty: what they connected to
+	TLS       ListenerTLS `yaml:"tls"`
 }
 
 // HTTP serves the console, its API, health and metrics.
@@ -168,7 +169,10 @@ func (ck *checker) listeners() {
 	for i, k := range l.Kafka {
 		path := fmt.Sprintf("listeners.kafka[%d]", i)
 		ck.bind(path+".bind", k.Bind, taken)
-		ck.reached(path+".bind", k.Bind, "")
+		ck.tls(path+".tls", &k.TLS)
+		if k.TLS.ClientCA == "" {
+			ck.reached(path+".bind", k.Bind, askForCertificates)
+		}
 		ck.tcpOnly(path+".bind", k.Bind)
 		if host, port, _ := net.SplitHostPort(string(k.Advertise)); k.Advertise != "" && (host == "" || port == "0") {
 			ck.problem(path+".advertise", fmt.Sprintf("%q is not an address that a client can connect to", k.Advertise), "write host:port")
@@ -250,6 +254,8 @@ func (ck *checker) mqtt(path string, m *MQTT, ws bool, taken map[Address]string)
 	ck.listenerLimits(path+".limits", &m.Limits)
 }
 
+const askForCertificates = "ask for certificates with tls.client_ca, "
+
 // admission checks that there is a way in, and none too many.
 func (ck *checker) admission(path string, a Address, m *MQTT) {
 	mutual := m.TLS.ClientCA != ""
@@ -259,16 +265,15 @@ func (ck *checker) admission(path string, a Address, m *MQTT) {
 	if !m.AllowAnonymous() || ck.c.InsecureAllowAnonymous || a == "" {
 		return
 	}
-	const guard = "ask for certificates with tls.client_ca, "
 	switch {
 	case mutual && (!a.Loopback() || len(m.ProxyProtocol) > 0):
 		ck.problem(path+".anonymous", fmt.Sprintf("%s is reached from other machines, and clients need not authenticate", a),
 			"remove anonymous, or let everybody in with insecure_allow_anonymous: true")
 	case !a.Loopback():
-		ck.reached(path+".bind", a, guard)
+		ck.reached(path+".bind", a, askForCertificates)
 	case len(m.ProxyProtocol) > 0:
 		ck.problem(path+".proxy_protocol", "other machines come through the proxy, and there is no authentication",
-			guard+"or let everybody in with --insecure-allow-anonymous (insecure_allow_anonymous: true)")
+			askForCertificates+"or let everybody in with --insecure-allow-anonymous (insecure_allow_anonymous: true)")
 	}
 }
 

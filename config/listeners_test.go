@@ -63,6 +63,8 @@ func TestListenerProblems(t *testing.T) {
 		{"mqtt: [{bind: '127.0.0.1:1883', limits: {packet_bytes: 2MB}}]", "limits.packet_bytes: 2000000 is not between"},
 		{"mqtt: [{bind: '127.0.0.1:1883', limits: {handshake_timeout: 1h}}]", "not between 1s and 2m"},
 		{"kafka: [{bind: 'unix:/s'}]", "only MQTT is spoken"},
+		{"kafka: [{bind: ':9093', tls: {cert: c, key: k}}]", "ask for certificates"},
+		{"kafka: [{bind: '127.0.0.1:9093', tls: {key: k}}]", "kafka[0].tls.key: a key needs its certificate"},
 	} {
 		if _, err := Parse("listeners: {"+c.text+"}", "f"); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v\nwant %s", c.text, err, c.want)
@@ -70,5 +72,8 @@ func TestListenerProblems(t *testing.T) {
 	}
 	if _, err := Parse("listeners: {mqtt: [{bind: ':8883', tls: {cert: c, key: k, client_ca: a}, proxy_protocol: [10.0.0.0/8]}]}", "f"); err != nil {
 		t.Errorf("mutual TLS is authentication: %v", err)
+	}
+	if _, err := Parse("listeners: {kafka: [{bind: ':9093', tls: {cert: c, key: k, client_ca: a}}]}", "f"); err != nil {
+		t.Errorf("and for Kafka: %v", err)
 	}
 }
