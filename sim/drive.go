@@ -57,8 +57,9 @@ func Drive(ctx context.Context, o DriveOptions) (FleetStats, error) {
 	devices := make([]device, o.Vehicles)
 	for i := range devices {
 		id := o.Prefix + pad(i+1, 4)
-		devices[i] = device{id: id, paced: true, source: &driveSource{o: &o, city: streets, number: uint64(i + 1), id: id, phase: phase(i),
-			p: packet.Publish{Topic: []byte(strings.ReplaceAll(o.Topic, "{vehicle}", id))}}}
+		s := &driveSource{o: &o, city: streets, number: uint64(i + 1), id: id, phase: phase(i),
+			p: packet.Publish{Topic: []byte(strings.ReplaceAll(o.Topic, "{vehicle}", id))}}
+		devices[i] = device{id: id, paced: true, source: s, resume: s.resume}
 	}
 	return newFleet(o.FleetOptions, o.Speed).run(ctx, devices)
 }
@@ -94,8 +95,15 @@ type driveSource struct {
 	id     string
 	phase  time.Duration
 	v      *city.Vehicle // made at the first message: its ways take time to find
-	n      int           // messages before
+	n      int           // messages before, in this run
+	before int           // steps of earlier runs that are not taken again
 	p      packet.Publish
+}
+
+// resume lets a van that nobody remembers be where it has come to: not in no time, if it has driven for days.
+func (s *driveSource) resume(last uint64) {
+	const most = 20_000 // a millisecond's work
+	s.before = int(min(last*uint64(s.o.Every/time.Second), most))
 }
 
 func (s *driveSource) next() (time.Duration, bool) {
@@ -124,6 +132,9 @@ func (s *driveSource) begin() {
 		}
 	}
 	s.v = s.city.NewVehicle(s.o.Seed, s.number)
+	for range s.before {
+		s.v.Step()
+	}
 }
 
 // appendState writes a van's message: its stamp, then degrees to six decimals, metres per second, degrees, metres, percent.
