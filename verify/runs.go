@@ -24,7 +24,8 @@ type runs struct {
 	loose   map[string]int64        // by topic: settled without a row
 	unsure  map[string]bool         // by topic: a queue was merged, or there are no books
 	lives   map[string]map[eventlog.TopicID]int64
-	overlap bool // nodes counted side by side
+	told    uint64 // of the uncounted records, those of which a finding tells
+	overlap bool   // nodes counted side by side
 	killed  bool
 }
 
@@ -218,12 +219,25 @@ func (r *runs) killedRun(i int, x *run) {
 		return
 	}
 	text := fmt.Sprintf("the node that began at %s was killed after %s", clock(x.began), clock(x.last))
+	uncounted := r.c.rows.uncounted - min(r.told, r.c.rows.uncounted) // if nobody came after it, all that are left
 	if i+1 < len(r.list) {
-		text += " and began again at " + clock(r.list[i+1].began)
+		next := r.list[i+1]
+		text += " and began again at " + clock(next.began)
+		uncounted = x.uncounted(next)
 	}
-	uncounted := r.c.rows.uncounted
-	text += fmt.Sprintf(": what came after its last count is known from the log alone (%d records in this window)", uncounted)
+	r.told += uncounted
+	text += fmt.Sprintf(": what came after its last count is known from the log alone (%d records)", uncounted)
 	r.c.find(Finding{Kind: Killed, Severity: Note, Minute: x.last / 60_000 * 60_000, Partition: -1, Offset: -1, Count: uncounted, Text: text})
+}
+
+// uncounted is how many records were written between the last count of a run and the beginning of the next one.
+func (x *run) uncounted(next *run) (n uint64) {
+	for part, p := range next.parts {
+		if was, ok := x.parts[part]; ok {
+			n += uint64(max(p.Start-was.Next, 0))
+		}
+	}
+	return n
 }
 
 // checkPart compares what was accepted for a partition with what was given to the log and what it answered.

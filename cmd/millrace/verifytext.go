@@ -150,7 +150,7 @@ func (p *verifyPrinter) table(head string, rows []verify.Counts, name func(*veri
 		}
 		fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%d\t%d\t%s\t%s\n", name(k), k.Published, k.Logged, k.Found, k.Owed, k.Delivered, others(k), status)
 	}
-	w.Flush()
+	w.Flush() //nolint:errcheck // as with every print
 }
 
 // others are the counts that few rows have.
