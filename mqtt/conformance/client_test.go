@@ -180,7 +180,7 @@ func (c *client) read() *packet {
 	case err == nil:
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		c.e.Fatalf("nothing came within %v", c.e.patience)
-	case errors.Is(err, io.EOF), strings.Contains(err.Error(), "reset by peer"):
+	case closed(err):
 		return nil
 	default:
 		c.e.Fatal(err)
@@ -191,6 +191,11 @@ func (c *client) read() *packet {
 	}
 	c.total++
 	return p
+}
+
+// closed tells whether an error is the end of a connection that the server has closed, between two packets or in disorder.
+func closed(err error) bool {
+	return errors.Is(err, io.EOF) || strings.Contains(err.Error(), "reset by peer")
 }
 
 // next returns the next packet.

@@ -452,6 +452,7 @@ func passwordWithoutUserName(e *env) {
 
 func keepAlive(e *env) {
 	sub := e.subscriber(e.topic("will"), 1)
+	began := time.Now()
 	c := e.mortal(will{topic: e.topic("will"), payload: "silent"}, hello{keep: 1})
 	keep := time.Duration(c.ack.number(propServerKeepAlive, 1)) * time.Second
 	limit := keep * 3 / 2
@@ -469,7 +470,6 @@ func keepAlive(e *env) {
 			}
 		}
 	}()
-	began := time.Now()
 	c.cutOff(0x8D)
 	if d := time.Since(began); d < keep-50*time.Millisecond || e.strict && d < limit-50*time.Millisecond || d > limit+5*time.Second {
 		e.Errorf("a silent client was cut off after %v, want about %v", d, limit)

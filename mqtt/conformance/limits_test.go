@@ -37,8 +37,8 @@ func serverKeepAlive(e *env) {
 			e.Errorf("asked for %d s: %s", asked, c.ack)
 		}
 	}
-	c := e.connect(hello{keep: 60})
 	began := time.Now()
+	c := e.connect(hello{keep: 60})
 	c.cutOff(0x8D)
 	if d := time.Since(began); d < 2900*time.Millisecond || d > 8*time.Second {
 		e.Errorf("cut off after %v, want about 3 s", d)
