@@ -11,7 +11,7 @@ PKGS     ?= ./...
 TOOLS    := $(CURDIR)/.tools
 export GOFLAGS ?= -buildvcs=false
 
-.PHONY: help build demo test test-all mutants soak check lint cross fuzz bench clean
+.PHONY: help build demo test test-all mutants soak check lint cross fuzz bench clean kafka-up kafka-down kafka-kill kafka-start
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -63,6 +63,18 @@ fuzz: ## every fuzz target for FUZZTIME
 
 bench: build ## measure beside Mosquitto in the same run
 	scripts/bench
+
+kafka-up: ## three brokers of Apache Kafka on this machine, for tests (Java; Maven the first time)
+	@scripts/kafka up
+
+kafka-down: ## stop them; the data stays in .kafka/
+	@scripts/kafka down
+
+kafka-kill: ## kill -9 of one of them: make kafka-kill N=2
+	@scripts/kafka kill $(N)
+
+kafka-start: ## start it again: make kafka-start N=2
+	@scripts/kafka start $(N)
 
 clean: ## what make made
 	rm -rf millrace .tools .bench .soak
