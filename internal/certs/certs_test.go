@@ -312,6 +312,7 @@ func TestNewRefuses(t *testing.T) {
 		"private key does not match":        func(f *certtest.Files) { f.Set("key", ca.Server().Key) },
 		"ca: there is no certificate in it": func(f *certtest.Files) { f.Set("ca", []byte("x")) },
 		"crl: there is no revocation list":  func(f *certtest.Files) { f.Set("crl", ca.PEM) },
+		"follows revocation list 1":         func(f *certtest.Files) { f.Set("crl", append(ca.CRL(), ca.CRL()[:200]...)) },
 		"is signed by none of the client":   func(f *certtest.Files) { f.Set("crl", other.CRL()) },
 		"crl: revocation list 1 of the file": func(f *certtest.Files) {
 			f.Set("crl", []byte("-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n"))

@@ -1,6 +1,7 @@
 package certs
 
 import (
+	"bytes"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
@@ -199,8 +200,11 @@ func parseRevoked(b []byte, authorities []*x509.Certificate) (*revoked, error) {
 			r.next = list.NextUpdate
 		}
 	}
-	if lists == 0 {
+	switch {
+	case lists == 0:
 		return nil, errors.New("there is no revocation list in PEM in it")
+	case bytes.Contains(b, []byte("-----BEGIN")):
+		return nil, fmt.Errorf("what follows revocation list %d of the file is cut off, or not PEM", lists)
 	}
 	return r, nil
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"net/url"
+	"os/exec"
+	"strings"
 	"testing"
 	"time"
 
@@ -100,6 +102,45 @@ func TestPaho5WebSocket(t *testing.T) {
 		if err := c.Disconnect(ctx); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// TestForeignKeyUpdate: OpenSSL changes its keys in the middle of a connection and asks us to change ours; the answer is written though no
+// message is.
+func TestForeignKeyUpdate(t *testing.T) {
+	p := newPKI(t, false)
+	n := way{name: "tls", options: transport.Options{TLS: p.source}}.over(t, nil)
+	cmd := exec.Command(tool(t, "openssl"), "s_client", "-connect", n.addr, "-tls1_3", "-msg")
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out logged
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		cmd.Process.Kill()
+		cmd.Wait() // it was killed
+	}()
+	say := func(b []byte) {
+		t.Helper()
+		if _, err := in.Write(b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "the handshake", func() bool { return n.b.Stats().HalfOpen == 1 && strings.Contains(out.String(), "NewSessionTicket") })
+	connect, _ := parse(t, "CONNECT v4 clean id=a").Append(nil, packet.V311)
+	say(connect)
+	eventually(t, "CONNACK", func() bool { return n.b.Stats().Connects == 1 && strings.Contains(out.String(), "\x20\x02\x00\x00") })
+	for i := range 3 {
+		say([]byte("K\n"))
+		eventually(t, "the server's key update", func() bool {
+			return strings.Count(out.String(), "<<< TLS 1.3, Handshake [length 0005], KeyUpdate") == i+1
+		})
+		say([]byte{0xC0, 0})
+		eventually(t, "PINGRESP", func() bool { return strings.Count(out.String(), "\xd0\x00") == i+1 })
 	}
 }
 

@@ -139,7 +139,7 @@ func (c *conn) flushSlowly(q *outQueue) {
 }
 
 // more tells whether there is something to write.
-func (q *outQueue) more() bool { return len(q.left) > 0 || q.layer != nil && q.layer.Pending() }
+func (q *outQueue) more() bool { return len(q.left) > 0 || q.layer != nil && q.layer.Owes() }
 
 // writeSome writes a part of q, and waits until the socket has taken it.
 func (c *conn) writeSome(q *outQueue) (n int, err error) {

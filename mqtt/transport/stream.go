@@ -154,6 +154,10 @@ func (c *Conn) keepAhead() {
 	c.buf = nil
 }
 
+// Owes tells whether there is something to write beside the pieces that a write did not complete: the rest of what no piece is part of,
+// or what is Pending. It is the writer's.
+func (c *Conn) Owes() bool { return len(c.unsent) > 0 || c.Pending() }
+
 // Pending tells whether there is something to write that no caller gave: a pong, an answer of TLS. It is asked after each read;
 // TryWrite brings it.
 func (c *Conn) Pending() bool {
