@@ -277,7 +277,7 @@ func slow(t testing.TB, address string) net.Conn {
 func TestSlowPages(t *testing.T) {
 	w := newWorld(t)
 	address := w.listen()
-	const vehicles = 5000
+	const vehicles = 3000
 	for i := range vehicles {
 		w.hear(fmt.Sprintf("truck-%d", i), 60+float64(i%100)/1000, 24+float64(i/100)/100, 1)
 	}
