@@ -27,7 +27,7 @@ func TestOverTLS(t *testing.T) {
 	address := w.listen()
 	client := lender.Client()
 	client.Transport.(*http.Transport).ForceAttemptHTTP2 = true
-	get := func(path string) *http.Response {
+	get := func(path string) (status, major int, body string) {
 		t.Helper()
 		r, err := http.NewRequestWithContext(t.Context(), "GET", "https://"+address+path, nil)
 		if err != nil {
@@ -38,19 +38,22 @@ func TestOverTLS(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(func() { resp.Body.Close() })
-		return resp
+		defer resp.Body.Close()
+		b, err := io.ReadAll(resp.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return resp.StatusCode, resp.ProtoMajor, string(b)
 	}
-	if resp := get("/api/v1/status"); resp.StatusCode != 200 || resp.ProtoMajor != 1 {
-		t.Errorf("%d %s", resp.StatusCode, resp.Proto)
+	if status, major, body := get("/api/v1/status"); status != 200 || major != 1 {
+		t.Errorf("HTTP/%d %d %s", major, status, body)
 	}
 	w.write(0, "over TLS")
-	tail := get("/api/v1/topics/telemetry/tail?from=start&limit=1")
-	if b, err := io.ReadAll(tail.Body); err != nil || !strings.Contains(string(b), "over TLS") {
-		t.Errorf("%s %v", b, err)
+	if _, _, body := get("/api/v1/topics/telemetry/tail?from=start&limit=1"); !strings.Contains(body, "over TLS") {
+		t.Errorf("%s", body)
 	}
-	ws, _, err := websocket.Dial(t.Context(), "wss://"+address+"/api/v1/live", &websocket.DialOptions{HTTPClient: client, Subprotocols: []string{subprotocol},
-		HTTPHeader: http.Header{"Authorization": {"Bearer " + token}, "Origin": {"https://" + address}}}) //nolint:bodyclose // of a WebSocket there is none
+	ws, _, err := websocket.Dial(t.Context(), "wss://"+address+"/api/v1/live", &websocket.DialOptions{HTTPClient: client, Subprotocols: []string{subprotocol}, //nolint:bodyclose // of a WebSocket there is none
+		HTTPHeader: http.Header{"Authorization": {"Bearer " + token}, "Origin": {"https://" + address}}})
 	if err != nil {
 		t.Fatal(err)
 	}
