@@ -196,7 +196,7 @@ func drawnWhereTheyAre(t *testing.T, p *browser.Page) {
 			const p = __fleet.position(s);
 			const x = c.width / 2 + (p.lon / 360 + 0.5 - c.x) * c.world;
 			const y = c.height / 2 + (0.5 - Math.asinh(Math.tan(p.lat * Math.PI / 180)) / (2 * Math.PI) - c.y) * c.world;
-			if (x < 0 || y < 0 || x >= c.width || y >= c.height) continue;
+			if (x < 2 || y < 2 || x > c.width - 2 || y > c.height - 2) continue;
 			if (p.x === null || Math.hypot(p.x - x, p.y - y) > 0.6) { wrong.push(s + " is drawn at " + p.x + "," + p.y + " instead of " + x + "," + y); continue; }
 			const pixel = g.getImageData(Math.round(x * canvas.width / c.width), Math.round(y * canvas.height / c.height), 1, 1).data;
 			if (pixel[3] === 0) wrong.push(s + ": nothing is drawn there");

@@ -12,11 +12,12 @@ import { VehicleLayer, type Camera } from "./layer";
 import { areas, attribution, following, hovered, inView, type Area } from "./mapstate";
 import { palette } from "./palette";
 import { alter, route } from "./router";
-import { connection, dark, detail, fleet, interpolated, live, onFrame, select, selected } from "./state";
+import { connection, dark, detail, fleet, interpolated, live, onFrame, pipeline, select, selected } from "./state";
 
 setWorkerUrl(workerURL);
 
 type Box = [west: number, south: number, east: number, north: number];
+const YOUNG = 60_000; // ms that a fleet may take to connect when its node has started
 const EDGE = 0.1; // of a source's vehicles that may be beyond its area, on each side
 const WORLD: Box = [-180, -85, 180, 85];
 
@@ -36,7 +37,11 @@ export class MapView {
   private lastDraw = 0;
   private seqDrawn = -1;
   private surveyed = false; // the whole world was seen once, so that it is known where everybody is
+  private surveying = -1; // frames since the whole world was asked for; -1: it was not
+  private nextSurvey = 0;
+  private counted = [0, 0]; // devices in the two frames before
   private placed = false; // somebody or something has chosen what is shown
+  private brought = -1; // else: the source whose area is shown, because most vehicles are there
   private wroteAt = "";
   private looking = 0;
   private wanted = ""; // a selected device to be shown when it is known where it is
@@ -79,6 +84,9 @@ export class MapView {
     this.map.on("render", () => this.draw(performance.now()));
     this.map.on("moveend", () => this.moved());
     this.map.on("dragstart", () => (following.value = false));
+    this.map.on("movestart", (e) => {
+      if ((e as { originalEvent?: unknown }).originalEvent) this.placed = true;
+    });
     this.map.on("mousemove", (e) => this.hover(e.point.x, e.point.y));
     this.map.on("mouseout", () => this.hover(-99, -99));
     this.map.on("click", (e) => void this.click(e.point.x, e.point.y));
@@ -86,7 +94,7 @@ export class MapView {
     onFrame(() => this.framed());
     document.addEventListener("visibilitychange", () => this.touch());
     // Who comes with a place in the address still learns where everybody is: the first look is at the whole world.
-    live.look({ bbox: WORLD, zoom: 1 });
+    this.lookAround();
     effect(() => {
       const p = palette(dark.value);
       if (this.ready) {
@@ -122,10 +130,12 @@ export class MapView {
   }
 
   zoom(by: number): void {
+    this.placed = true;
     this.map.zoomTo(this.map.getZoom() + by, { duration: interpolated ? 250 : 0 });
   }
 
   everything(): void {
+    this.placed = true;
     const all = areas.value;
     if (all.length === 0) return this.fly(WORLD);
     this.fly([
@@ -135,6 +145,7 @@ export class MapView {
   }
 
   area(a: Area): void {
+    this.placed = true;
     following.value = false;
     this.fly(a.box);
   }
@@ -170,7 +181,6 @@ export class MapView {
   }
 
   private fly(box: Box): void {
-    this.placed = true;
     const wide = this.holder.clientWidth > 700;
     const padding = wide ? { top: 60, bottom: 50, left: 60, right: 60 } : 30;
     const far = Math.abs(mercatorX((box[0] + box[2]) / 2) - this.camera().x) * this.camera().world > 4000;
@@ -192,13 +202,9 @@ export class MapView {
 
   // A frame came: it may be the first, it may have brought what somebody waits for.
   private framed(): void {
-    if (!this.surveyed && fleet.count > 0) {
-      this.surveyed = true;
-      this.survey();
-      const first = areas.value[0];
-      if (!this.placed && first && !selected.value) this.fly(first.box);
-      else this.look();
-    } else if (this.map.getZoom() < 5) this.survey();
+    if (this.surveying >= 0) this.lookedAround();
+    else if (this.map.getZoom() < 5) this.survey();
+    else if (performance.now() > this.nextSurvey && this.holder.offsetParent && !document.hidden) this.lookAround();
     inView.value = this.layer.drawn;
     const d = detail.value;
     if (this.wanted && d && d.id === this.wanted && d.lat !== null && d.lon !== null) {
@@ -208,6 +214,33 @@ export class MapView {
     this.touch();
     if (following.value) this.keepUp();
     this.nameThem();
+  }
+
+  // Who looks at one place only would not learn that there are vehicles elsewhere. So now and then one frame is of the whole world; the more
+  // there are, the less often.
+  private lookAround(): void {
+    this.surveying = 0;
+    live.look({ bbox: WORLD, zoom: 1 });
+  }
+
+  private lookedAround(): void {
+    this.surveying++;
+    const before = this.counted.shift()!;
+    this.counted.push(fleet.count);
+    const young = !pipeline.value || pipeline.value.now - pipeline.value.started < YOUNG;
+    if (!this.surveyed) {
+      // A fleet that is just connecting is not judged by those who came first.
+      if (fleet.count === 0 || (young && this.surveying < 10 && fleet.count > before * 1.05)) return;
+    } else if (this.surveying < 2) return; // it was under way when the question was
+    this.surveying = -1;
+    this.surveyed = true;
+    this.nextSurvey = performance.now() + (young ? 5000 : Math.max(30_000, fleet.count * 3));
+    this.survey();
+    const first = areas.value[0];
+    if (!this.placed && !selected.value && first && first.source !== this.brought) {
+      this.brought = first.source;
+      this.fly(first.box);
+    } else this.look();
   }
 
   /** Where each source's vehicles are: what all but the outermost few lie within. */
@@ -305,7 +338,7 @@ export class MapView {
   }
 
   private look(): void {
-    if (!this.surveyed) return;
+    if (this.surveying >= 0) return; // when it is done, it looks here again
     const { x, y, world, width, height, zoom } = this.camera();
     const w = width / 2 / world;
     const h = height / 2 / world;
