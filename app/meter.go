@@ -3,14 +3,29 @@ package app
 import (
 	"context"
 	"math/rand/v2"
+	"time"
 
 	"github.com/millrace-io/millrace/meter"
 )
 
 // openMeter makes what counts messages for verify. It comes before all that it counts, and its last flush after.
 func (n *Node) openMeter(ctx context.Context) (err error) {
-	n.meter, err = meter.Open(ctx, meter.Options{Log: n.log, Run: rand.Uint64(), Now: n.now, Logger: n.o.Logger.With("part", "meter")})
+	n.meter, err = meter.Open(ctx, meter.Options{Log: n.log, Run: rand.Uint64(), Now: n.now, Retention: n.longest(), Logger: n.o.Logger.With("part", "meter")})
 	return err
+}
+
+// longest is how long the records are kept that are kept longest; 0: as the log's default says.
+func (n *Node) longest() (d time.Duration) {
+	usual := time.Duration(n.o.Config.Log.Retention)
+	for _, s := range n.specs {
+		if s.Retention < 0 || usual < 0 {
+			return -1
+		}
+		if s.Retention > usual {
+			d = max(d, s.Retention)
+		}
+	}
+	return d
 }
 
 // closeMeter writes that nothing is uncounted.

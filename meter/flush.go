@@ -75,4 +75,9 @@ type Flush struct {
 	Books    []BookCount
 	Refused  []Count // publishes refused before a route saw them, since the run began
 	Overflow uint64  // rows that were not begun since there were too many, since the run began
+
+	full bool // it names every partition, though nothing may have changed: a sign of life
 }
+
+// empty tells that there is nothing to write.
+func (f *Flush) empty() bool { return !f.full && len(f.Rows)+len(f.Parts)+len(f.Books) == 0 }

@@ -18,6 +18,7 @@ import (
 	"hash/maphash"
 	"log/slog"
 	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -34,11 +35,13 @@ func Minute(ms int64) int64 { return ms / 60_000 }
 
 // Options say how a Meter is built.
 type Options struct {
-	Log    *eventlog.Log
-	Run    uint64       // names this run of the node; no other run has the same
-	Now    func() int64 // milliseconds since 1970, never goes back: the clock of the records
-	Every  time.Duration
-	Logger *slog.Logger // default: discards
+	Log   *eventlog.Log
+	Run   uint64       // names this run of the node; no other run has the same
+	Now   func() int64 // milliseconds since 1970, never goes back: the clock of the records
+	Every time.Duration
+	// Retention is how long counts are kept: as long as the records that are kept longest. 0: the log's default; negative: for ever.
+	Retention time.Duration
+	Logger    *slog.Logger // default: discards
 
 	// MaxRows is how many rows may begin in a minute; default 65,536. The devices beyond it share one row per topic and minute.
 	MaxRows int
@@ -69,7 +72,8 @@ type Meter struct {
 
 	flushing sync.Mutex // held by one flush
 	seq      uint64
-	minute   int64 // of the last flush
+	books    map[bookKey]BookCount // as they were written last
+	minute   int64                 // of the last flush
 	unsent   []*eventlog.Batch
 
 	quit chan struct{}
@@ -97,7 +101,7 @@ func Open(ctx context.Context, o Options) (*Meter, error) {
 	m := &Meter{o: o, began: o.Now(), seed: maphash.MakeSeed(), topics: map[string]*Topics{}, byPart: map[eventlog.Part]*Part{},
 		counted: eventlog.Vector{}, quit: make(chan struct{})}
 	var err error
-	if m.topic, err = o.Log.Ensure(ctx, eventlog.TopicSpec{Name: Topic, Partitions: 1}); err != nil {
+	if err = m.openTopic(ctx); err != nil {
 		return nil, fmt.Errorf("topic %q: %w", Topic, err)
 	}
 	m.part = eventlog.Part{Topic: m.topic.ID}
@@ -105,6 +109,21 @@ func Open(ctx context.Context, o Options) (*Meter, error) {
 		return nil, fmt.Errorf("read topic %q: %w", Topic, err)
 	}
 	return m, nil
+}
+
+// openTopic makes the topic, and has it keep counts as long as the records they are about.
+func (m *Meter) openTopic(ctx context.Context) (err error) {
+	config := map[string]string{}
+	if m.o.Retention != 0 {
+		config["retention.ms"] = strconv.FormatInt(max(m.o.Retention.Milliseconds(), -1), 10)
+	}
+	if m.topic, err = m.o.Log.Ensure(ctx, eventlog.TopicSpec{Name: Topic, Partitions: 1, Config: config}); err != nil {
+		return err
+	}
+	if want := config["retention.ms"]; want != "" && m.topic.Config["retention.ms"] != want {
+		return m.o.Log.ConfigureTopic(ctx, Topic, map[string]*string{"retention.ms": &want})
+	}
+	return nil
 }
 
 // resume reads how far deliveries were counted by those who came before.
@@ -199,10 +218,11 @@ func (m *Meter) flush(ctx context.Context, clean bool) error {
 			return err
 		}
 	}
-	f, err := m.collect(ctx, clean)
-	if err != nil {
-		return err
+	f := m.collect(ctx, clean)
+	if f.empty() {
+		return nil
 	}
+	var err error
 	if m.unsent, err = f.batches(m.part); err != nil {
 		return fmt.Errorf("encode flush: %w", err)
 	}
@@ -228,7 +248,7 @@ func (m *Meter) send(ctx context.Context) error {
 }
 
 // collect takes everything that was counted so far.
-func (m *Meter) collect(ctx context.Context, clean bool) (*Flush, error) {
+func (m *Meter) collect(ctx context.Context, clean bool) *Flush {
 	m.mu.Lock()
 	deliveries, refused := m.deliveries, m.refused
 	m.mu.Unlock()
@@ -244,14 +264,15 @@ func (m *Meter) collect(ctx context.Context, clean bool) (*Flush, error) {
 		rows.cell(c, half)
 	}
 	f.Time = m.o.Now()
-	full := Minute(f.Time) != m.minute
-	if full {
+	full := Minute(f.Time) != m.minute || clean
+	if Minute(f.Time) != m.minute {
 		m.minute = Minute(f.Time)
 		m.fresh.Store(0)
 	}
+	m.changedBooks(f, full)
 	m.mu.Lock()
 	for _, p := range m.parts {
-		if changed := p.fold(half); changed || full || clean {
+		if changed := p.fold(half); changed || full {
 			f.Parts = append(f.Parts, p.total)
 		}
 	}
@@ -263,7 +284,29 @@ func (m *Meter) collect(ctx context.Context, clean bool) (*Flush, error) {
 		}
 		slices.SortFunc(f.Refused, func(a, b Count) int { return cmp.Compare(a.Name, b.Name) })
 	}
-	return f, nil
+	f.full = full
+	return f
+}
+
+type bookKey struct {
+	part eventlog.Part
+	life uint64
+}
+
+// changedBooks leaves out the books that are as they were written last.
+func (m *Meter) changedBooks(f *Flush, full bool) {
+	if full || m.books == nil {
+		m.books = map[bookKey]BookCount{} // those of cores that are no more are forgotten
+	}
+	f.Books = slices.DeleteFunc(f.Books, func(b BookCount) bool {
+		k := bookKey{b.Part, b.Life}
+		was, known := m.books[k]
+		if known && !b.Known { // it was not the time to make them
+			b.Known, b.Book = was.Known, was.Book
+		}
+		m.books[k] = b
+		return known && was == b
+	})
 }
 
 // fullEvery is how far back one finds, at most, the last flush that names every partition, milliseconds.

@@ -130,6 +130,9 @@ func (r *runs) settle(i int, x *run) {
 	for k, b := range x.books {
 		topic := topics[k.part]
 		switch {
+		case k.life != x.lastLife(k.part): // a core that failed: what it had under way is carried to the next one, or decided anew
+			r.unsure[topic] = true
+			r.loose[topic] += b.Book.Loose
 		case !b.Known:
 			r.unsure[topic] = true
 		default:

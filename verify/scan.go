@@ -53,8 +53,8 @@ type partScan struct {
 
 const (
 	scanBytes  = 1 << 20
-	slack      = 60_000  // milliseconds: by how much records of ours may be out of order in time
-	maxTriples = 200_000 // of one partition
+	slack      = 60_000 // milliseconds: by how much records of ours may be out of order in time
+	maxTriples = 50_000 // of one partition
 )
 
 // open finds out what there is to read.

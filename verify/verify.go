@@ -40,8 +40,8 @@ type Options struct {
 	// Rest is called after every read, with the time that it took: where others need the processor more. May be nil.
 	Rest func(time.Duration)
 
-	MaxRows    int // in memory; default 300,000
-	MaxDevices int // whose sequences are followed; default 200,000
+	MaxRows    int // in memory; default 200,000
+	MaxDevices int // whose sequences are followed; default 100,000
 	MaxShown   int // findings of one kind; default 100. The others are counted
 }
 
@@ -86,7 +86,7 @@ type check struct {
 
 // Run verifies and tells emit what it finds, a Summary last. An error means that it could not be checked.
 func Run(ctx context.Context, o Options, r Request, emit func(Row) error) (Summary, error) {
-	o.MaxRows, o.MaxDevices, o.MaxShown = cmp.Or(o.MaxRows, 300_000), cmp.Or(o.MaxDevices, 200_000), cmp.Or(o.MaxShown, defaultShown)
+	o.MaxRows, o.MaxDevices, o.MaxShown = cmp.Or(o.MaxRows, 200_000), cmp.Or(o.MaxDevices, 100_000), cmp.Or(o.MaxShown, defaultShown)
 	if !r.From.Before(r.To) {
 		return Summary{}, fmt.Errorf("the window from %v to %v is empty", r.From.Format(time.RFC3339), r.To.Format(time.RFC3339))
 	}

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"maps"
 	"sync"
 	"time"
 
@@ -39,14 +40,27 @@ func (o *owner) count(now int64) {
 
 // leftCounts wait for Broker.Counts.
 type leftCounts struct {
-	mu   sync.Mutex
-	list []session.Counts
+	mu      sync.Mutex
+	list    []session.Counts
+	matched session.Vector // how far all cores so far have counted what is owed
 }
 
 func (l *leftCounts) put(c session.Counts) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.list = append(l.list, c)
+	if l.matched == nil {
+		l.matched = session.Vector{}
+	}
+	for p, next := range c.Matched {
+		l.matched[p] = max(l.matched[p], next)
+	}
+}
+
+func (l *leftCounts) counted() session.Vector {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return maps.Clone(l.matched)
 }
 
 func (l *leftCounts) take() []session.Counts {

@@ -93,6 +93,7 @@ func (o *owner) start(ctx context.Context) error {
 	o.reads = newReaders(o)
 	targets := o.b.store.Targets()
 	o.core = session.New(o.b.o.Session, o, targets)
+	o.core.Counted(o.b.left.counted())
 	for _, t := range targets {
 		w, restore, err := o.b.store.Claim(ctx, t)
 		if err != nil {

@@ -59,6 +59,7 @@ type Core struct {
 	look     int        // retainedLook, but in tests
 	readers  []*link    // waiting for a read to be free
 	tallies  []*Tally   // that have something to tell
+	counted  Vector     // below, tallies have the deliveries owed already
 	retries  []retry
 
 	restoring map[Key]*saved // until Restored

@@ -10,11 +10,18 @@ func (c *Core) Tail(now int64, b *Batch) {
 	i := c.place(b.Part)
 	p := &c.places[i]
 	p.tailed = true
+	counted := c.counted[b.Part]
 	for n := range b.Msgs {
-		if m := &b.Msgs[n]; m.Offset >= p.next {
-			c.message(m, i)
-			p = &c.places[i]
+		m := &b.Msgs[n]
+		if m.Offset < p.next {
+			continue
 		}
+		if m.Offset < counted && m.Tally != nil {
+			own := *m
+			own.Tally, m = nil, &own
+		}
+		c.message(m, i)
+		p = &c.places[i]
 	}
 	c.advance(i, b.Next)
 	c.leave()

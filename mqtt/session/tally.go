@@ -55,6 +55,9 @@ type book struct {
 	merged                                bool
 }
 
+// Counted says that the tallies have what is owed of records below these positions: an earlier core of this process has met them.
+func (c *Core) Counted(v Vector) { c.counted = v }
+
 // Counts hands over what the tallies have counted since the last call, and if books is set, the books, for which it visits every
 // session. A core that has failed still gives them.
 func (c *Core) Counts(books bool) Counts {

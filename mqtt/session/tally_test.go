@@ -104,3 +104,30 @@ func TestBooksCatchAForgottenDelivery(t *testing.T) {
 		}
 	}
 }
+
+// What a core before this one has counted as owed is not counted again.
+func TestWhatWasCountedIsNotCountedAgain(t *testing.T) {
+	s := newScene(t)
+	s.connect(s.a, 1000)
+	s.subscribe(s.a, sub1("#"))
+	p := s.parts[0]
+	s.core.Counted(Vector{p.part: p.next + 3})
+	tally := &Tally{}
+	b := Batch{Part: p.part, Base: p.next, Next: p.next + 5}
+	for i := range int64(5) {
+		b.Msgs = append(b.Msgs, Message{Offset: p.next + i, Time: s.now, Topic: "a/1", Payload: []byte("x"), QoS: 0, Tally: tally})
+	}
+	s.model.quiet = true
+	before := s.core.Counts(true)
+	for i := range b.Msgs {
+		s.model.matched(0, &b.Msgs[i])
+	}
+	s.core.Tail(s.now, &b)
+	after := s.core.Counts(true)
+	if len(after.Tallies) != 1 || after.Tallies[0].Owed != 2 || after.Tallies[0].Delivered != 2 || b.Msgs[0].Tally != tally {
+		t.Errorf("%+v", after.Tallies)
+	}
+	if was, is := before.Books[0], after.Books[0]; is.Owed-was.Owed != 5 || is.Delivered-was.Delivered != 5 || is.Loose-was.Loose != 3 {
+		t.Errorf("books %+v, then %+v", was, is)
+	}
+}
