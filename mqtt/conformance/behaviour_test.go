@@ -114,6 +114,18 @@ func sessionExpires(e *env) {
 			e.Fatal("a session without expiry is present")
 		}
 	}
+	// So does one that was resumed with 0.
+	h = hello{id: e.clientID(), stay: true}
+	e.connect(h).leave()
+	h.props = [][]byte{prop(propSessionExpiry, u32(0))}
+	c = e.connect(h)
+	if !c.ack.present {
+		e.Fatal("the session is not present")
+	}
+	c.leave()
+	if e.connect(h).ack.present {
+		e.Fatal("a session that was resumed without expiry is present")
+	}
 }
 
 // streamOfBytes: packets are cut out of the stream wherever they begin and end.

@@ -43,7 +43,25 @@ func (e *env) choice(format string, args ...any) {
 	if e.strict {
 		e.Fatalf(format, args...)
 	}
-	e.Skipf("nothing to see: "+format, args...)
+	panic(nothingToSee(fmt.Sprintf(format, args...)))
+}
+
+// nothingToSee ends a check through panic: a skipped test is one that could not run, and this one could.
+type nothingToSee string
+
+// show runs a check. It returns why there was nothing to see, if so.
+func (e *env) show(f check) (nothing nothingToSee) {
+	defer func() {
+		switch r := recover().(type) {
+		case nil:
+		case nothingToSee:
+			nothing = r
+		default:
+			panic(r)
+		}
+	}()
+	f(e)
+	return ""
 }
 
 // client is one connection.

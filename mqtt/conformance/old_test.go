@@ -1,6 +1,9 @@
 package conformance
 
-import "fmt"
+import (
+	"fmt"
+	"testing"
+)
 
 // MQTT 3.1, whose specification has no numbered statements: what its clients need, under names of our own.
 
@@ -49,6 +52,41 @@ func publish31(e *env) {
 		e.Fatalf("%s", p)
 	}
 	e.clear(e.topic("t"))
+}
+
+// A session is the same whichever version its client speaks.
+func TestVersionsShareSessions(t *testing.T) {
+	if *broker != "" {
+		t.Skip("another broker is being checked")
+	}
+	t.Parallel()
+	e := &env{TB: t, addr: boot(t, "").addr, v: v5, prefix: "cfv" + session, strict: true, patience: patience}
+	h := hello{id: e.clientID(), stay: true}
+	c := e.connect(h)
+	c.subscribe(e.topic("t"), 2, prop(propSubscriptionID, varint(7)))
+	props := [][]byte{prop(propUser, str("name"), str("value")), prop(propContentType, str("type"))}
+	for round, v := range []byte{v311, v5, v31, v5} {
+		c.leave()
+		e.v = v5
+		e.connect(hello{}).must(message{topic: e.topic("t"), payload: "sent, not acknowledged", qos: 2, props: props})
+		e.connect(hello{}).must(message{topic: e.topic("t"), payload: "queued", qos: 1, props: props})
+		e.v = v
+		c = e.connect(h)
+		if v > v31 && !c.ack.present {
+			t.Fatalf("round %d: the session is not present", round)
+		}
+		p := c.message()
+		c.cut()
+		e.v = v311 + v5 - max(v, v311) // the other one
+		c = e.connect(h)
+		if again := c.want("sent, not acknowledged"); again.id != p.id || !again.dup() || c.v == v5 && fmt.Sprint(again.all(propSubscriptionID)) != "[7]" {
+			t.Fatalf("round %d: %s became %s", round, p, again)
+		}
+		if q := c.want("queued"); c.v == v5 && (fmt.Sprint(q.all(propUser)) != "[name=value]" || fmt.Sprint(q.all(propSubscriptionID)) != "[7]") {
+			t.Fatalf("round %d: %s", round, q)
+		}
+		c.nothing()
+	}
 }
 
 // clientID31: 1 to 23 characters; we take longer ones too, but none that is empty.

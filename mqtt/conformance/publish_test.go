@@ -637,6 +637,26 @@ func receiveMaximumKept(e *env) {
 				e.Fatalf("got %s, want %d", p, 3+i)
 			}
 		}
+		// What is sent again counts too, and another connection may have another maximum.
+		h := hello{id: e.clientID(), stay: true}
+		c = e.connect(h)
+		c.subscribe(e.topic("u"), 2)
+		for i := range 5 {
+			pub.must(message{topic: e.topic("u"), payload: fmt.Sprint(i), qos: q})
+			c.message()
+		}
+		c.cut()
+		h.props = [][]byte{prop(propReceiveMaximum, u16(1))}
+		c = e.connect(h)
+		for i := range 5 {
+			p := c.message()
+			if p.payload != fmt.Sprint(i) || !p.dup() {
+				e.Fatalf("got %s, want %d again", p, i)
+			}
+			c.nothing()
+			c.finish(p)
+		}
+		c.nothing()
 	}
 }
 

@@ -198,12 +198,11 @@ func (r *recorder) Fatalf(format string, args ...any) {
 	runtime.Goexit()
 }
 
-func (r *recorder) Error(args ...any)        { r.Errorf("%s", fmt.Sprint(args...)) }
-func (r *recorder) Fatal(args ...any)        { r.Fatalf("%s", fmt.Sprint(args...)) }
-func (r *recorder) Skipf(f string, a ...any) { r.Fatalf(f, a...) } // a check that shows nothing finds nothing
-func (r *recorder) Failed() bool             { return r.failed() }
-func (r *recorder) Log(...any)               {}
-func (r *recorder) Logf(string, ...any)      {}
+func (r *recorder) Error(args ...any)   { r.Errorf("%s", fmt.Sprint(args...)) }
+func (r *recorder) Fatal(args ...any)   { r.Fatalf("%s", fmt.Sprint(args...)) }
+func (r *recorder) Failed() bool        { return r.failed() }
+func (r *recorder) Log(...any)          {}
+func (r *recorder) Logf(string, ...any) {}
 
 // record runs a check and returns how it went.
 func record(t *testing.T, e *env, f check) *recorder {
@@ -212,7 +211,9 @@ func record(t *testing.T, e *env, f check) *recorder {
 	over := make(chan struct{})
 	go func() {
 		defer close(over)
-		f(e)
+		if nothing := e.show(f); nothing != "" { // which is not what was to be shown
+			r.Errorf("nothing to see: %s", nothing)
+		}
 	}()
 	<-over
 	return r
