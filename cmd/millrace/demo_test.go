@@ -131,7 +131,7 @@ func demoRun(t *testing.T, data string) map[string]heard {
 	if code := c.wait(); code != exitOK {
 		t.Errorf("the demo ended with %d", code)
 	}
-	if took := time.Since(began); took > 5*time.Second {
+	if took := time.Since(began); took > 10*time.Second { // 5 s on a machine that has nothing else to do
 		t.Errorf("the end took %v", took)
 	}
 	mu.Lock()
