@@ -76,6 +76,9 @@ func (n *Node) consoleStatus() console.Status {
 // try is a line that uses the door, to be pasted into a terminal, and what it does.
 func (n *Node) try(d *door) (does, line string) {
 	host, port, _ := net.SplitHostPort(d.listener.Addr().String())
+	if ip := net.ParseIP(host); ip != nil && ip.IsUnspecified() { // every address of the machine: this one too
+		host = "127.0.0.1"
+	}
 	switch d.kind {
 	case doorMQTT, doorWS:
 		return d.tryMQTT()

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -32,8 +33,8 @@ People get passwords. Programs get tokens, to be sent as "Authorization: Bearer 
   millrace passwd users --list
   millrace serve --config my.yaml                 # with listeners: {http: {bind: ":8080", password_file: users}}`,
 		Args: cobra.RangeArgs(1, 2),
-		RunE: func(_ *cobra.Command, args []string) error {
-			p.file, p.e = args[0], e
+		RunE: func(cmd *cobra.Command, args []string) error {
+			p.file, p.e, p.ctx = args[0], e, cmd.Context()
 			if len(args) == 2 {
 				p.name = args[1]
 			}
@@ -63,6 +64,7 @@ People get passwords. Programs get tokens, to be sent as "Authorization: Bearer 
 
 // passwd is one call of the command.
 type passwd struct {
+	ctx                      context.Context
 	e                        env
 	file, name, role, output string
 	token, stdin             bool
@@ -169,17 +171,40 @@ func (p *passwd) ask() (string, error) {
 	var twice [2]string
 	for i, prompt := range []string{"Password: ", "Again: "} {
 		fmt.Fprint(p.e.Err, prompt)
-		b, err := term.ReadPassword(int(in.Fd()))
+		var err error
+		twice[i], err = readUnseen(p.ctx, int(in.Fd()))
 		fmt.Fprintln(p.e.Err)
 		if err != nil {
 			return "", fmt.Errorf("ask for the password: %w", err)
 		}
-		twice[i] = string(b)
 	}
 	if twice[0] != twice[1] {
 		return "", errors.New("the two are not the same; nothing has changed")
 	}
 	return twice[0], nil
+}
+
+// readUnseen reads a line from a terminal that does not show it. Ctrl-C ends the waiting, and leaves a terminal that shows what is typed.
+func readUnseen(ctx context.Context, fd int) (string, error) {
+	before, err := term.GetState(fd)
+	if err != nil {
+		return "", err
+	}
+	type read struct {
+		line []byte
+		err  error
+	}
+	done := make(chan read, 1)
+	go func() { // ends with the program at the latest
+		b, err := term.ReadPassword(fd)
+		done <- read{b, err}
+	}()
+	select {
+	case r := <-done:
+		return string(r.line), r.err
+	case <-ctx.Done():
+		return "", errors.Join(errors.New("interrupted; nothing has changed"), term.Restore(fd, before))
+	}
 }
 
 func readPasswords(name string) (*identity.File, error) {
