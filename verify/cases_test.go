@@ -283,12 +283,16 @@ func TestExplainedAbsence(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	w.want(w.verify(w.live), true)
+	r := w.verify(w.live)
+	w.want(r, true, verify.Expired)
+	if f := r.find(verify.Expired); f.Count == 0 || f.Count > 270 || r.totals["telemetry"].Status != verify.Expired {
+		t.Errorf("%s", r)
+	}
 	if err := w.log.DeleteTopic(t.Context(), "__millrace_meter"); err != nil {
 		t.Fatal(err)
 	}
 	w.kill()
-	r := w.atRest()
+	r = w.atRest()
 	w.want(r, true, verify.NotCounted)
 	if r.Runs != 0 || !strings.Contains(r.Text, "nobody counted") {
 		t.Errorf("%s", r)

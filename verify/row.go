@@ -119,6 +119,11 @@ const (
 	LedgerTwice      Kind = "ledger_repeated" // twice in the log, and not at QoS 1
 )
 
+// Mild tells that a row's status is nothing wrong.
+func (k Kind) Mild() bool {
+	return k == Pending || k == NotCounted || k == Expired || k == Recreated
+}
+
 // Finding is one thing that was found.
 type Finding struct {
 	Kind      Kind     `json:"kind"`

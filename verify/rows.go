@@ -37,6 +37,8 @@ type verdicts struct {
 	outstanding int64 // owed, and neither delivered nor given up
 	extra       int64 // found beyond what was logged, in rows
 	again       int64 // delivered more often than owed
+	gone        uint64
+	why         Kind // they are gone
 }
 
 func (t *rows) init(c *check) {
@@ -143,7 +145,7 @@ func (t *rows) fold(r *row, status Kind) {
 		t.c.totals[r.Topic] = sum
 	}
 	sum.merge(&r.Counts)
-	if status != "" {
+	if status != "" && (sum.Status == "" || !status.Mild()) {
 		sum.Status = status
 	}
 	if r.Status = status; status != "" || t.c.All {
@@ -228,7 +230,14 @@ func (t *rows) judge(m int64, r *row) (status Kind) {
 		status = NotCounted
 	}
 	topic := t.c.topics[r.Topic]
-	if topic == nil || topic.blind(m, r) {
+	if topic == nil {
+		return status
+	}
+	if why := topic.blind(m, r); why != "" {
+		if r.Found < r.Logged && why != Compacted {
+			v.gone, v.why = v.gone+r.Logged-r.Found, why
+			status = why
+		}
 		return status
 	}
 	f := Finding{Severity: Wrong, Minute: r.Minute, Topic: r.Topic, Device: r.Device, Partition: -1, Offset: -1}
@@ -265,6 +274,14 @@ func (t *rows) judgeTopic(name string, v *verdicts) {
 	if n := v.before; n != 0 && n > t.c.runs.inFlight(name) || n < 0 {
 		f.Kind, f.Severity, f.Count = LostBeforeLog, Wrong, uint64(max(n, -n))
 		f.Text = fmt.Sprintf("%d messages were accepted from clients and are neither in the log nor refused", n)
+		t.c.find(f)
+	}
+	if f.Count = v.gone; v.gone > 0 {
+		f.Kind, f.Severity = v.why, Note
+		f.Text = fmt.Sprintf("%d records that were counted are gone, as retention or somebody's trimming removes them", v.gone)
+		if v.why == Recreated {
+			f.Text = fmt.Sprintf("%d records that were counted are gone with their topic, which was deleted and made again", v.gone)
+		}
 		t.c.find(f)
 	}
 	if n := v.outstanding; n > 0 {

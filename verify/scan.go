@@ -25,15 +25,21 @@ type topicScan struct {
 	cut     []int64 // by partition: the last minute of which retention may have removed records; 0: none
 }
 
-// blind tells that a row's records may be gone for a reason.
-func (t *topicScan) blind(minute int64, r *row) bool {
-	if t.compact || minute <= t.fresh {
-		return true
-	}
+// blind is why a row's records may be gone; "": they may not.
+func (t *topicScan) blind(minute int64, r *row) Kind {
+	cut := slices.Max(t.cut)
 	if !r.Others {
-		return minute <= t.cut[route.Partition([]byte(r.Device), t.t.Partitions)]
+		cut = t.cut[route.Partition([]byte(r.Device), t.t.Partitions)]
 	}
-	return minute <= slices.Max(t.cut)
+	switch {
+	case t.compact:
+		return Compacted
+	case minute <= t.fresh:
+		return Recreated
+	case minute <= cut:
+		return Expired
+	}
+	return ""
 }
 
 // partScan reads one partition.
@@ -97,7 +103,7 @@ func (c *check) openTopic(ctx context.Context, t eventlog.Topic) error {
 		if err != nil {
 			return fmt.Errorf("find a time in topic %q: %w", t.Name, err)
 		}
-		if starts[i] > 0 && (at < 0 || at == starts[i]) {
+		if starts[i] > 0 && (at == starts[i] || starts[i] == ends[i]) { // else what is gone is older than the window
 			ts.cut[i] = math.MaxInt64 // until a record is met
 		}
 		s := &partScan{topic: ts, pos: eventlog.Position{Part: p, Offset: at}, end: ends[i], origin: c.dead.origins[p],

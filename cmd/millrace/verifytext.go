@@ -50,7 +50,7 @@ func (p *verifyPrinter) row(r verify.Row) error {
 	switch {
 	case r.Counts != nil && r.Counts.Minute == 0:
 		p.totals = append(p.totals, *r.Counts)
-	case r.Counts != nil && !p.all && (r.Counts.Status == verify.Pending || r.Counts.Status == verify.NotCounted): // the notes tell
+	case r.Counts != nil && !p.all && r.Counts.Status.Mild(): // the notes tell
 	case r.Counts != nil && len(p.rows) <= maxRowsShown:
 		p.rows = append(p.rows, *r.Counts)
 	case r.Finding != nil:
