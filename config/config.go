@@ -38,7 +38,7 @@ type Log struct {
 	SessionPartitions  int      `yaml:"session_partitions"` // 0: as they are, 4 in a new log
 	RetainedPartitions int      `yaml:"retained_partitions"`
 	Kafka              []string `yaml:"kafka"`       // host:port of some brokers
-	Replication        int      `yaml:"replication"` // of topics made on the cluster; 0: the cluster's default
+	Replication        int      `yaml:"replication"` // of topics made on the cluster; 0: 3, or as many as there are brokers
 }
 
 // Route maps a part of the MQTT topic tree to a log topic. Zero fields take the defaults that package route names.

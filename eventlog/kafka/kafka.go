@@ -13,7 +13,7 @@
 // together with the epoch of every claim.
 //
 // Goroutines: one scheduler and one per request in flight for appends without a claim; one per claimed partition with work;
-// one per leader and tail. Close ends all of them. Nothing is on a local disk. The driver never alters a topic that is
+// one per leader and tail; one for a moment per topic that is first written to, which looks how safe it is. Close ends all of them. Nothing is on a local disk. The driver never alters a topic that is
 // there, never creates one by the way, and never reads a record that is not stable.
 package kafka
 
@@ -41,7 +41,7 @@ type Options struct {
 	ClientID string    // as the brokers' logs and quotas know us; "millrace"
 	Logger   *slog.Logger
 
-	Replication int16         // of topics that are created; the brokers' default
+	Replication int16         // of topics that are created; 3, or as many as there are brokers
 	RoomBytes   int           // what one partition takes before Room says wait; 4 MiB
 	BatchBytes  int           // up to which waiting batches are merged into one; 512 KiB
 	TailBytes   int           // what one tail keeps unpolled; 8 MiB
@@ -67,9 +67,6 @@ func (o *Options) setDefaults() {
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
-	}
-	if o.Replication == 0 {
-		o.Replication = -1
 	}
 	setInt(&o.RoomBytes, 4<<20)
 	setInt(&o.BatchBytes, 512<<10)
@@ -100,6 +97,8 @@ type Driver struct {
 	ended   chan struct{} // Close is done
 	writers map[*writer]struct{}
 	tails   map[*tail]struct{}
+	vetted  map[eventlog.TopicID]struct{} // topics that were looked at, see vet
+	vetting sync.WaitGroup
 }
 
 var (
@@ -125,7 +124,7 @@ func Open(ctx context.Context, o Options) (*Driver, error) {
 	}
 	d := &Driver{
 		o: o, cl: cl, tx: tx, adm: kadm.NewClient(cl), ended: make(chan struct{}),
-		writers: map[*writer]struct{}{}, tails: map[*tail]struct{}{},
+		writers: map[*writer]struct{}{}, tails: map[*tail]struct{}{}, vetted: map[eventlog.TopicID]struct{}{},
 	}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	d.topics = &topics{cl: cl, grace: o.Grace, backoff: o.Backoff}
@@ -221,6 +220,7 @@ func (d *Driver) Close() error {
 	}
 	wg.Wait()
 	d.cancel()
+	d.vetting.Wait()
 	d.cl.Close()
 	d.tx.Close()
 	d.rooms.close()

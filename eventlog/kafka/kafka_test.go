@@ -52,13 +52,18 @@ func stall(c *kfake.Cluster) (release func()) {
 // foreign appends records with a client that is not ours.
 func foreign(t testing.TB, c *kfake.Cluster, d *Driver, p eventlog.Part, recs []eventlog.Record, commit bool) {
 	t.Helper()
+	foreignOn(t, c.ListenAddrs(), d, p, recs, commit)
+}
+
+func foreignOn(t testing.TB, seeds []string, d *Driver, p eventlog.Part, recs []eventlog.Record, commit bool) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	topic, err := d.topics.partition(ctx, p)
 	if err != nil {
 		t.Fatal(err)
 	}
-	cl, err := kgo.NewClient(kgo.SeedBrokers(c.ListenAddrs()...), kgo.TransactionalID("stranger-"+randomName()),
+	cl, err := kgo.NewClient(kgo.SeedBrokers(seeds...), kgo.TransactionalID("stranger-"+randomName()),
 		kgo.RecordPartitioner(kgo.ManualPartitioner()))
 	if err != nil {
 		t.Fatal(err)

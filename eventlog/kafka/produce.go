@@ -196,6 +196,7 @@ func (p *producer) ready(l *lane) bool {
 			return false
 		}
 		l.identity, l.seq = p.identity, 0
+		p.d.vet(l.part.Topic)
 	}
 	limit := l.limit
 	if l.single > 0 {

@@ -49,14 +49,14 @@ func parseProducer(key string) (int64, error) {
 // open finds or creates the topic and reads it.
 func (r *registry) open(ctx context.Context) error {
 	spec := eventlog.TopicSpec{Name: ProducersTopic, Partitions: 1, Config: map[string]string{"cleanup.policy": "compact"}}
-	t, err := r.d.describe(ctx, ProducersTopic)
-	if errors.Is(err, eventlog.ErrUnknownTopic) {
-		t, err = r.d.CreateTopic(ctx, spec)
-		if errors.Is(err, eventlog.ErrTopicExists) {
-			err = nil
-		}
-	}
+	all, err := r.d.list(ctx, ProducersTopic)
 	if err != nil {
+		return fmt.Errorf("describe topic %q: %w", ProducersTopic, translate(err))
+	}
+	var t eventlog.Topic
+	if len(all) > 0 {
+		t = all[0]
+	} else if t, err = r.d.CreateTopic(ctx, spec); err != nil && !errors.Is(err, eventlog.ErrTopicExists) {
 		return err
 	}
 	if t.Partitions != 1 || !strings.Contains(t.Config["cleanup.policy"], "compact") {

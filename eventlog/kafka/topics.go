@@ -22,6 +22,7 @@ type topic struct {
 	name    string
 	id      eventlog.TopicID
 	leaders []int32 // per partition; -1: none at the moment
+	copies  int     // replicas of the partition that has the fewest
 }
 
 func (t *topic) leader(index int32) int32 {
@@ -42,6 +43,7 @@ type topics struct {
 
 	mu     sync.RWMutex
 	at     time.Time // when the last answer was asked for
+	nodes  []int32   // brokers that were up then
 	byID   map[eventlog.TopicID]*topic
 	byName map[string]*topic
 }
@@ -89,6 +91,21 @@ func (ts *topics) refresh(ctx context.Context) error {
 		return fmt.Errorf("metadata: %w", err)
 	}
 	byID, byName := map[eventlog.TopicID]*topic{}, map[string]*topic{}
+	for _, t := range described(resp) {
+		byID[t.id], byName[t.name] = t, t
+	}
+	var nodes []int32
+	for _, b := range resp.Brokers {
+		nodes = append(nodes, b.NodeID)
+	}
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	ts.at, ts.nodes, ts.byID, ts.byName = at, nodes, byID, byName
+	return nil
+}
+
+// described is every topic that an answer knows.
+func described(resp *kmsg.MetadataResponse) (all []*topic) {
 	for _, rt := range resp.Topics {
 		if rt.Topic == nil || rt.ErrorCode != 0 && kerr.ErrorForCode(rt.ErrorCode) != kerr.LeaderNotAvailable {
 			continue
@@ -101,13 +118,45 @@ func (ts *topics) refresh(ctx context.Context) error {
 			if p.ErrorCode == 0 && t.has(p.Partition) {
 				t.leaders[p.Partition] = p.Leader
 			}
+			if t.copies == 0 || len(p.Replicas) < t.copies {
+				t.copies = len(p.Replicas)
+			}
 		}
-		byID[t.id], byName[t.name] = t, t
+		all = append(all, t)
 	}
-	ts.mu.Lock()
-	defer ts.mu.Unlock()
-	ts.at, ts.byID, ts.byName = at, byID, byName
-	return nil
+	return all
+}
+
+func (ts *topics) brokers() []int32 {
+	ts.mu.RLock()
+	defer ts.mu.RUnlock()
+	return ts.nodes
+}
+
+// everywhere asks each broker what it knows of a name, nil if nothing, and says whether ok likes every answer. Brokers learn
+// of topics one by one: what one has answered, the next may not know yet. A broker that does not answer does not count: it
+// learns what it missed before it is let serve again.
+func (ts *topics) everywhere(ctx context.Context, name string, ok func(*topic) bool) bool {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	for _, node := range ts.brokers() {
+		req := kmsg.NewPtrMetadataRequest()
+		rt := kmsg.NewMetadataRequestTopic()
+		rt.Topic = &name
+		req.Topics = append(req.Topics, rt)
+		resp, err := req.RequestWith(ctx, ts.cl.Broker(int(node)))
+		if err != nil {
+			continue
+		}
+		var t *topic
+		if all := described(resp); len(all) > 0 {
+			t = all[0]
+		}
+		if !ok(t) {
+			return false
+		}
+	}
+	return true
 }
 
 // idOf is the topic's id, or one made of its name on a cluster that has no ids: there a topic that is deleted and created
@@ -174,7 +223,14 @@ func (d *Driver) CreateTopic(ctx context.Context, spec eventlog.TopicSpec) (even
 	if parts == 0 {
 		parts = -1
 	}
-	made, err := d.adm.CreateTopic(ctx, parts, d.o.Replication, config, spec.Name)
+	copies, err := d.replication(ctx)
+	if err != nil {
+		return eventlog.Topic{}, d.fail(err, "create topic %q", spec.Name)
+	}
+	if two := "2"; copies >= 3 && config[minISR] == nil {
+		config[minISR] = &two
+	}
+	made, err := d.adm.CreateTopic(ctx, parts, copies, config, spec.Name)
 	if err != nil {
 		failure := d.fail(err, "create topic %q: %s", spec.Name, made.ErrMessage)
 		if !errors.Is(err, kerr.TopicAlreadyExists) {
@@ -187,11 +243,12 @@ func (d *Driver) CreateTopic(ctx context.Context, spec eventlog.TopicSpec) (even
 		return t, failure
 	}
 	id := idOf(spec.Name, made.ID)
-	for n := 0; ; n++ { // until the brokers we ask know it, with a leader for each partition
+	known := func(t *topic) bool { return t != nil && t.id == id }
+	for n := 0; ; n++ { // until every broker knows it, with a leader for each partition
 		if err := d.topics.refresh(ctx); err != nil {
 			return eventlog.Topic{}, d.fail(err, "create topic %q", spec.Name)
 		}
-		if t := d.topics.cached(id); t != nil && led(t) {
+		if t := d.topics.cached(id); t != nil && led(t) && d.topics.everywhere(ctx, spec.Name, known) {
 			return d.describe(ctx, spec.Name)
 		}
 		if err := d.pause(ctx, n); err != nil {
@@ -209,15 +266,23 @@ func led(t *topic) bool {
 	return true
 }
 
+// describe describes a topic that is known to be there: a broker that has not heard of it is asked again.
 func (d *Driver) describe(ctx context.Context, name string) (eventlog.Topic, error) {
-	all, err := d.list(ctx, name)
-	if err != nil {
-		return eventlog.Topic{}, d.fail(err, "describe topic %q", name)
+	for until, n := time.Now().Add(d.o.Grace), 0; ; n++ {
+		all, err := d.list(ctx, name)
+		if err == nil && len(all) > 0 {
+			return all[0], nil
+		}
+		if err == nil && time.Now().After(until) {
+			err = eventlog.ErrUnknownTopic
+		}
+		if err == nil {
+			err = d.pause(ctx, n)
+		}
+		if err != nil {
+			return eventlog.Topic{}, d.fail(err, "describe topic %q", name)
+		}
 	}
-	if len(all) == 0 {
-		return eventlog.Topic{}, fmt.Errorf("describe topic %q: %w", name, eventlog.ErrUnknownTopic)
-	}
-	return all[0], nil
 }
 
 // Topics implements eventlog.Driver.
@@ -229,42 +294,63 @@ func (d *Driver) Topics(ctx context.Context) ([]eventlog.Topic, error) {
 	return all, d.fail(err, "list topics")
 }
 
-// list describes the topics named, or all.
+// list describes the topics named, or all. One broker says which there are and another how they are configured: a topic that
+// the second does not know is asked for again, until it has been missing for long enough.
 func (d *Driver) list(ctx context.Context, names ...string) ([]eventlog.Topic, error) {
-	if err := d.topics.refresh(ctx); err != nil {
-		return nil, err
+	for until, n := time.Now().Add(d.o.Grace), 0; ; n++ {
+		if err := d.topics.refresh(ctx); err != nil {
+			return nil, err
+		}
+		found := d.topics.all(names)
+		configs, err := d.configs(ctx, found)
+		if err != nil {
+			return nil, err
+		}
+		if len(configs) < len(found) && time.Now().Before(until) {
+			if err := d.pause(ctx, n); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		var out []eventlog.Topic
+		for _, t := range found {
+			c, ok := configs[t.name]
+			if !ok {
+				continue // deleted meanwhile
+			}
+			set := map[string]string{}
+			for _, entry := range c.Configs {
+				if entry.Source == kmsg.ConfigSourceDynamicTopicConfig && entry.Value != nil && entry.Key != minISR {
+					set[entry.Key] = *entry.Value
+				}
+			}
+			out = append(out, eventlog.Topic{Name: t.name, ID: t.id, Partitions: int32(len(t.leaders)), Config: set})
+		}
+		return out, nil
 	}
-	found := d.topics.all(names)
-	if len(found) == 0 {
+}
+
+// configs asks for the configs of topics, by name; those that are gone are not in it.
+func (d *Driver) configs(ctx context.Context, of []*topic) (map[string]kadm.ResourceConfig, error) {
+	if len(of) == 0 {
 		return nil, nil
 	}
-	names = names[:0:0]
-	for _, t := range found {
+	var names []string
+	for _, t := range of {
 		names = append(names, t.name)
 	}
 	described, err := d.adm.DescribeTopicConfigs(ctx, names...)
 	if err != nil {
 		return nil, err
 	}
-	var out []eventlog.Topic
-	for _, t := range found {
-		config := map[string]string{}
-		c, err := described.On(t.name, nil)
-		if err == nil {
-			err = c.Err
+	out := map[string]kadm.ResourceConfig{}
+	for _, c := range described {
+		switch {
+		case c.Err == nil:
+			out[c.Name] = c
+		case !errors.Is(c.Err, kerr.UnknownTopicOrPartition):
+			return nil, fmt.Errorf("configs of topic %q: %w", c.Name, c.Err)
 		}
-		if errors.Is(err, kerr.UnknownTopicOrPartition) {
-			continue // deleted meanwhile
-		}
-		if err != nil {
-			return nil, fmt.Errorf("configs of topic %q: %w", t.name, err)
-		}
-		for _, entry := range c.Configs {
-			if entry.Source == kmsg.ConfigSourceDynamicTopicConfig && entry.Value != nil {
-				config[entry.Key] = *entry.Value
-			}
-		}
-		out = append(out, eventlog.Topic{Name: t.name, ID: t.id, Partitions: int32(len(t.leaders)), Config: config})
 	}
 	return out, nil
 }
@@ -290,7 +376,47 @@ func (d *Driver) ConfigureTopic(ctx context.Context, name string, set map[string
 	if err == nil {
 		err = r.Err
 	}
-	return d.fail(err, "configure topic %q: %s", name, r.ErrMessage)
+	if err != nil {
+		return d.fail(err, "configure topic %q: %s", name, r.ErrMessage)
+	}
+	// The change is made; this is for who asks next. A value that the cluster words in its own way is never told as it was set.
+	for until, n := time.Now().Add(d.o.Grace), 0; !d.configured(ctx, name, set) && time.Now().Before(until); n++ {
+		if d.pause(ctx, n) != nil {
+			break
+		}
+	}
+	return nil
+}
+
+// configured asks every broker for the configs of a topic and says whether all tell what was set.
+func (d *Driver) configured(ctx context.Context, name string, set map[string]*string) bool {
+	if d.topics.refresh(ctx) != nil {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	for _, node := range d.topics.brokers() {
+		req := kmsg.NewPtrDescribeConfigsRequest()
+		res := kmsg.NewDescribeConfigsRequestResource()
+		res.ResourceType, res.ResourceName = kmsg.ConfigResourceTypeTopic, name
+		req.Resources = append(req.Resources, res)
+		resp, err := req.RequestWith(ctx, d.cl.Broker(int(node)))
+		if err != nil || len(resp.Resources) != 1 {
+			continue
+		}
+		is := map[string]string{}
+		for _, c := range resp.Resources[0].Configs {
+			if c.Source == kmsg.ConfigSourceDynamicTopicConfig && c.Value != nil {
+				is[c.Name] = *c.Value
+			}
+		}
+		for k, want := range set {
+			if have, ok := is[k]; ok != (want != nil) || ok && have != *want {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // DeleteTopic implements eventlog.Driver.
@@ -298,15 +424,17 @@ func (d *Driver) DeleteTopic(ctx context.Context, name string) error {
 	if err := d.begin(ctx); err != nil {
 		return err
 	}
-	if _, err := d.adm.DeleteTopic(ctx, name); err != nil {
+	deleted, err := d.adm.DeleteTopic(ctx, name)
+	if err != nil {
 		return d.fail(err, "delete topic %q", name)
 	}
-	for n := 0; ; n++ { // until the brokers we ask have dropped it
-		was := d.topics.named(name)
+	was := idOf(name, deleted.ID)
+	dropped := func(t *topic) bool { return t == nil || t.id != was }
+	for n := 0; ; n++ { // until every broker has dropped it
 		if err := d.topics.refresh(ctx); err != nil {
 			return d.fail(err, "delete topic %q", name)
 		}
-		if now := d.topics.named(name); now == nil || was != nil && now.id != was.id {
+		if dropped(d.topics.named(name)) && d.topics.everywhere(ctx, name, dropped) {
 			return nil
 		}
 		if err := d.pause(ctx, n); err != nil {

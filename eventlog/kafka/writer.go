@@ -59,6 +59,7 @@ func (d *Driver) Claim(ctx context.Context, p eventlog.Part) (eventlog.Writer, e
 	if err := d.settle(ctx, p); err != nil {
 		return nil, d.fail(err, "claim %v: wait until what is there is stable", p)
 	}
+	d.vet(p.Topic)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.closed {

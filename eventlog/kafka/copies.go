@@ -1,0 +1,113 @@
+package kafka
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/millrace-io/millrace/eventlog"
+)
+
+// minISR is how many replicas must have a record before it is answered. Like the number of replicas it is the driver's to
+// choose when it makes a topic, since the embedded log has neither; so it is not among the configs that Topics tells.
+const minISR = "min.insync.replicas"
+
+// replication is how many replicas a topic gets that is made now: three, or as many as there are brokers. Those that are down
+// at the moment count, where the cluster tells of them: a topic keeps for life what it is made with.
+func (d *Driver) replication(ctx context.Context) (int16, error) {
+	if d.o.Replication > 0 {
+		return d.o.Replication, nil
+	}
+	n, err := d.brokers(ctx)
+	return int16(max(min(n, 3), 1)), err
+}
+
+func (d *Driver) brokers(ctx context.Context) (int, error) {
+	req := kmsg.NewPtrDescribeClusterRequest()
+	req.EndpointType = 1 // brokers
+	req.IncludeFencedBrokers = true
+	resp, err := req.RequestWith(ctx, d.cl)
+	if err == nil {
+		err = kerr.ErrorForCode(resp.ErrorCode)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("describe the cluster: %w", err)
+	}
+	return len(resp.Brokers), nil
+}
+
+// vet looks, once, at a topic that is about to be written to, and warns of what makes an ack worth less than it says. It
+// alters nothing: the topic is the user's.
+func (d *Driver) vet(id eventlog.TopicID) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if _, done := d.vetted[id]; done || d.closed {
+		return
+	}
+	d.vetted[id] = struct{}{}
+	d.vetting.Go(func() {
+		name, found, err := d.findings(d.ctx, id)
+		if err != nil && !isDone(err) {
+			d.o.Logger.Warn("cannot see how safe a topic is", "topic", name, "error", err)
+		}
+		for _, f := range found {
+			d.o.Logger.Warn("a topic is less safe than it could be", "topic", name, "finding", f.what, "risk", f.risk, "fix", f.fix)
+		}
+	})
+}
+
+// finding is one thing that is unsafe about a topic.
+type finding struct{ what, risk, fix string }
+
+func (d *Driver) findings(ctx context.Context, id eventlog.TopicID) (name string, out []finding, err error) {
+	t, err := d.topics.fresh(ctx, id)
+	if err != nil {
+		return id.String(), nil, err
+	}
+	brokers, err := d.brokers(ctx)
+	if err != nil {
+		return t.name, nil, err
+	}
+	configs, err := d.configs(ctx, []*topic{t})
+	if err != nil {
+		return t.name, nil, err
+	}
+	is := map[string]string{}
+	for _, c := range configs[t.name].Configs {
+		if c.Value != nil {
+			is[c.Key] = *c.Value
+		}
+	}
+	alter := func(config string) string {
+		return fmt.Sprintf("kafka-configs.sh --alter --entity-type topics --entity-name %s --add-config %s", t.name, config)
+	}
+	if want := min(3, brokers); t.copies < want {
+		out = append(out, finding{
+			fmt.Sprintf("replication factor %d on %d brokers", t.copies, brokers),
+			"what was acknowledged can be lost with fewer brokers than need be",
+			fmt.Sprintf("kafka-reassign-partitions.sh, to %d replicas", want),
+		})
+	}
+	need, err := strconv.Atoi(is[minISR])
+	switch {
+	case err != nil: // a cluster that does not say
+	case t.copies >= 3 && need < 2:
+		out = append(out, finding{
+			fmt.Sprintf("%s=%d with %d replicas", minISR, need, t.copies),
+			"a record is acknowledged when one broker has it, and lost with that broker", alter(minISR + "=2"),
+		})
+	case t.copies > 1 && need >= t.copies:
+		out = append(out, finding{
+			fmt.Sprintf("%s=%d with %d replicas", minISR, need, t.copies),
+			"nothing is accepted while any one broker is down", alter(fmt.Sprintf("%s=%d", minISR, t.copies-1)),
+		})
+	}
+	if is["unclean.leader.election.enable"] == "true" {
+		out = append(out, finding{"unclean.leader.election.enable=true",
+			"a replica that lacks acknowledged records may become leader, and they are gone", alter("unclean.leader.election.enable=false")})
+	}
+	return t.name, out, nil
+}
