@@ -17,7 +17,8 @@ var parts31 = []checks{{
 	"several-filters": manyFilters,
 }}
 
-var parts5 = []checks{format5, connect5, connack5, publish5, ack5, subscribe5, disconnect5, behaviour5, topic5, websocket}
+var parts5 = []checks{format5, connect5, connack5, publish5, ack5, subscribe5, disconnect5, behaviour5, topic5, shared5,
+	websocket}
 
 var parts311 = []checks{format311, connect311, connack311, publish311, ack311, subscribe311, disconnect311, behaviour311, topic311,
 	websocket}

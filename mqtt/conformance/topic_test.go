@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// Sections 4.7 and 4.8: topic names and filters, shared subscriptions.
+// Section 4.7: topic names and filters.
 
 var topic5 = checks{
 	"MQTT-4.7.0-1": wildcardTopic,
@@ -17,8 +17,6 @@ var topic5 = checks{
 	"MQTT-4.7.3-2": nullCharacter,
 	"MQTT-4.7.3-3": longTopics,
 	"MQTT-4.7.3-4": nothingNormalised,
-	"MQTT-4.8.2-1": shareName,
-	"MQTT-4.8.2-2": shareName,
 }
 
 var topic311 = checks{
@@ -142,9 +140,4 @@ func nothingNormalised(e *env) {
 		}
 		c.nothing()
 	}
-}
-
-// shareName: a share name has a character at least, no wildcard, and a filter after it.
-func shareName(e *env) {
-	e.badFilters("$share//a", "$share/g", "$share/g/", "$share/", "$share/+/a", "$share/#/a", "$share/g+/a", "$share/g#/a")
 }
