@@ -83,9 +83,11 @@ type coverage struct {
 
 	mu     sync.Mutex
 	rng    *rand.Rand
-	spells []spell
+	spells []spell       // the last of them
+	gone   int           // those before
 	healed chan struct{} // closed: there is coverage from now on
 	over   time.Time     // when that was
+	radio  *radio        // the last connection
 	skew   time.Duration
 	drift  float64
 	buried net.Conn
@@ -116,12 +118,19 @@ func (c *coverage) at(t time.Duration) (int, spell) {
 	for len(c.spells) == 0 || c.spells[len(c.spells)-1].end <= t {
 		c.spells = append(c.spells, c.next())
 	}
+	if drop := len(c.spells) - maxSpells; drop > maxSpells {
+		c.spells = append(c.spells[:0], c.spells[drop:]...)
+		c.gone += drop
+	}
 	i := len(c.spells) - 1
 	for c.spells[i].begin > t && i > 0 {
 		i--
 	}
-	return i, c.spells[i]
+	return c.gone + i, c.spells[i]
 }
+
+// maxSpells is how many are kept at least: who asks for an earlier time gets the earliest of them.
+const maxSpells = 128
 
 func (c *coverage) next() spell {
 	if c.n.Covered.To == 0 {
@@ -177,10 +186,14 @@ func (c *coverage) heal() {
 		return
 	}
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	r := c.radio
 	if c.over.IsZero() {
 		c.over = time.Now()
 		close(c.healed)
+	}
+	c.mu.Unlock()
+	if r != nil && !r.alive() {
+		r.Close() // the device need not find out by itself any more
 	}
 }
 
@@ -233,7 +246,11 @@ func (c *coverage) dialler(dial func(context.Context) (net.Conn, error)) func(co
 				if err != nil {
 					return nil, err
 				}
-				return newRadio(conn, c, spell), nil
+				r := newRadio(conn, c, spell)
+				c.mu.Lock()
+				c.radio = r
+				c.mu.Unlock()
+				return r, nil
 			}
 			timer := time.NewTimer(wait)
 			select {

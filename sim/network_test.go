@@ -93,7 +93,7 @@ func driven(t *testing.T, v packet.Version, qos byte, n Network, speed float64, 
 	l := NewLedger()
 	stop := watchFor(t, 24*time.Hour, WatchOptions{Dial: b.dialMemory, Connect: packet.Connect{Version: v, ClientID: "r"}, Filter: "city/#", QoS: qos, Ledger: l})
 	o := DriveOptions{Vehicles: 4, Speed: speed, FleetOptions: FleetOptions{Dial: b.dialMemory, QoS: qos, Network: &n, Seed: 3, Ledger: l, Fresh: true,
-		Duration: long, Grace: time.Minute, Connect: packet.Connect{Version: v, KeepAlive: 60}}}
+		Duration: long, Connect: packet.Connect{Version: v, KeepAlive: 60}}}
 	time.AfterFunc(long, func() { // what is switched off in a tunnel is closed by the operating system here
 		b.mu.Lock()
 		defer b.mu.Unlock()
@@ -231,6 +231,9 @@ func TestCoverageIsDeterministic(t *testing.T) {
 			newLane(c, 1)
 		}
 		c.at(10 * time.Hour)
+		if i, _ := c.at(9 * time.Hour); i >= len(c.spells) {
+			t.Errorf("spell %d of %d", i, len(c.spells))
+		}
 		return c.spells
 	}
 	a := spells(1, "a", 0)
@@ -239,6 +242,18 @@ func TestCoverageIsDeterministic(t *testing.T) {
 	}
 	if reflect.DeepEqual(a[:3], spells(2, "a", 0)[:3]) || reflect.DeepEqual(a[:3], spells(1, "b", 0)[:3]) {
 		t.Error("another seed, or device, has the same coverage")
+	}
+	c := newCoverage(n, 1, 1, "a", time.Unix(0, 0)) // for months: what is long past is forgotten
+	far := 0
+	for d := time.Duration(0); d < 3000*time.Hour; d += time.Hour {
+		i, s := c.at(d)
+		if i < far || s.begin > d || s.end <= d {
+			t.Fatalf("spell %d, %v, at %v after %d", i, s, d, far)
+		}
+		far = i
+	}
+	if len(c.spells) > 2*maxSpells+1 || far < 3000 {
+		t.Errorf("%d of %d spells are kept", len(c.spells), far)
 	}
 	for i := 1; i < len(a); i++ {
 		if a[i].begin != a[i-1].end || a[i].away <= a[i].begin || a[i].end <= a[i].away {
