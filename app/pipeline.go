@@ -118,7 +118,7 @@ type strip struct {
 	started  time.Time
 	past     [rateSeconds + 1]moment // oldest first
 	n        int
-	live     bool  // the view has read the past
+	live     bool  // the view has read all that there was
 	missing  int64 // sequence numbers that were missing in the past already
 	repeated int64
 	skews    console.Skew
@@ -202,8 +202,9 @@ func quantiles(st *console.Stage, s metrics.Snapshot) {
 // stations are the stages with their totals, and what lies between each and the one before.
 func (n *Node) stations() []console.Stage {
 	c, moved := n.settled()
-	devices, broker := n.firstStations(&c)
-	all := []console.Stage{devices, broker, logStation(&c, moved), n.viewStation(&c, moved), {Name: "browser", Total: n.http.Hub().Frames}}
+	behind := n.behind(&c)
+	devices, broker := n.firstStations(&c, behind)
+	all := []console.Stage{devices, broker, logStation(&c, moved), n.viewStation(&c, behind+moved), {Name: "browser", Total: n.http.Hub().Frames}}
 	for i := range all {
 		n.strip.believe(&all[i])
 	}
@@ -240,14 +241,14 @@ func (s *strip) believe(st *console.Stage) {
 
 // firstStations are what devices sent and what was received. What they sent is known by their sequence numbers: those that are missing and
 // that nobody refused did not arrive.
-func (n *Node) firstStations(c *census) (devices, broker console.Stage) {
+func (n *Node) firstStations(c *census, behind int64) (devices, broker console.Stage) {
 	t := n.fleet.view.Totals()
 	s := &n.strip
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.live {
+	if !s.live { // what is missing in the past is not of this run
 		s.missing, s.repeated = int64(t.Missing), int64(t.Repeated)
-		s.live = t.Records > t.History
+		s.live = behind == 0 && (n.engine != nil || t.Records > t.History)
 	}
 	lost := max(0, int64(t.Missing)-s.missing-c.allRefused()-c.broken-c.appending)
 	again := max(0, int64(t.Repeated)-s.repeated) + c.repeated
@@ -283,22 +284,28 @@ func logStation(c *census, moved int64) console.Stage {
 	return st
 }
 
-// viewStation compares what is in the log with what the view of the fleet has had. On a Kafka cluster nobody can say cheaply how far its
-// tail is behind, so there is nothing to compare with.
-func (n *Node) viewStation(c *census, moved int64) console.Stage {
+// behind is how many offsets of the log the view's tail had not passed at the count. A cluster would have to be asked: there it is taken for 0.
+func (n *Node) behind(c *census) (sum int64) {
+	if n.engine == nil {
+		return 0
+	}
+	_, ends, err := n.store.Data(context.Background())
+	if err != nil {
+		return 0 // the log is closed, and nothing comes any more
+	}
+	for _, end := range ends {
+		sum += end
+	}
+	return max(0, sum-c.passed)
+}
+
+// viewStation compares what is in the log with what the view of the fleet has had, which may be late by so much. On a Kafka cluster nobody
+// can say cheaply how far its tail is behind, so there is nothing to compare with.
+func (n *Node) viewStation(c *census, late int64) console.Stage {
 	st := console.Stage{Name: "console", Total: c.own}
 	missing := c.appended - c.own
-	var behind int64
-	if n.engine != nil {
-		if _, ends, err := n.store.Data(context.Background()); err == nil {
-			for _, end := range ends {
-				behind += end
-			}
-			behind = max(0, behind-c.passed)
-		}
-	}
 	gapped := min(max(0, missing), c.gapped)
-	late := min(max(0, missing-gapped), behind+moved)
+	late = min(max(0, missing-gapped), late)
 	st.Left = reasons(console.Reason{Reason: "gap", Kind: "dropped", Count: gapped}, console.Reason{Reason: "in_flight", Kind: "in_flight", Count: late})
 	if n.engine != nil {
 		balance(&st, c.appended)

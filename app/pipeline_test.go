@@ -179,3 +179,30 @@ func TestPassage(t *testing.T) {
 		t.Errorf("without the deleted: %d", p.sum)
 	}
 }
+
+// What devices sent and nobody received is unaccounted for, by their sequence numbers; what they sent twice is named.
+func TestPipelineFindsWhatNeverArrived(t *testing.T) {
+	n := boot(t, testConfig(t, "routes: [{mqtt: \"fleet/{v}/pos\", topic: pos, key: \"{v}\"}]"))
+	c := sim.NewClient(sim.ClientOptions{Connect: packet.Connect{ClientID: "truck", Version: packet.V5, CleanStart: true}, Dial: sim.DialTCP(n.Address("MQTT"))})
+	if _, err := c.Connect(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, seq := range []int{1, 2, 3, 6, 7, 7, 8} { // 4 and 5 were lost on the way, 7 came twice
+		p := &packet.Publish{Topic: []byte("fleet/truck/pos"), Payload: []byte("x"), QoS: 1}
+		p.Props.User = []packet.UserProperty{{Name: sim.PropDevice, Value: "truck"}, {Name: sim.PropSequence, Value: fmt.Sprint(seq)}}
+		if err := c.Publish(t.Context(), p, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := c.Drain(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	var stages map[string]console.Stage
+	eventually(t, "two are missing", func() bool {
+		stages = stagesOf(t, n)
+		return *stages["broker"].Unaccounted == 2
+	})
+	if b := stages["broker"]; stages["devices"].Total != 8 || b.Total != 7 || reason(b.Joined, "resent") != 1 || *stages["log"].Unaccounted != 0 || *stages["console"].Unaccounted != 0 {
+		t.Errorf("%+v", stages)
+	}
+}
