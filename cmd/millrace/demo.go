@@ -24,7 +24,7 @@ import (
 // demoConfig has a route for the vans, one for the buses, and one for whoever tries it. The keys are the vehicles, so a Kafka consumer
 // has each in order.
 const demoConfig = `
-log: {max_bytes: 8GiB, retention: 1d}
+log: {max_bytes: 4GiB, retention: 1d}
 routes:
   - {mqtt: "city/{vehicle}/position", topic: vehicles, key: "{vehicle}", kind: simulated, label: Amsterdam, compression: zstd}
   - {mqtt: "/hfp/v2/{journey}/{state}/{event}/bus/{operator}/{vehicle}/#", topic: hfp, key: "{operator}/{vehicle}", kind: recorded, label: Helsinki, attribution: "` + sim.Attribution + `", compression: zstd}

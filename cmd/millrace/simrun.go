@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
 	"github.com/millrace-io/millrace/mqtt/packet"
 	"github.com/millrace-io/millrace/sim"
@@ -111,6 +112,9 @@ func (s *simFlags) play(cmd *cobra.Command, e env, filter string, run func(conte
 		show(fleetLine(st, st.Recent.Quantile))
 	}
 	st, err := run(cmd.Context(), o)
+	if s.output == "text" && isTerminal(e.Err) {
+		fmt.Fprintln(e.Err)
+	}
 	if ctxEnded(err) {
 		err = nil
 	}
@@ -268,8 +272,12 @@ func statusLine(w io.Writer, every time.Duration) func(line string) {
 	if isTerminal(w) {
 		shown := 0
 		return func(line string) {
-			fmt.Fprintf(w, "\r%s%s", line, strings.Repeat(" ", max(0, shown-len(line))))
-			shown = len(line)
+			text := []rune(line)
+			if width, _, err := term.GetSize(int(w.(*os.File).Fd())); err == nil && len(text) >= width && width > 1 {
+				text = text[:width-1] // a line that wraps is not written over
+			}
+			fmt.Fprintf(w, "\r%s%s", string(text), strings.Repeat(" ", max(0, shown-len(text))))
+			shown = len(text)
 		}
 	}
 	var last time.Time
@@ -283,9 +291,5 @@ func statusLine(w io.Writer, every time.Duration) func(line string) {
 
 func isTerminal(w io.Writer) bool {
 	f, ok := w.(*os.File)
-	if !ok {
-		return false
-	}
-	info, err := f.Stat()
-	return err == nil && info.Mode()&os.ModeCharDevice != 0
+	return ok && term.IsTerminal(int(f.Fd()))
 }
