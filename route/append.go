@@ -127,7 +127,7 @@ func (s *Store) Append(msgs []session.Message, done func(results []session.Resul
 	c.left.Store(1)
 	a := appenders.Get().(*appender)
 	now := s.now()
-	e := s.count.enter(a.lane)
+	e := s.count.enter(a.lane, now)
 	s.encode(c, a, now, msgs, s.plan(c, a, now, msgs, &e), &e)
 	e.leave()
 	for i, o := range a.out {
@@ -156,12 +156,12 @@ func (s *Store) plan(c *call, a *appender, now int64, msgs []session.Message, e 
 		case err != nil:
 			c.results[i].Err = err
 			s.stats.refused.add(reason(err), 1)
-			e.refused(s.cell(r, m.Client, now), reason(err))
+			e.refused(s.cell(r, m.Client, e), reason(err))
 		case r.route.Discard:
 			v := *m
 			v.Topic, v.Time = r.name, now
 			s.stats.unlogged.Add(1)
-			v.Tally = e.unlogged(s.cell(r, m.Client, now))
+			v.Tally = e.unlogged(s.cell(r, m.Client, e))
 			s.unlogged(&v)
 		default:
 			to := at.topics[r.route.topic]
@@ -171,7 +171,7 @@ func (s *Store) plan(c *call, a *appender, now int64, msgs []session.Message, e 
 			}
 			st := &a.steps[i]
 			st.plan = a.planFor(part, r.route, estimate(r, m))
-			st.cell, st.digest = s.cell(r, m.Client, now), s.count.digest(m.Payload)
+			st.cell, st.digest = s.cell(r, m.Client, e), s.count.digest(m.Payload)
 			e.published(st.cell)
 			a.plans[st.plan].counter = at.counter(r.route.topic, part.Index)
 			planned++

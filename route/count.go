@@ -67,16 +67,16 @@ func (p *places) counter(topic int, index int32) *meter.Part {
 }
 
 // cell is where a message is counted; nil without a meter.
-func (s *Store) cell(r *resolved, client string, now int64) *meter.Cell {
-	if s.count.meter == nil {
+func (s *Store) cell(r *resolved, client string, e *entry) *meter.Cell {
+	if !e.on {
 		return nil
 	}
-	minute, device := meter.Minute(now), client
+	if c := r.cell.Load(); c != nil && c.Minute() == e.minute && (r.key != nil || c.Is(e.minute, client)) {
+		return c
+	}
+	device := client
 	if r.key != nil {
 		device = stringOf(r.key)
-	}
-	if c := r.cell.Load(); c != nil && c.Is(minute, device) {
-		return c
 	}
 	topic := s.count.none
 	switch {
@@ -86,7 +86,7 @@ func (s *Store) cell(r *resolved, client string, now int64) *meter.Cell {
 	default:
 		topic = s.count.topics[r.route.topic]
 	}
-	c := topic.Cell(minute, device)
+	c := topic.Cell(e.minute, device)
 	r.cell.Store(c)
 	return c
 }
@@ -135,16 +135,17 @@ func (c *counting) leaveOut(p eventlog.Part, msgs []session.Message) {
 // entry counts one call of Append, runs of messages of one cell at once.
 type entry struct {
 	meter.Entry
-	on   bool
-	cell *meter.Cell
-	n    uint32
+	on     bool
+	minute int64
+	cell   *meter.Cell
+	n      uint32
 }
 
-func (c *counting) enter(lane uint32) entry {
+func (c *counting) enter(lane uint32, now int64) entry {
 	if c.meter == nil {
 		return entry{}
 	}
-	return entry{Entry: c.meter.Enter(lane), on: true}
+	return entry{Entry: c.meter.Enter(lane), on: true, minute: meter.Minute(now)}
 }
 
 func (e *entry) leave() {
@@ -206,29 +207,20 @@ func (o *outgoing) count(outcome *eventlog.Outcome) {
 	if o.counter == nil {
 		return
 	}
-	e := o.store.count.enter(uint32(o.part.Index))
+	e := o.store.count.enter(uint32(o.part.Index), 0)
 	defer e.leave()
-	var cell *meter.Cell
-	n, digest := uint32(0), uint32(0)
-	settle := func() {
-		if n > 0 {
-			cell.Logged(e.Entry, n, digest)
-		}
-		n, digest = 0, 0
+	if outcome.Each == nil && outcome.Err == nil {
+		e.logged(o.from)
+		o.counter.Logged(e.Entry, len(o.from), outcome.Base+int64(len(o.from)))
+		return
 	}
 	logged, next := 0, int64(0)
 	for i := range o.from {
-		from, r := &o.from[i], outcome.At(i)
-		if from.cell != cell {
-			settle()
-			cell = from.cell
-		}
+		cell, r := o.from[i].cell, outcome.At(i)
 		switch {
 		case r.Err == nil:
-			n++
-			digest += from.digest
-			logged++
-			next = r.Offset + 1
+			cell.Logged(e.Entry, 1, o.from[i].digest)
+			logged, next = logged+1, r.Offset+1
 		case errors.Is(r.Err, eventlog.ErrUnknownOutcome), errors.Is(r.Err, eventlog.ErrClosed):
 			cell.Unknown(e.Entry, 1)
 			o.counter.Unknown(e.Entry, 1)
@@ -237,6 +229,18 @@ func (o *outgoing) count(outcome *eventlog.Outcome) {
 			o.counter.Refused(e.Entry, 1)
 		}
 	}
-	settle()
 	o.counter.Logged(e.Entry, logged, next)
+}
+
+// logged counts messages that are all in the log, runs of one cell at once.
+func (e *entry) logged(from []origin) {
+	for len(from) > 0 {
+		cell, n, digest := from[0].cell, 0, uint32(0)
+		for n < len(from) && from[n].cell == cell {
+			digest += from[n].digest
+			n++
+		}
+		cell.Logged(e.Entry, uint32(n), digest)
+		from = from[n:]
+	}
 }
