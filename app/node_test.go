@@ -123,7 +123,7 @@ func TestHealthMetricsAndPage(t *testing.T) {
 		"/":              {"<html"},
 		"/api/v1/status": {`"ready":true`, n.Address("MQTT"), n.Address("Kafka"), "mosquitto_sub", "kcat"},
 		"/metrics": {"millrace_ready 1", `millrace_latency_seconds_bucket{from="receive",to="commit",le="0.001"}`,
-			`millrace_latency_seconds_count{from="receive",to="deliver"} 0`, "millrace_mqtt_connections 0", "millrace_log_fsync_seconds_count", "millrace_kafka_connections 0",
+			`millrace_latency_seconds_count{from="receive",to="deliver"} 0`, "millrace_mqtt_sessions_limit 1e+06", "millrace_mqtt_retained_bytes 0", "millrace_mqtt_connections 0", "millrace_log_fsync_seconds_count", "millrace_kafka_connections 0",
 			"millrace_routed_total 0", `millrace_messages_total{dir="in",qos="1"} 0`, "go_goroutines", "process_open_fds"},
 	} {
 		code, body := fetch(t, n, path)
