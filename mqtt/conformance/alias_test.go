@@ -71,3 +71,48 @@ func aliasesAccepted(e *env) {
 	}
 	c.alive()
 }
+
+// aliasesWithinMaximum: a server may use aliases up to the client's maximum, each of them set on the connection on which it is used.
+func aliasesWithinMaximum(e *env) {
+	const limit = 3
+	h := hello{id: e.clientID(), stay: true, props: [][]byte{prop(propTopicAliasMax, u16(limit))}}
+	c := e.connect(h)
+	c.subscribe(e.topic("#"), 1)
+	pub := e.connect(hello{})
+	used := 0
+	for round := range 2 {
+		topics := map[int]string{}
+		named := func(p *packet, want string) {
+			e.Helper()
+			alias := p.number(propTopicAlias, 0)
+			if alias > limit {
+				e.Fatalf("%s: the alias is above %d", p, limit)
+			}
+			if p.topic == "" {
+				used++
+				p.topic = topics[alias]
+			} else if alias > 0 {
+				topics[alias] = p.topic
+			}
+			if p.topic != want {
+				e.Fatalf("%s stands for %q, want %q", p, p.topic, want)
+			}
+		}
+		if round > 0 {
+			named(c.want("unacknowledged"), e.topic("t1"))
+		}
+		for i := range 20 {
+			name := e.topic(fmt.Sprint("t", i%5))
+			pub.put(name, fmt.Sprint(i))
+			named(c.want(fmt.Sprint(i)), name)
+		}
+		// What was sent under an alias comes again on a connection that knows none.
+		pub.put(e.topic("t1"), "unacknowledged")
+		named(c.message(), e.topic("t1"))
+		c.cut()
+		c = e.connect(h)
+	}
+	if e.strict && used == 0 {
+		e.Fatal("no alias was used")
+	}
+}

@@ -349,38 +349,6 @@ func keepAlive(e *env) {
 	quiet.alive()
 }
 
-// aliasesWithinMaximum: a server may use aliases up to the client's maximum, each of them set before it is used.
-func aliasesWithinMaximum(e *env) {
-	const limit = 3
-	c := e.connect(hello{props: [][]byte{prop(propTopicAliasMax, u16(limit))}})
-	c.subscribe(e.topic("#"), 1)
-	pub := e.connect(hello{})
-	topics := map[int]string{}
-	used := 0
-	for i := range 20 {
-		name := e.topic(fmt.Sprint("t", i%5))
-		pub.put(name, fmt.Sprint(i))
-		p := c.want(fmt.Sprint(i))
-		alias := p.number(propTopicAlias, 0)
-		if alias > limit {
-			e.Fatalf("%s: the alias is above %d", p, limit)
-		}
-		if alias > 0 && p.topic != "" {
-			topics[alias] = p.topic
-		}
-		if p.topic == "" {
-			used++
-			p.topic = topics[alias]
-		}
-		if p.topic != name {
-			e.Fatalf("%s stands for %q, want %q", p, p.topic, name)
-		}
-	}
-	if e.strict && used == 0 {
-		e.Fatal("no alias was used")
-	}
-}
-
 func noAliasesUnasked(e *env) {
 	pub := e.connect(hello{})
 	for _, ps := range [][][]byte{nil, {prop(propTopicAliasMax, u16(0))}} {

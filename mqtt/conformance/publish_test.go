@@ -290,6 +290,9 @@ func correlationPassedOn(e *env) {
 
 func userPropertiesPassedOn(e *env) {
 	pairs := []string{"b=1", "a=2", "b=1", "=empty name", "empty value=", "ε=丹", "b=0"}
+	if e.strict { // control characters are taken here
+		pairs = append(pairs, "c\x01=\u0085\uffff")
+	}
 	var ps [][]byte
 	for _, x := range pairs {
 		name, value, _ := strings.Cut(x, "=")
