@@ -19,7 +19,7 @@ var (
 	lookSize  = flag.String("look-size", "wide phone", "at which widths")
 )
 
-func TestBrowserLook(t *testing.T) {
+func TestLookByHand(t *testing.T) {
 	if *look == "" {
 		t.Skip("nobody asked for it with -look")
 	}

@@ -109,7 +109,8 @@ func bundle(dir, entry string) (map[string][]byte, error) {
 		Plugins:           []api.Plugin{assets(dir)},
 		LogLevel:          api.LogLevelSilent,
 	})
-	for _, m := range append(result.Errors, result.Warnings...) {
+	if wrong := append(result.Errors, result.Warnings...); len(wrong) > 0 {
+		m := wrong[0]
 		if m.Location != nil {
 			return nil, fmt.Errorf("webbuild: %s:%d: %s", m.Location.File, m.Location.Line, m.Text)
 		}

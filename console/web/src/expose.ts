@@ -28,6 +28,7 @@ export function expose(): void {
     get slots() { const out: number[] = []; for (let s = 0; s < fleet.size; s++) if (fleet.has(s)) out.push(s); return out; },
     get camera() { return theMap()?.camera(); },
     get settled() { return theMap()?.settled ?? false; },
+    get surveying() { return theMap()?.surveying ?? -1; },
     cut: () => live.cut(),
     /** The last state of a device (slot, or a name that the page has learnt), and where on the canvas it is drawn, if it is in view. */
     position(device: string | number) {

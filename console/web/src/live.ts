@@ -3,7 +3,7 @@
 
 import { Refused, status, type DeviceDetail, type Hello, type Pipeline } from "./api";
 import type { Fleet } from "./fleet";
-import { apply, header, type Header } from "./frame";
+import { apply, FrameError, header, type Header } from "./frame";
 
 export interface View { bbox: [number, number, number, number]; zoom: number }
 
@@ -185,8 +185,9 @@ export class Live {
   }
 
   private frame(data: ArrayBuffer): void {
+    let h: Header;
     try {
-      const h = header(data);
+      h = header(data);
       const expected = (this.lastSeq + 1) >>> 0;
       if (this.lastSeq >= 0 && h.seq !== expected) {
         this.dropped += (h.seq - expected) >>> 0;
@@ -195,13 +196,16 @@ export class Live {
       this.lastSeq = h.seq;
       if (h.anew) this.whole = true;
       const orphans = this.fleet.orphans;
-      this.to.frame(apply(data, this.fleet, performance.now()));
+      h = apply(data, this.fleet, performance.now());
       if (this.fleet.orphans !== orphans) this.whole = false;
-    } catch {
+    } catch (e) {
+      if (!(e instanceof FrameError)) throw e;
       this.broken++;
       this.whole = false;
+      return this.key();
     }
     if (!this.whole) this.key();
+    this.to.frame(h);
   }
 
   /** Asks for all rows, not more than once a second. */

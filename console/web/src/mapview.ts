@@ -37,7 +37,7 @@ export class MapView {
   private lastDraw = 0;
   private seqDrawn = -1;
   private surveyed = false; // the whole world was seen once, so that it is known where everybody is
-  private surveying = -1; // frames since the whole world was asked for; -1: it was not
+  surveying = -1; // frames since the whole world was asked for; -1: it was not
   private nextSurvey = 0;
   private counted = [0, 0]; // devices in the two frames before
   private placed = false; // somebody or something has chosen what is shown
@@ -109,8 +109,10 @@ export class MapView {
       this.touch();
     });
     effect(() => {
-      this.wanted = selected.value;
-      if (!selected.value) following.value = false;
+      const chosen = selected.value;
+      // A link that says where to look means that place, whatever else it says.
+      if (this.nextSurvey > 0 || !this.placed) this.wanted = chosen;
+      if (!chosen) following.value = false;
     });
     effect(() => {
       const at = route.value.page === "map" ? route.value.query.get("at") : null;
@@ -240,7 +242,8 @@ export class MapView {
     if (!this.placed && !selected.value && first && first.source !== this.brought) {
       this.brought = first.source;
       this.fly(first.box);
-    } else this.look();
+    }
+    this.look();
   }
 
   /** Where each source's vehicles are: what all but the outermost few lie within. */
