@@ -84,7 +84,7 @@ func (n *Node) count() (c census) {
 	return c
 }
 
-// total of the refused.
+// allRefused is how many were refused, for whatever reason.
 func (c *census) allRefused() (n int64) {
 	for _, k := range c.refused {
 		n += k
@@ -134,7 +134,7 @@ type moment struct {
 
 const rateSeconds = 10
 
-// tick remembers the totals for the rates; it is called every second.
+// tickStrip remembers the totals for the rates, and what was off; it is called every second.
 func (n *Node) tickStrip(now time.Time) {
 	stages := n.stations()
 	s := &n.strip
