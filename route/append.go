@@ -93,6 +93,7 @@ type outgoing struct {
 	answer func(eventlog.Outcome)
 
 	counter *meter.Part // nil without a meter
+	runs    []run
 }
 
 var outgoings sync.Pool
@@ -107,17 +108,15 @@ func newOutgoing() *outgoing {
 }
 
 func (o *outgoing) free() {
-	clear(o.from)
-	o.store, o.call, o.side, o.counter, o.from = nil, nil, nil, nil, o.from[:0]
+	clear(o.runs)
+	o.store, o.call, o.side, o.counter, o.from, o.runs = nil, nil, nil, nil, o.from[:0], o.runs[:0]
 	outgoings.Put(o)
 }
 
 // origin tells where a batch's message comes from: its index in the call, and where its payload begins in the batch.
 type origin struct {
 	index, at int32
-
-	digest uint32
-	cell   *meter.Cell
+	digest    uint32 // of the payload
 }
 
 // Append implements broker.Store. One batch is built per partition that the call touches, more if it is large. results is the
@@ -262,7 +261,8 @@ func (s *Store) encode(c *call, a *appender, now int64, msgs []session.Message, 
 			value = empty
 		}
 		at := a.builders[st.plan].Add(now, key, value, a.encoder.encode(st.to.name, m))
-		o.from = append(o.from, origin{index: int32(i), at: int32(at), digest: st.digest, cell: st.cell})
+		o.from = append(o.from, origin{index: int32(i), at: int32(at), digest: st.digest})
+		o.runOf(st.cell)
 		view := &o.side.batch.Msgs
 		*view = append(*view, session.Message{Offset: -1, Time: now, Topic: st.to.name, Payload: m.Payload, QoS: m.QoS, Retain: m.Retain,
 			Clear: m.Retain && len(m.Payload) == 0, Client: m.Client, Props: clonedProps(m.Props), QoS2: m.QoS2, Will: m.Will,

@@ -202,6 +202,21 @@ func (e *entry) sent(out []*outgoing) {
 	}
 }
 
+// run is how many messages in a row of a batch are of one cell.
+type run struct {
+	cell *meter.Cell
+	n    int
+}
+
+// runOf adds a message to the runs.
+func (o *outgoing) runOf(c *meter.Cell) {
+	if n := len(o.runs); n > 0 && o.runs[n-1].cell == c {
+		o.runs[n-1].n++
+	} else if c != nil {
+		o.runs = append(o.runs, run{c, 1})
+	}
+}
+
 // count counts what became of a batch.
 func (o *outgoing) count(outcome *eventlog.Outcome) {
 	if o.counter == nil {
@@ -209,38 +224,26 @@ func (o *outgoing) count(outcome *eventlog.Outcome) {
 	}
 	e := o.store.count.enter(uint32(o.part.Index), 0)
 	defer e.leave()
-	if outcome.Each == nil && outcome.Err == nil {
-		e.logged(o.from)
-		o.counter.Logged(e.Entry, len(o.from), outcome.Base+int64(len(o.from)))
-		return
-	}
-	logged, next := 0, int64(0)
-	for i := range o.from {
-		cell, r := o.from[i].cell, outcome.At(i)
-		switch {
-		case r.Err == nil:
-			cell.Logged(e.Entry, 1, o.from[i].digest)
-			logged, next = logged+1, r.Offset+1
-		case errors.Is(r.Err, eventlog.ErrUnknownOutcome), errors.Is(r.Err, eventlog.ErrClosed):
-			cell.Unknown(e.Entry, 1)
-			o.counter.Unknown(e.Entry, 1)
-		default:
-			cell.Failed(e.Entry, reason(r.Err))
-			o.counter.Refused(e.Entry, 1)
+	logged, next, i := 0, int64(0), 0
+	for _, run := range o.runs {
+		n, digest := uint32(0), uint32(0)
+		for ; run.n > 0; run.n-- {
+			switch r := outcome.At(i); {
+			case r.Err == nil:
+				n, digest, next = n+1, digest+o.from[i].digest, r.Offset+1
+			case errors.Is(r.Err, eventlog.ErrUnknownOutcome), errors.Is(r.Err, eventlog.ErrClosed):
+				run.cell.Unknown(e.Entry, 1)
+				o.counter.Unknown(e.Entry, 1)
+			default:
+				run.cell.Failed(e.Entry, reason(r.Err))
+				o.counter.Refused(e.Entry, 1)
+			}
+			i++
+		}
+		if n > 0 {
+			run.cell.Logged(e.Entry, n, digest)
+			logged += int(n)
 		}
 	}
 	o.counter.Logged(e.Entry, logged, next)
-}
-
-// logged counts messages that are all in the log, runs of one cell at once.
-func (e *entry) logged(from []origin) {
-	for len(from) > 0 {
-		cell, n, digest := from[0].cell, 0, uint32(0)
-		for n < len(from) && from[n].cell == cell {
-			digest += from[n].digest
-			n++
-		}
-		cell.Logged(e.Entry, uint32(n), digest)
-		from = from[n:]
-	}
 }
