@@ -14,8 +14,11 @@ import (
 // time a message was due, not from the time there was room to send it.
 type Histogram struct {
 	counts [histogramRows * histogramColumns]atomic.Uint64
-	sum    atomic.Int64
 	max    atomic.Int64
+
+	// The sum, in two parts: in nanoseconds alone a hundred thousand messages that waited for a day would be too much.
+	millis atomic.Uint64
+	nanos  atomic.Uint64 // less than a million of each
 }
 
 // A row per power of two, cut into equal columns; row 0 counts exactly.
@@ -34,7 +37,10 @@ func (h *Histogram) RecordN(d time.Duration, n int) {
 	}
 	d = max(d, 0)
 	h.counts[bucket(uint64(d))].Add(uint64(n))
-	h.sum.Add(int64(d) * int64(n))
+	h.nanos.Add(uint64(d%time.Millisecond) * uint64(n))
+	if d >= time.Millisecond {
+		h.millis.Add(uint64(d/time.Millisecond) * uint64(n))
+	}
 	for {
 		old := h.max.Load()
 		if int64(d) <= old || h.max.CompareAndSwap(old, int64(d)) {
@@ -84,7 +90,7 @@ func (h *Histogram) String() string { return h.Snapshot().String() }
 
 // Snapshot copies what was recorded so far.
 func (h *Histogram) Snapshot() Snapshot {
-	s := Snapshot{sum: h.sum.Load()}
+	s := Snapshot{sum: sum{h.millis.Load(), h.nanos.Load()}}
 	for i := range h.counts {
 		if n := h.counts[i].Load(); n > 0 {
 			s.filled = append(s.filled, filled{i, n})
@@ -99,9 +105,12 @@ func (h *Histogram) Snapshot() Snapshot {
 type Snapshot struct {
 	filled []filled // buckets, in order
 	count  uint64
-	sum    int64
+	sum    sum
 	max    int64
 }
+
+// sum is milliseconds, and nanoseconds beside them.
+type sum struct{ millis, nanos uint64 }
 
 type filled struct {
 	bucket int
@@ -110,7 +119,7 @@ type filled struct {
 
 // Since is what was recorded after an older snapshot of the same Histogram.
 func (s Snapshot) Since(old Snapshot) Snapshot {
-	d := Snapshot{sum: s.sum - old.sum}
+	d := Snapshot{sum: sum{s.sum.millis - old.sum.millis, s.sum.nanos - old.sum.nanos}}
 	before := old.filled
 	for _, f := range s.filled {
 		for len(before) > 0 && before[0].bucket < f.bucket {
@@ -126,7 +135,7 @@ func (s Snapshot) Since(old Snapshot) Snapshot {
 		}
 	}
 	if d.count == 0 {
-		d.sum = 0
+		d.sum = sum{}
 	}
 	return d
 }
@@ -134,8 +143,8 @@ func (s Snapshot) Since(old Snapshot) Snapshot {
 // Count is how many durations there are.
 func (s Snapshot) Count() uint64 { return s.count }
 
-// Sum is that of all durations.
-func (s Snapshot) Sum() time.Duration { return time.Duration(s.sum) }
+// Seconds is the sum of all durations, which may be more than a time.Duration can be.
+func (s Snapshot) Seconds() float64 { return float64(s.sum.millis)/1e3 + float64(s.sum.nanos)/1e9 }
 
 // Max is the longest duration; of what Since returned, to within 1.6 %.
 func (s Snapshot) Max() time.Duration { return time.Duration(s.max) }
@@ -145,7 +154,7 @@ func (s Snapshot) Mean() time.Duration {
 	if s.count == 0 {
 		return 0
 	}
-	return time.Duration(max(0, s.sum) / int64(s.count))
+	return time.Duration(s.Seconds() / float64(s.count) * 1e9)
 }
 
 // Quantile returns the duration that a fraction q does not exceed. It is 0 if there are none.

@@ -88,7 +88,7 @@ func (s *Samples) Durations(name, help string, h *Histogram, labels ...string) {
 	for _, b := range bounds {
 		buckets[b.Seconds()] = all.upTo(b)
 	}
-	s.Histogram(name, help, buckets, all.Count(), all.Sum().Seconds(), labels...)
+	s.Histogram(name, help, buckets, all.Count(), all.Seconds(), labels...)
 }
 
 func (s *Samples) send(kind prometheus.ValueType, name, help string, value float64, labels []string) {
