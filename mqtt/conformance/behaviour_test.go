@@ -189,7 +189,7 @@ func resent(e *env) {
 	c.send(ack(tPuback, ids["0"])) // and one is done
 	c.nothing()
 	c = e.again(c, h)
-	for _, p := range c.waiting() {
+	for _, p := range c.atLeast(len(ids) - 1) {
 		switch {
 		case p.typ == tPubrel && p.id == ids["5"]:
 			delete(ids, "5")

@@ -3,7 +3,6 @@ package conformance
 import (
 	"bufio"
 	"errors"
-	"fmt"
 	"net"
 	"os"
 	"slices"
@@ -474,15 +473,41 @@ func (c *client) want(payload string) *packet {
 	return p
 }
 
-// waiting returns what the server has for the client now. What was published, and acknowledged, before is in it: the answer to
-// a SUBSCRIBE comes behind it.
+// waiting returns what the server has for the client at once: what came before the answer to a SUBSCRIBE.
 func (c *client) waiting() []*packet {
 	c.e.Helper()
 	id := c.packetID()
-	c.send(subscribe(c.v, id, nil, filter{c.e.topic(fmt.Sprint("nothing/", c.e.clientID())), 0}))
-	c.stash = append(c.stash, c.acked(tSuback, id))
-	ps := c.stash[:len(c.stash)-1]
+	c.send(subscribe(c.v, id, nil, filter{c.e.prefix + "nothing", 0}))
+	c.acked(tSuback, id)
+	ps := c.stash
 	c.stash = nil
+	return ps
+}
+
+// atLeast returns n packets or more: all that the server has for the client once there are so many.
+func (c *client) atLeast(n int) (ps []*packet) {
+	c.e.Helper()
+	for end := time.Now().Add(c.e.patience); ; time.Sleep(time.Millisecond) {
+		if ps = append(ps, c.waiting()...); len(ps) >= n {
+			return ps
+		}
+		if time.Now().After(end) {
+			c.e.Fatalf("got %v, want %d packets", ps, n)
+		}
+	}
+}
+
+// left returns what the client is still owed, as far as the window takes it: a message of its own comes behind all that.
+func (c *client) left() (ps []*packet) {
+	c.e.Helper()
+	id := c.e.clientID()
+	topic := c.e.prefix + "fence/" + id
+	c.subscribe(topic, 0)
+	c.e.connect(hello{}).put(topic, id)
+	for p := c.message(); p.payload != id; p = c.message() {
+		ps = append(ps, p)
+	}
+	c.unsubscribe(topic)
 	return ps
 }
 
@@ -497,10 +522,18 @@ func (e *env) nothingRetained(f string, options int) {
 	e.clear(fence)
 }
 
-// nothing checks that the server has nothing for the client.
-func (c *client) nothing() {
+// quiet checks that the server sends nothing now; with a full window there may be more to come.
+func (c *client) quiet() {
 	c.e.Helper()
 	if ps := c.waiting(); len(ps) > 0 {
+		c.e.Fatalf("got %s, want nothing", ps[0])
+	}
+}
+
+// nothing checks that the server has nothing for the client, neither now nor queued.
+func (c *client) nothing() {
+	c.e.Helper()
+	if ps := append(c.waiting(), c.left()...); len(ps) > 0 {
 		c.e.Fatalf("got %s, want nothing", ps[0])
 	}
 }
