@@ -193,7 +193,7 @@ func (c *coverage) heal() {
 	}
 	c.mu.Unlock()
 	if r != nil && !r.alive() {
-		r.Close() // the device need not find out by itself any more
+		_ = r.Close() // the device need not find out by itself any more
 	}
 }
 

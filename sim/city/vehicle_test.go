@@ -10,8 +10,8 @@ import (
 // Vehicles move as vehicles do: on the roads, no faster than they may, without jumps, and they arrive.
 func TestVehiclesDrive(t *testing.T) {
 	c := loaded(t)
-	const vehicles = 60
-	seconds := 600 + tier.N(6000)
+	const vehicles = 20
+	seconds := 600 + tier.N(10_000)
 	did := map[Activity]int{}
 	moved, arrived := 0.0, 0
 	for n := range uint64(vehicles) {
@@ -76,7 +76,7 @@ func TestVehiclesAreDeterministic(t *testing.T) {
 func TestResumeVehicle(t *testing.T) {
 	c := loaded(t)
 	far, turned := 0, 0
-	const vehicles = 100
+	const vehicles = 30
 	for n := range uint64(vehicles) {
 		v := c.NewVehicle(1, n)
 		for range 100 {
