@@ -17,8 +17,13 @@ type Entry struct {
 }
 
 // Enter begins to count. lane spreads those who count at the same time. It must not be held while anything is waited for.
-func (m *Meter) Enter(lane uint32) Entry {
-	g := &m.gates[lane%gates]
+func (m *Meter) Enter(lane uint32) Entry { return m.enter(lane % (gates - 1)) }
+
+// EnterAnswer is Enter for who counts the log's answers, mostly one goroutine: it has a gate for itself.
+func (m *Meter) EnterAnswer() Entry { return m.enter(gates - 1) }
+
+func (m *Meter) enter(gate uint32) Entry {
+	g := &m.gates[gate]
 	g.RLock()
 	return Entry{g, m.half}
 }
@@ -180,7 +185,10 @@ func (s *shard) make(k cellKey) *Cell {
 type Part struct {
 	total  PartCount // of the flusher
 	halves [2]struct {
-		published, sent, logged, refused, unknown, next atomic.Int64
+		published, sent                atomic.Int64
+		_                              [48]byte // who publishes and who answers are on other processors
+		logged, refused, unknown, next atomic.Int64
+		_                              [32]byte
 	}
 }
 

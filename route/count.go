@@ -222,7 +222,7 @@ func (o *outgoing) count(outcome *eventlog.Outcome) {
 	if o.counter == nil {
 		return
 	}
-	e := o.store.count.enter(uint32(o.part.Index), 0)
+	e := entry{Entry: o.store.count.meter.EnterAnswer(), on: true}
 	defer e.leave()
 	logged, next, i := 0, int64(0), 0
 	for _, run := range o.runs {
