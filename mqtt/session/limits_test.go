@@ -205,3 +205,43 @@ func TestSubscribeAgain(t *testing.T) {
 	}
 	s.expect(s.a, "")
 }
+
+// Connections' readers ask while the core changes what they ask about (the race detector looks), and the sums stay right.
+func TestRetainedIndexIsShared(t *testing.T) {
+	s := limited(t, func(o *Options) { o.MaxRetained = 3 })
+	x := s.core.Retained()
+	stop, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		for n := 0; ; n++ {
+			select {
+			case <-stop:
+				return
+			default:
+				x.Admits(simTopics[n%len(simTopics)], n%100)
+			}
+		}
+	}()
+	for i := range 300 {
+		payload := strings.Repeat("m", s.rnd.IntN(50))
+		if i%4 == 3 {
+			payload = ""
+		}
+		s.publish(simTopics[s.rnd.IntN(6)], payload, 1, retain, expires(uint32(1+s.rnd.IntN(100))))
+		if i%10 == 0 {
+			s.later(3)
+		}
+	}
+	close(stop)
+	<-done
+	live, size := 0, int64(0)
+	x.names.Scan("#", "", func(_ string, r *retained) bool {
+		if !r.cleared {
+			live, size = live+1, size+int64(r.size)
+		}
+		return true
+	})
+	if st := s.core.Stats(); st.Retained != live || st.RetainedBytes != size || x.full.Load() != (live >= 3) {
+		t.Errorf("%+v, but there are %d with %d bytes, full %v", st, live, size, x.full.Load())
+	}
+}
