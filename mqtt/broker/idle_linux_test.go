@@ -10,12 +10,22 @@ import (
 	"github.com/millrace-io/millrace/internal/tier"
 	"github.com/millrace-io/millrace/mqtt/broker"
 	"github.com/millrace-io/millrace/mqtt/packet"
+	"github.com/millrace-io/millrace/mqtt/transport"
 )
 
 // TestIdleConnection measures what a connection costs that has a session and says nothing. The clients are bare descriptors, so
 // that they cost this process nothing.
 func TestIdleConnection(t *testing.T) {
-	n := newNode(t, func(o *broker.Options) { o.Limits.HalfOpenPerIP = 1 << 20 })
+	asIs := func(b []byte) []byte { return b }
+	t.Run("tcp", func(t *testing.T) { testIdle(t, way{reach: reach()}, nil, asIs) })
+	ws := way{options: transport.Options{WebSocket: &transport.WebSocket{Path: "/mqtt"}}}
+	t.Run("ws", func(t *testing.T) {
+		testIdle(t, ws, []byte(upgradeRequest), func(b []byte) []byte { return wsFrame(0x82, b) })
+	})
+}
+
+func testIdle(t *testing.T, w way, first []byte, frame func([]byte) []byte) {
+	n := w.over(t, func(o *broker.Options) { o.Limits.HalfOpenPerIP = 1 << 20 })
 	connect, err := (&packet.Connect{Version: packet.V311, CleanStart: true, KeepAlive: 600, ClientID: "idle-000000"}).Append(nil, packet.V311)
 	if err != nil {
 		t.Fatal(err)
@@ -44,14 +54,14 @@ func TestIdleConnection(t *testing.T) {
 			t.Fatal(err)
 		}
 		copy(connect[len(connect)-6:], []byte{byte('0' + i/100000%10), byte('0' + i/10000%10), byte('0' + i/1000%10), byte('0' + i/100%10), byte('0' + i/10%10), byte('0' + i%10)})
-		if _, err := unix.Write(fd, connect); err != nil {
+		if _, err := unix.Write(fd, append(first[:len(first):len(first)], frame(connect)...)); err != nil {
 			t.Fatal(err)
 		}
 	}
 	eventually(t, "the sessions", func() bool { return n.b.Stats().Connects == int64(conns) })
 	n.b.Stats()
 	for _, fd := range fds { // idle clients ping
-		if _, err := unix.Write(fd, []byte{0xC0, 0}); err != nil {
+		if _, err := unix.Write(fd, frame([]byte{0xC0, 0})); err != nil {
 			t.Fatal(err)
 		}
 	}

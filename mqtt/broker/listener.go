@@ -146,6 +146,7 @@ func (c *conn) handshake() {
 		go c.serve(true)
 		return
 	}
+	c.b.notePanic("handshake", err)
 	reason := "handshake_failed"
 	var known *transport.Error
 	if errors.As(err, &known) {

@@ -52,12 +52,19 @@ func (c *Conn) Read(b []byte) (n int, err error) {
 	return n, err
 }
 
+// idleReads is how often one call reads what carries nothing. Who sends more of that than fits is not let go on: the call could not be
+// ended from outside.
+const idleReads = 64
+
 // read reads once, as far as b goes. (0, nil): nothing has come, or nothing that carries something.
 func (c *Conn) read(b []byte) (n int, err error) {
 	if c.failed != nil {
 		return 0, c.failed
 	}
-	for n == 0 && err == nil {
+	for reads := 1; n == 0 && err == nil; reads++ {
+		if reads > idleReads {
+			return 0, violation("nothing but control frames and empty ones")
+		}
 		var got int
 		got, err = c.receive(b)
 		n = got
@@ -81,7 +88,9 @@ func (c *Conn) read(b []byte) (n int, err error) {
 func (c *Conn) receive(b []byte) (n int, err error) {
 	if len(c.early) > 0 {
 		n = copy(b, c.early)
-		c.early = c.early[n:]
+		if c.early = c.early[n:]; len(c.early) == 0 {
+			c.early = nil
+		}
 		return n, nil
 	}
 	if c.tls == nil {
