@@ -224,7 +224,7 @@ func TestBrowserDemo(t *testing.T) {
 	shoot(t, p, "phone")
 	p.Resize(1280, 800)
 	p.Goto(d.http + "/devices")
-	p.Wait("document.querySelectorAll('.grid .body .row').length > 10 && document.querySelectorAll('.stage').length === 5")
+	p.Wait("document.querySelectorAll('.grid .all .row').length > 10 && document.querySelectorAll('.stage').length === 5")
 	shoot(t, p, "devices")
 	if said := p.Problems("GPU stall due to ReadPixels"); len(said) > 0 {
 		t.Errorf("the page's console:\n%s", strings.Join(said, "\n"))
@@ -334,7 +334,7 @@ func shoot(t *testing.T, p *browser.Page, name string) {
 	}
 	p.Wait("!__fleet.camera || __fleet.settled")
 	time.Sleep(3 * time.Second) // for the strip's curves, and for a flight to end
-	b := p.Shot()
+	b := small(t, p.Shot())
 	if len(b) > 300<<10 {
 		t.Errorf("%s.png is %d KB", name, len(b)>>10)
 	}

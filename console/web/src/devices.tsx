@@ -191,7 +191,7 @@ export function DeviceList() {
       const b = body.current!;
       const top = active.value * ROW;
       if (top < b.scrollTop) b.scrollTop = top;
-      else if (top + ROW > b.scrollTop + b.clientHeight) b.scrollTop = top + ROW - b.clientHeight;
+      else if (top + 2 * ROW > b.scrollTop + b.clientHeight) b.scrollTop = top + 2 * ROW - b.clientHeight; // the head is a row too
       e.preventDefault();
     } else if (e.key === "Enter" && rows.value[active.value]) go(link("map", { device: rows.value[active.value]!.id }));
   };
@@ -214,7 +214,6 @@ export function DeviceList() {
       </header>
       {failed.value && <p class="bad" role="alert">{t.failed}: {failed.value}</p>}
       <div class="grid" role="grid" aria-label={t.title} aria-rowcount={(total.value ?? 0) + 1}>
-        <Head />
         <div
           class="body" ref={body} tabIndex={0} role="rowgroup" aria-activedescendant={active.value >= 0 ? "device-" + active.value : undefined} onKeyDown={key}
           onMouseEnter={() => (held.value = true)} onMouseLeave={() => (held.value = false)} onFocus={() => (held.value = true)} onBlur={() => (held.value = false)}
@@ -223,6 +222,7 @@ export function DeviceList() {
             void reach();
           }}
         >
+          <Head />
           <div class="all" style={{ height: Math.max(total.value ?? 0, rows.value.length) * ROW + "px" }}>
             {rows.value.slice(from, to).map((d, i) => <Row key={d.id} d={d} i={from + i} />)}
           </div>

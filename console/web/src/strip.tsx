@@ -52,7 +52,7 @@ function StageCell({ stage }: { stage: Stage }) {
         <span class="what">{t.stages[stage.name] ?? f.named(stage.name, 20)}</span>
         <span class="rate"><b>{f.rate(stage.rate)}</b>{t.perSecond}</span>
         <span class="total">{f.short(stage.total)}</span>
-        <span class="late">{stage.p50_ms === null ? "" : <>{t.p50} <b>{f.duration(stage.p50_ms)}</b> {t.p99} <b>{f.duration(stage.p99_ms)}</b></>}</span>
+        <span class="late">{stage.p50_ms === null ? "" : <><span>{t.p50} <b>{f.duration(stage.p50_ms)}</b></span>{" "}<span>{t.p99} <b>{f.duration(stage.p99_ms)}</b></span></>}</span>
         <Accounted stage={stage} />
       </button>
     </li>
