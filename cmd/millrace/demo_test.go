@@ -236,6 +236,20 @@ func TestSimFleets(t *testing.T) {
 	}
 }
 
+// Ctrl-C in the middle of a run is no loss: the watcher still gets what was acknowledged.
+func TestSimStopped(t *testing.T) {
+	_, address := serveNode(t, filepath.Join(t.TempDir(), "data"))
+	c := start(t, nil, "sim", "load", "--broker", address, "--clients", "5", "--watch")
+	c.until(`5/5 connected`)
+	c.cancel()
+	if code := c.wait(); code != exitOK {
+		t.Errorf("exit code %d", code)
+	}
+	if c.until(`acked (\d+)`)[1] == "0" {
+		t.Error("nothing was acknowledged")
+	}
+}
+
 // What is missing at the watcher is the exit code's business, not only the text's.
 func TestSimSaysWhatIsMissing(t *testing.T) {
 	l := sim.NewLedger()

@@ -108,7 +108,9 @@ func (s *simFlags) play(cmd *cobra.Command, e env, filter string, run func(conte
 	}
 	var flushed error
 	o.Report = func(st sim.FleetStats) {
-		flushed = errors.Join(flushed, flush())
+		if err := flush(); flushed == nil {
+			flushed = err
+		}
 		show(fleetLine(st, st.Recent.Quantile))
 	}
 	st, err := run(cmd.Context(), o)
@@ -120,7 +122,7 @@ func (s *simFlags) play(cmd *cobra.Command, e env, filter string, run func(conte
 	}
 	var report *sim.Report
 	if w != nil {
-		report = w.finish(cmd.Context())
+		report = w.finish()
 	}
 	err = errors.Join(err, flushed, flush())
 	return s.finish(e, st, report, err)
@@ -188,11 +190,12 @@ func (s *simFlags) startWatch(ctx context.Context, fleet sim.FleetOptions, filte
 	}
 }
 
-// finish waits until everything acknowledged has come, or nothing comes any more, and ends the watcher.
-func (w *watcher) finish(ctx context.Context) *sim.Report {
+// finish waits until everything acknowledged has come, or nothing comes any more, and ends the watcher. It does so after Ctrl-C too; a
+// second one ends the program.
+func (w *watcher) finish() *sim.Report {
 	const patience = 10 * time.Second
 	report := w.reader.Report()
-	for last, since := report.Missing, time.Now(); report.Missing > 0 && time.Since(since) < patience && ctx.Err() == nil; report = w.reader.Report() {
+	for last, since := report.Missing, time.Now(); report.Missing > 0 && time.Since(since) < patience; report = w.reader.Report() {
 		if report.Missing != last {
 			last, since = report.Missing, time.Now()
 		}
