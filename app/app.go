@@ -117,7 +117,7 @@ func (n *Node) stages() []stage {
 // Start builds and starts a node. It returns when clients are let in.
 func Start(ctx context.Context, o Options) (*Node, error) {
 	if o.Listen == nil {
-		o.Listen = net.Listen
+		o.Listen = listenSparing
 	}
 	n := &Node{o: o, metrics: metrics.New(o.Version), quit: make(chan struct{}), failed: make(chan error, 1)}
 	for _, s := range n.stages() {

@@ -60,6 +60,13 @@ func (n *Node) listen(ctx context.Context) (err error) {
 	return err
 }
 
+// listenSparing listens without TCP's keep-alive of every 15 seconds, Go's default, which keeps the radio of a device awake that has
+// nothing to say. MQTT has a keep-alive of its own; those who ask for none and vanish are found all the same, if later.
+func listenSparing(network, address string) (net.Listener, error) {
+	c := net.ListenConfig{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 10 * time.Minute, Interval: time.Minute, Count: 3}}
+	return c.Listen(context.Background(), network, address)
+}
+
 func (n *Node) take(d door, a config.Address) (err error) {
 	if d.listener, err = n.o.Listen("tcp", string(a)); err != nil {
 		return doorError(d, a, err)
