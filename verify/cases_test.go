@@ -358,6 +358,19 @@ func TestTheLedger(t *testing.T) {
 	w.stop()
 }
 
+// A topic to which no route leads any more is not looked at, and that is said.
+func TestRoutesThatAreGone(t *testing.T) {
+	w := newWorld(t)
+	w.drive(1, 3)
+	w.stop()
+	w.specs = w.specs[1:]
+	r := w.atRest()
+	w.want(r, true, verify.NotRouted)
+	if f := r.find(verify.NotRouted); f.Count != 9 || f.Topic != "telemetry" {
+		t.Errorf("%+v", f)
+	}
+}
+
 func TestWhatCannotBeChecked(t *testing.T) {
 	w := newWorld(t)
 	defer w.stop()

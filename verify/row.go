@@ -108,6 +108,7 @@ const (
 	Compacted        Kind = "compacted"       // the topic keeps the last record of a key only
 	Recreated        Kind = "recreated"       // the topic was deleted and made again
 	TooMany          Kind = "too_many"        // rows or devices, to be told apart
+	NotRouted        Kind = "not_routed"      // no route leads to the topic
 	Pending          Kind = "pending"         // deliveries that are still owed
 	InDoubt          Kind = "in_doubt"        // neither acknowledged nor refused
 	Refusals         Kind = "refused"         // what clients sent and was not accepted

@@ -3,6 +3,7 @@ package verify
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/millrace-io/millrace/mqtt/session"
 	"github.com/millrace-io/millrace/route"
@@ -37,6 +38,7 @@ type verdicts struct {
 	outstanding int64 // owed, and neither delivered nor given up
 	extra       int64 // found beyond what was logged, in rows
 	again       int64 // delivered more often than owed
+	unrouted    uint64
 	gone        uint64
 	why         Kind // they are gone
 }
@@ -231,6 +233,9 @@ func (t *rows) judge(m int64, r *row) (status Kind) {
 	}
 	topic := t.c.topics[r.Topic]
 	if topic == nil {
+		if !strings.HasPrefix(r.Topic, route.Unstored) && r.Topic != route.NoRoute {
+			v.unrouted += r.Logged
+		}
 		return status
 	}
 	if why := topic.blind(m, r); why != "" {
@@ -274,6 +279,11 @@ func (t *rows) judgeTopic(name string, v *verdicts) {
 	if n := v.before; n != 0 && n > t.c.runs.inFlight(name) || n < 0 {
 		f.Kind, f.Severity, f.Count = LostBeforeLog, Wrong, uint64(max(n, -n))
 		f.Text = fmt.Sprintf("%d messages were accepted from clients and are neither in the log nor refused", n)
+		t.c.find(f)
+	}
+	if f.Count = v.unrouted; v.unrouted > 0 {
+		f.Kind, f.Severity = NotRouted, Note
+		f.Text = fmt.Sprintf("%d records were not looked at: no route of this configuration leads to their topic, or it is deleted; --config names another", v.unrouted)
 		t.c.find(f)
 	}
 	if f.Count = v.gone; v.gone > 0 {
