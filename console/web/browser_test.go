@@ -303,6 +303,15 @@ func TestBrowserLogin(t *testing.T) {
 	p.Wait("document.querySelector('.login .bad')?.textContent.includes('the name or the password is wrong')")
 	p.Do(chromedp.SetValue(chromedp.CSS("input[name=password]"), "correct horse"), chromedp.Click(chromedp.CSS("button.primary")))
 	p.Wait("document.querySelector('.connection.live') && document.querySelectorAll('.grid .all .row').length > 5")
+
+	// A login that ends while the map is shown: the map is there again after the next one.
+	p.Goto(m.http.URL + "/map")
+	p.Wait("window.__fleet?.drawn > 20 && __fleet.settled")
+	m.with(func() { m.key = "another" })
+	m.hangUp()
+	p.Wait("document.querySelector('.login form')")
+	p.Do(chromedp.SetValue(chromedp.CSS("input[name=name]"), "admin"), chromedp.SetValue(chromedp.CSS("input[name=password]"), "correct horse"), chromedp.Click(chromedp.CSS("button.primary")))
+	p.Wait("!document.querySelector('.login') && document.querySelector('.connection.live') && __fleet.connects === 2 && (window.__draws ??= __fleet.draws, __fleet.draws > __draws) && __fleet.drawn > 20")
 	quiet(t, p, "401", "WebSocket connection")
 }
 

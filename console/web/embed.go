@@ -32,7 +32,7 @@ var Pages = []string{"/", "/map", "/devices", "/topics", "/about"}
 
 var types = map[string]string{
 	".js": "text/javascript; charset=utf-8", ".mjs": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8",
-	".json": "application/json", ".svg": "image/svg+xml",
+	".json": "application/json", ".txt": "text/plain; charset=utf-8",
 }
 
 // Handler serves Pages and /assets/; anything else is not found.
@@ -70,6 +70,9 @@ func servePage(w http.ResponseWriter, r *http.Request, page []byte, tag string) 
 	w.Write(page) //nolint:errcheck // the client went away
 }
 
+// licences is the one asset whose name has no hash: people link to it.
+const licences = "licences.txt"
+
 // serveAsset serves a file of dist. Its name carries a hash of it, so it is never asked for again.
 func serveAsset(w http.ResponseWriter, r *http.Request) {
 	name := r.PathValue("name")
@@ -84,10 +87,13 @@ func serveAsset(w http.ResponseWriter, r *http.Request) {
 	h.Set("Content-Type", kind)
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Cache-Control", "public, max-age=31536000, immutable")
+	if name == licences {
+		h.Set("Cache-Control", "no-cache")
+	}
 	h.Set("Vary", "Accept-Encoding")
 	var body io.Reader = f
 	switch {
-	case zipped && strings.Contains(r.Header.Get("Accept-Encoding"), "gzip"):
+	case zipped && acceptsGzip(r.Header.Get("Accept-Encoding")):
 		h.Set("Content-Encoding", "gzip")
 		if s, err := f.Stat(); err == nil {
 			h.Set("Content-Length", strconv.FormatInt(s.Size(), 10))
@@ -101,6 +107,17 @@ func serveAsset(w http.ResponseWriter, r *http.Request) {
 		body = z
 	}
 	io.Copy(w, body) //nolint:errcheck // the client went away
+}
+
+// acceptsGzip reads Accept-Encoding as far as it matters: gzip is named, and not refused.
+func acceptsGzip(accept string) bool {
+	for part := range strings.SplitSeq(accept, ",") {
+		coding, weight, _ := strings.Cut(strings.ReplaceAll(part, " ", ""), ";")
+		if strings.EqualFold(coding, "gzip") {
+			return strings.Trim(strings.TrimPrefix(weight, "q="), "0.") != "" || weight == ""
+		}
+	}
+	return false
 }
 
 func openAsset(name string) (f fs.File, zipped bool, err error) {

@@ -155,6 +155,17 @@ func TestPagesAndAssets(t *testing.T) {
 			t.Errorf("%s: not the same with and without gzip (%v)", l[1], err)
 		}
 	}
+	text := get(t, "/assets/licences.txt").Body.String()
+	for _, of := range []string{"MapLibre contributors", "Jason Miller", "Preact Team", "Michael Bostock"} {
+		if !strings.Contains(text, of) {
+			t.Errorf("licences.txt says nothing of %s", of)
+		}
+	}
+	for accept, want := range map[string]bool{"": false, "gzip": true, "br, GZIP;q=0.5": true, "gzip;q=0": false, "gzip; q=0.0": false, "br": false} {
+		if acceptsGzip(accept) != want {
+			t.Errorf("Accept-Encoding %q: %v", accept, !want)
+		}
+	}
 	for _, p := range []string{"/nothing", "/assets/", "/assets/index.html", "/assets/..%2fembed.go", "/assets/x.js", "/map/streets.json"} {
 		if w := get(t, p); w.Code != http.StatusNotFound {
 			t.Errorf("%s: %d", p, w.Code)

@@ -34,6 +34,7 @@ type mock struct {
 	streets  []byte
 	frozen   bool   // vehicles stand still
 	down     bool   // answers 503
+	key      string // of a login
 	login    bool   // answers 401 until somebody logs in
 	lose     int    // so many frames are not sent, though counted
 	seen     uint32 // the last frame that a page says it drew
@@ -41,7 +42,6 @@ type mock struct {
 	keys     int    // times that a page asked for all rows
 	warnings []string
 	lost     int64 // messages that the pipeline does not account for
-	sessions int
 }
 
 type vehicle struct {
@@ -108,7 +108,7 @@ func (c *client) sees(r row) bool {
 
 // newMock starts a node with n vehicles, nine of ten in Amsterdam, the others in Helsinki.
 func newMock(n int) *mock {
-	m := &mock{now: time.Now(), clients: map[*client]bool{}, rand: rand.New(rand.NewPCG(1, 2)), warnings: []string{}}
+	m := &mock{now: time.Now(), clients: map[*client]bool{}, rand: rand.New(rand.NewPCG(1, 2)), warnings: []string{}, key: "in"}
 	for i := range n {
 		v := vehicle{id: fmt.Sprintf("van-%05d", i), lat: 52.30 + 0.10*m.rand.Float64(), lon: 4.85 + 0.12*m.rand.Float64(),
 			heading: 360 * m.rand.Float64(), speed: 4 + 14*m.rand.Float64(), source: 1}
@@ -165,7 +165,7 @@ func (m *mock) refused(w http.ResponseWriter, r *http.Request) bool {
 		problem(w, http.StatusServiceUnavailable, "the node stops", false)
 		return true
 	}
-	if c, err := r.Cookie("millrace"); m.login && (err != nil || c.Value != "in") {
+	if c, err := r.Cookie("millrace"); m.login && (err != nil || c.Value != m.key) {
 		problem(w, http.StatusUnauthorized, "log in first", true)
 		return true
 	}
@@ -179,9 +179,9 @@ func (m *mock) logIn(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	m.mu.Lock()
-	m.sessions++
+	key := m.key
 	m.mu.Unlock()
-	http.SetCookie(w, &http.Cookie{Name: "millrace", Value: "in", Path: "/", HttpOnly: true})
+	http.SetCookie(w, &http.Cookie{Name: "millrace", Value: key, Path: "/", HttpOnly: true})
 	w.Header().Set("Content-Type", "application/json")
 	json.NewEncoder(w).Encode(map[string]any{"user": "admin", "role": "admin", "expires": ms(time.Now().Add(time.Hour))})
 }

@@ -41,6 +41,9 @@ func Build(dir string) (map[string][]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("webbuild: the page: %w", err)
 	}
+	if outputs["licences.txt"], err = licences(os.DirFS(dir)); err != nil {
+		return nil, err
+	}
 	files := map[string][]byte{}
 	for name, b := range outputs {
 		switch {
@@ -63,6 +66,23 @@ func Build(dir string) (map[string][]byte, error) {
 	}
 	files["index.html"] = page
 	return files, nil
+}
+
+// licences are those of the vendored packages, which ask to go wherever their code goes.
+func licences(dir fs.FS) ([]byte, error) {
+	names, err := fs.Glob(dir, "vendor/*/LICENSE*")
+	if err != nil || len(names) == 0 {
+		return nil, fmt.Errorf("webbuild: no licences in vendor (%w)", err)
+	}
+	var b bytes.Buffer
+	for _, name := range names { // sorted
+		text, err := fs.ReadFile(dir, name)
+		if err != nil {
+			return nil, fmt.Errorf("webbuild: %w", err)
+		}
+		fmt.Fprintf(&b, "%s\n\n%s\n\n", path.Base(path.Dir(name)), bytes.TrimSpace(text))
+	}
+	return b.Bytes(), nil
 }
 
 // Script bundles one source of dir into one module: for tests that run the app's parts by themselves.
@@ -100,7 +120,7 @@ func bundle(dir, entry string) (map[string][]byte, error) {
 		MinifySyntax:      true,
 		MinifyWhitespace:  true,
 		MinifyIdentifiers: true,
-		LegalComments:     api.LegalCommentsNone, // the licences stand beside the vendored files and in the program's notices
+		LegalComments:     api.LegalCommentsNone, // they are in licences.txt
 		JSX:               api.JSXAutomatic,
 		JSXImportSource:   "preact",
 		TsconfigRaw:       `{"compilerOptions":{"useDefineForClassFields":true}}`,

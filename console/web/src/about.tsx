@@ -5,7 +5,7 @@ import { useEffect } from "preact/hooks";
 import { logout } from "./api";
 import * as f from "./format";
 import { attribution } from "./mapstate";
-import { api } from "./paths";
+import { api, licences } from "./paths";
 import { hello, needsLogin, now, refreshStatus, status } from "./state";
 import { text } from "./strings";
 
@@ -61,6 +61,7 @@ export function About() {
       <ul class="dim">
         {[...credits].map((c) => <li key={c}>{f.named(c, 120)}</li>)}
         {t.credits.map((c) => <li key={c}>{c}</li>)}
+        <li><a href={licences}>{t.licences}</a></li>
       </ul>
     </section>
   );

@@ -175,6 +175,7 @@ export class Fleet {
     for (const slot of this.leaving) {
       if (this.cell[slot] !== LEAVING) continue;
       this.cell[slot] = FREE;
+      this.names.delete(slot);
       this.perSource[this.source(slot)]!--;
       this.count--;
     }

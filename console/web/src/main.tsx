@@ -77,9 +77,11 @@ function App() {
     }, 10_000);
     return () => clearInterval(every);
   }, []);
-  if (needsLogin.value) return <Login />;
+  // Who must log in again goes on where he was: the page stays, out of reach, behind the form.
   return (
-    <div class="app" onClick={follow}>
+    <>
+    {needsLogin.value && <Login />}
+    <div class="app" inert={needsLogin.value} onClick={follow}>
       <a class="skip" href="#main">{text.skip}</a>
       <Bar />
       <Strip />
@@ -92,6 +94,7 @@ function App() {
         {page === "unknown" && <section class="page"><p>{text.notFound} <a href={link("map")}>{text.pages.map}</a></p></section>}
       </main>
     </div>
+    </>
   );
 }
 

@@ -96,12 +96,8 @@ export class MapView {
     // Who comes with a place in the address still learns where everybody is: the first look is at the whole world.
     this.lookAround();
     effect(() => {
-      const p = palette(dark.value);
-      if (this.ready) {
-        for (const layer of style(p, this.roads !== null).layers) {
-          for (const [k, v] of Object.entries(layer.paint ?? {})) this.map.setPaintProperty(layer.id, k as never, v as never);
-        }
-      }
+      void dark.value;
+      this.paint();
       this.touch();
     });
     effect(() => {
@@ -128,7 +124,16 @@ export class MapView {
   shown(visible: boolean): void {
     if (!visible) return;
     this.map.resize();
+    this.tell();
     this.touch();
+  }
+
+  /** Gives the ground the theme's colours. */
+  private paint(): void {
+    if (!this.ready) return;
+    for (const layer of style(palette(dark.value), this.roads !== null).layers) {
+      for (const [k, v] of Object.entries(layer.paint ?? {})) this.map.setPaintProperty(layer.id, k as never, v as never);
+    }
   }
 
   zoom(by: number): void {
@@ -200,6 +205,7 @@ export class MapView {
       if (!this.map.getSource(id)) this.map.addSource(id, { ...source, data: roads!.data } as never);
     }
     for (const layer of full.layers) if (!this.map.getLayer(layer.id)) this.map.addLayer(layer);
+    this.paint(); // the theme may have changed meanwhile
   }
 
   // A frame came: it may be the first, it may have brought what somebody waits for.
@@ -213,6 +219,8 @@ export class MapView {
       this.wanted = "";
       if (!this.placed || !this.map.getBounds().contains([d.lon, d.lat])) this.near(d.lat, d.lon);
     }
+    const h = hovered.value;
+    if (h) this.hover(h.x, h.y); // it may have driven away from under the pointer
     this.touch();
     if (following.value) this.keepUp();
     this.nameThem();
@@ -329,13 +337,16 @@ export class MapView {
     }
   }
 
-  private moved(): void {
+  /** Has the address tell what is shown. */
+  private tell(): void {
+    if (!this.surveyed || route.value.page !== "map" || following.value) return;
     const c = this.map.getCenter().wrap();
-    const at = [c.lat.toFixed(5), c.lng.toFixed(5), this.map.getZoom().toFixed(2)].join(",");
-    if (this.surveyed && route.value.page === "map" && !following.value) {
-      this.wroteAt = at;
-      alter({ at });
-    }
+    this.wroteAt = [c.lat.toFixed(5), c.lng.toFixed(5), this.map.getZoom().toFixed(2)].join(",");
+    alter({ at: this.wroteAt });
+  }
+
+  private moved(): void {
+    this.tell();
     clearTimeout(this.looking);
     this.looking = setTimeout(() => this.look(), 200) as unknown as number;
   }

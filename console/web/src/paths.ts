@@ -6,3 +6,5 @@ export const api = {
   pipeline: "/api/v1/pipeline",
   metrics: "/metrics",
 };
+
+export const licences = "/assets/licences.txt";

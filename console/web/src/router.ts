@@ -46,9 +46,13 @@ export function alter(set: Record<string, string | null>, entry = false): void {
   const page = route.value.page === "unknown" ? "map" : route.value.page;
   const to = address(page, q);
   if (to === location.pathname + location.search) return;
-  if (entry) history.pushState(null, "", to);
-  else history.replaceState(null, "", to);
-  route.value = read();
+  try {
+    if (entry) history.pushState(null, "", to);
+    else history.replaceState(null, "", to);
+    route.value = read();
+  } catch {
+    route.value = { page, query: q }; // some browsers allow so many changes a minute; the view changes all the same
+  }
 }
 
 /** Follows links within the page without loading it again. */

@@ -154,6 +154,7 @@ export const text = {
       "World: Natural Earth, public domain, by way of world-atlas (ISC)",
       "MapLibre GL JS (BSD-3-Clause), Preact and Signals (MIT), topojson-client (ISC)",
     ],
+    licences: "Their licences",
     links: "For programs",
   },
 
