@@ -78,8 +78,11 @@ func (o *DriveOptions) check() error {
 
 // phase spreads any number of vehicles evenly over the second in which each sends once: the golden ratio does.
 func phase(i int) time.Duration {
-	return time.Duration(math.Mod(float64(i)*math.Phi, 1) * float64(time.Second))
+	return time.Duration(math.Mod(float64(i)*math.Phi, 1) * float64(time.Second)).Truncate(grid)
 }
+
+// grid is how finely the second is cut. Those who are due together cost less than those who each wake the processor.
+const grid = 10 * time.Millisecond
 
 // pad writes a number with zeros before it.
 func pad(n, digits int) string {

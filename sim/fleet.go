@@ -135,7 +135,7 @@ func (f *fleet) run(ctx context.Context, devices []device) (FleetStats, error) {
 	var devicesDone sync.WaitGroup
 	for i := range devices {
 		devicesDone.Go(func() {
-			begin := start.Add(time.Duration(float64(i) / f.o.ConnectRate * float64(time.Second)))
+			begin := start.Add(time.Duration(float64(i) / f.o.ConnectRate * float64(time.Second)).Truncate(grid))
 			if err := f.play(ctx, &devices[i], begin); err != nil && ctx.Err() == nil {
 				cancel(fmt.Errorf("sim: device %s: %w", devices[i].id, err))
 			}

@@ -47,8 +47,7 @@ func Replay(ctx context.Context, o ReplayOptions) (FleetStats, error) {
 			s.number = cloneNumber(s.v.number, clone)
 			id = strings.TrimSuffix(id, s.v.number) + s.number
 		}
-		// The golden ratio spreads any number of vehicles evenly over the second in which each sends once.
-		s.phase = time.Duration(math.Mod(float64(i)*math.Phi, 1) * float64(time.Second))
+		s.phase = phase(i)
 		devices[i] = device{id: "bus-" + strings.ReplaceAll(id, "/", "-"), source: s, paced: !math.IsInf(o.Speed, 1)}
 		if o.Loop {
 			devices[i].resume = s.resume
