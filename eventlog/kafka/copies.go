@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"strconv"
 
-	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/millrace-io/millrace/eventlog"
@@ -25,18 +24,19 @@ func (d *Driver) replication(ctx context.Context) (int16, error) {
 	return int16(max(min(n, 3), 1)), err
 }
 
+// brokers counts the brokers of the cluster. Where we may not ask for those that are down as well (an old cluster, or one that
+// does not let us describe it), those that are up are what there is.
 func (d *Driver) brokers(ctx context.Context) (int, error) {
 	req := kmsg.NewPtrDescribeClusterRequest()
 	req.EndpointType = 1 // brokers
 	req.IncludeFencedBrokers = true
-	resp, err := req.RequestWith(ctx, d.cl)
-	if err == nil {
-		err = kerr.ErrorForCode(resp.ErrorCode)
+	if resp, err := req.RequestWith(ctx, d.cl); err == nil && resp.ErrorCode == 0 {
+		return len(resp.Brokers), nil
 	}
-	if err != nil {
-		return 0, fmt.Errorf("describe the cluster: %w", err)
+	if err := d.topics.refresh(ctx); err != nil {
+		return 0, fmt.Errorf("count the brokers: %w", err)
 	}
-	return len(resp.Brokers), nil
+	return len(d.topics.brokers()), nil
 }
 
 // vet looks, once, at a topic that is about to be written to, and warns of what makes an ack worth less than it says. It
@@ -75,12 +75,7 @@ func (d *Driver) findings(ctx context.Context, id eventlog.TopicID) (name string
 	if err != nil {
 		return t.name, nil, err
 	}
-	is := map[string]string{}
-	for _, c := range configs[t.name].Configs {
-		if c.Value != nil {
-			is[c.Key] = *c.Value
-		}
-	}
+	is := configs[t.name].effective
 	alter := func(config string) string {
 		return fmt.Sprintf("kafka-configs.sh --alter --entity-type topics --entity-name %s --add-config %s", t.name, config)
 	}

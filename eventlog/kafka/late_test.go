@@ -1,7 +1,10 @@
 package kafka
 
 import (
+	"log/slog"
 	"slices"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -12,6 +15,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/millrace-io/millrace/eventlog"
+	"github.com/millrace-io/millrace/eventlog/logtest"
 )
 
 // late has one broker of a cluster learn of everything a few answers later than the others, as brokers of a real cluster do: for
@@ -80,6 +84,63 @@ func TestConfigsDescribedLate(t *testing.T) {
 	if err != nil || !slices.ContainsFunc(all, func(x eventlog.Topic) bool { return x.ID == r.topic.ID }) {
 		t.Errorf("%v lacks the topic; %v", all, err)
 	}
+}
+
+// TestLittleIsAllowed: a cluster that does not let us ask about everything in it is no reason to stop.
+func TestLittleIsAllowed(t *testing.T) {
+	r := newRig(t, nil)
+	r.c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.DescribeCluster}, Err: kerr.ClusterAuthorizationFailed, Count: -1})
+	made, err := r.d.CreateTopic(r.ctx, eventlog.TopicSpec{Name: "ours", Partitions: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := r.d.topics.cached(made.ID); got.copies != 3 {
+		t.Errorf("the topic has %d replicas", got.copies)
+	}
+	r.c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.DescribeConfigs}, Err: kerr.TopicAuthorizationFailed, Count: -1})
+	all, err := r.d.Topics(r.ctx)
+	if err != nil || !slices.ContainsFunc(all, func(x eventlog.Topic) bool { return x.ID == made.ID }) {
+		t.Errorf("%v lacks the topic; %v", all, err)
+	}
+}
+
+// TestVetWarns: the first append to a topic that is less safe than it could be says so in the log, once.
+func TestVetWarns(t *testing.T) {
+	c := newCluster(t)
+	var said lines
+	o := testOptions(c)
+	o.Logger = slog.New(slog.NewTextHandler(&said, nil))
+	d, err := Open(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	made, err := d.adm.CreateTopic(t.Context(), 1, 1, nil, "weak")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := logtest.NewLedger()
+	for range 3 {
+		l.Append(d, eventlog.Part{Topic: eventlog.TopicID(made.ID)}, "s", 1, 0)
+		if err := l.Wait(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d.vetting.Wait()
+	if got := said.String(); strings.Count(got, "replication factor 1 on 3 brokers") != 1 || !strings.Contains(got, "topic=weak") {
+		t.Errorf("the driver says:\n%s", got)
+	}
+}
+
+type lines struct {
+	mu sync.Mutex
+	strings.Builder
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.Builder.Write(p)
 }
 
 // TestCopies: topics get three replicas of which two must have a record; what others made is judged, and left as it is.

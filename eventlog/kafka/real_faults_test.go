@@ -16,6 +16,7 @@ import (
 
 	"github.com/millrace-io/millrace/eventlog"
 	"github.com/millrace-io/millrace/eventlog/logtest"
+	"github.com/millrace-io/millrace/internal/tier"
 )
 
 // realRig is a rig on a real cluster.
@@ -155,6 +156,42 @@ func TestRealKafkaBrokersKilled(t *testing.T) {
 	r.wantAll()
 	follow(t, r, tail, r.zero())
 	tail.Close()
+}
+
+// TestRealKafkaBrokerHangs: a broker that hangs, its connections open, is waited for in vain only so long; what it was sent is
+// then given to another, and is there once.
+func TestRealKafkaBrokerHangs(t *testing.T) {
+	if testing.Short() || tier.N(10) < 10 {
+		t.Skip("part of the soak: MILLRACE_TIER=soak runs it")
+	}
+	r, _ := realRig(t, nil)
+	b := killable(t, r)
+	w, err := r.d.Claim(r.ctx, r.part(2))
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop := r.load(w)
+	r.durable(300)
+	leader := fmt.Sprint(r.d.topics.cached(r.topic.ID).leader(2))
+	began := time.Now()
+	b.do("pause", leader)
+	t.Cleanup(func() { b.do("resume", leader) })
+	went := func(i int32) int { return len(r.With(r.part(i), logtest.Durable)) }
+	was := [3]int{went(0), went(1), went(2)}
+	for i := range int32(3) {
+		for went(i) < was[i]+200 {
+			if r.ctx.Err() != nil {
+				t.Fatalf("partition %d does not go on", i)
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+	}
+	t.Logf("all partitions go on %v after broker %s hangs", time.Since(began).Round(time.Millisecond), leader)
+	b.do("resume", leader)
+	b.whole()
+	r.durable(100)
+	stop()
+	r.wantAll()
 }
 
 // TestRealKafkaOpenTransaction: what a stranger has not committed yet holds back what lies behind it, and is itself never seen

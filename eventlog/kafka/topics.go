@@ -318,39 +318,63 @@ func (d *Driver) list(ctx context.Context, names ...string) ([]eventlog.Topic, e
 			if !ok {
 				continue // deleted meanwhile
 			}
-			set := map[string]string{}
-			for _, entry := range c.Configs {
-				if entry.Source == kmsg.ConfigSourceDynamicTopicConfig && entry.Value != nil && entry.Key != minISR {
-					set[entry.Key] = *entry.Value
-				}
-			}
-			out = append(out, eventlog.Topic{Name: t.name, ID: t.id, Partitions: int32(len(t.leaders)), Config: set})
+			delete(c.set, minISR)
+			out = append(out, eventlog.Topic{Name: t.name, ID: t.id, Partitions: int32(len(t.leaders)), Config: c.set})
 		}
 		return out, nil
 	}
 }
 
-// configs asks for the configs of topics, by name; those that are gone are not in it.
-func (d *Driver) configs(ctx context.Context, of []*topic) (map[string]kadm.ResourceConfig, error) {
-	if len(of) == 0 {
-		return nil, nil
-	}
+// config is what is known of a topic's configs.
+type config struct {
+	set       map[string]string // what was set for the topic
+	effective map[string]string // what holds, the brokers' defaults included
+}
+
+// configs asks for the configs of topics, by name; those that are gone are not in it. A topic that we may see but not ask about
+// is somebody else's, and has none to show.
+func (d *Driver) configs(ctx context.Context, of []*topic) (map[string]config, error) {
 	var names []string
 	for _, t := range of {
 		names = append(names, t.name)
 	}
-	described, err := d.adm.DescribeTopicConfigs(ctx, names...)
-	if err != nil {
-		return nil, err
+	return describeConfigs(ctx, d.cl, names...)
+}
+
+func describeConfigs(ctx context.Context, to kmsg.Requestor, names ...string) (map[string]config, error) {
+	if len(names) == 0 {
+		return nil, nil
 	}
-	out := map[string]kadm.ResourceConfig{}
-	for _, c := range described {
-		switch {
-		case c.Err == nil:
-			out[c.Name] = c
-		case !errors.Is(c.Err, kerr.UnknownTopicOrPartition):
-			return nil, fmt.Errorf("configs of topic %q: %w", c.Name, c.Err)
+	req := kmsg.NewPtrDescribeConfigsRequest()
+	for _, name := range names {
+		r := kmsg.NewDescribeConfigsRequestResource()
+		r.ResourceType, r.ResourceName = kmsg.ConfigResourceTypeTopic, name
+		req.Resources = append(req.Resources, r)
+	}
+	resp, err := req.RequestWith(ctx, to)
+	if err != nil {
+		return nil, fmt.Errorf("describe configs: %w", err)
+	}
+	out := map[string]config{}
+	for _, r := range resp.Resources {
+		switch err := kerr.ErrorForCode(r.ErrorCode); err {
+		case nil, kerr.TopicAuthorizationFailed:
+		case kerr.UnknownTopicOrPartition:
+			continue
+		default:
+			return nil, fmt.Errorf("configs of topic %q: %w", r.ResourceName, err)
 		}
+		c := config{set: map[string]string{}, effective: map[string]string{}}
+		for _, e := range r.Configs {
+			if e.Value == nil {
+				continue
+			}
+			c.effective[e.Name] = *e.Value
+			if e.Source == kmsg.ConfigSourceDynamicTopicConfig {
+				c.set[e.Name] = *e.Value
+			}
+		}
+		out[r.ResourceName] = c
 	}
 	return out, nil
 }
@@ -396,20 +420,11 @@ func (d *Driver) configured(ctx context.Context, name string, set map[string]*st
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	for _, node := range d.topics.brokers() {
-		req := kmsg.NewPtrDescribeConfigsRequest()
-		res := kmsg.NewDescribeConfigsRequestResource()
-		res.ResourceType, res.ResourceName = kmsg.ConfigResourceTypeTopic, name
-		req.Resources = append(req.Resources, res)
-		resp, err := req.RequestWith(ctx, d.cl.Broker(int(node)))
-		if err != nil || len(resp.Resources) != 1 {
+		all, err := describeConfigs(ctx, d.cl.Broker(int(node)), name)
+		if err != nil {
 			continue
 		}
-		is := map[string]string{}
-		for _, c := range resp.Resources[0].Configs {
-			if c.Source == kmsg.ConfigSourceDynamicTopicConfig && c.Value != nil {
-				is[c.Name] = *c.Value
-			}
-		}
+		is := all[name].set
 		for k, want := range set {
 			if have, ok := is[k]; ok != (want != nil) || ok && have != *want {
 				return false
