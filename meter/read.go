@@ -74,7 +74,7 @@ func (r *Reader) Next(ctx context.Context) (*Flush, error) {
 		}
 		for _, b := range batches {
 			err := b.Each(func(rec *eventlog.Record) error {
-				if rec.Offset >= r.pos.Offset {
+				if rec.Offset >= r.pos.Offset && rec.Offset < r.end { // a read may bring what came since
 					r.record(rec.Value)
 				}
 				return nil
@@ -91,6 +91,12 @@ func (r *Reader) Next(ctx context.Context) (*Flush, error) {
 	f := r.queue[0]
 	r.queue = r.queue[1:]
 	return f, nil
+}
+
+// Again returns a reader of the same flushes from the first one on, up to the same end: what was written since is in neither. It is
+// asked for before the first Next.
+func (r *Reader) Again() *Reader {
+	return &Reader{log: r.log, pos: r.pos, end: r.end, none: r.none, partial: map[uint64]*partial{}, last: map[uint64]uint64{}}
 }
 
 // maxRuns is how many runs may have a flush under way: more than nodes that share a log.

@@ -68,6 +68,36 @@ func TestInFlightWhenKilled(t *testing.T) {
 	}
 }
 
+// slow is a log that gives a node time to go on while it is being verified.
+type slow struct {
+	eventlog.Driver
+	meanwhile func()
+}
+
+func (s *slow) Ends(ctx context.Context, t eventlog.TopicID) ([]int64, error) {
+	ends, err := s.Driver.Ends(ctx, t)
+	s.meanwhile()
+	return ends, err
+}
+
+// What a node logs and counts while it is being verified is not held against it: rows and totals are read up to the same flush.
+func TestANodeThatGoesOn(t *testing.T) {
+	w := newWorld(t)
+	w.drive(1, 30)
+	seq := 31
+	r := w.verify(w.live, func(o *verify.Options, _ *verify.Request) {
+		o.Log = eventlog.New(&slow{w.log.Driver, func() { w.drive(seq, seq); seq++; w.flush() }})
+	})
+	if seq < 34 {
+		t.Fatalf("the node has logged up to %d only", seq)
+	}
+	w.want(r, true)
+	if k := r.totals["telemetry"]; k.Found != k.Logged || k.Found < 90 {
+		t.Errorf("%s", r)
+	}
+	w.stop()
+}
+
 // A message that is counted and then forgotten is named, while the node runs, too.
 func TestAMessageForgottenBeforeTheLog(t *testing.T) {
 	w := newWorld(t)

@@ -52,11 +52,7 @@ func (r *runs) init(c *check) {
 }
 
 // read takes the totals of all runs that counted since the window began.
-func (r *runs) read(ctx context.Context) error {
-	reader, err := meter.NewReader(ctx, r.c.Log, (r.c.from-before)*60_000)
-	if err != nil {
-		return err
-	}
+func (r *runs) read(ctx context.Context, reader *meter.Reader) error {
 	for {
 		f, err := reader.Next(ctx)
 		if err != nil {
