@@ -55,13 +55,13 @@ func testFlags(c *cobra.Command, t *app.Test) {
 // serve runs a node until ctx ends or the node fails.
 func serve(ctx context.Context, e env, c *config.Config, test app.Test) error {
 	log := logger(e, c)
+	reload := make(chan os.Signal, 1)
+	signal.Notify(reload, syscall.SIGHUP)
+	defer signal.Stop(reload)
 	n, err := app.Start(ctx, app.Options{Config: c, Version: version, Logger: log, Test: test})
 	if err != nil {
 		return failure{err}
 	}
-	reload := make(chan os.Signal, 1)
-	signal.Notify(reload, syscall.SIGHUP)
-	defer signal.Stop(reload)
 	for running := true; running; {
 		select {
 		case <-reload:
