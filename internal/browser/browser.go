@@ -33,9 +33,13 @@ type Page struct {
 	problems []string
 }
 
-// Open starts a browser with one tab of that size, or skips the test if there is no browser.
+// Open starts a browser with one tab of that size, or skips the test: if there is no browser, and under the race
+// detector, which would look at nothing but the test itself.
 func Open(t testing.TB, width, height int) *Page {
 	t.Helper()
+	if race {
+		t.Skip("SKIPPED: browsers are not for the race detector's run; make test-all starts them")
+	}
 	path := ""
 	for _, n := range names {
 		if p, err := exec.LookPath(n); err == nil {
