@@ -108,6 +108,7 @@ const (
 	Compacted        Kind = "compacted"       // the topic keeps the last record of a key only
 	Recreated        Kind = "recreated"       // the topic was deleted and made again
 	TooMany          Kind = "too_many"        // rows or devices, to be told apart
+	InFlight         Kind = "in_flight"       // accepted, and on its way into the log; only a row's status
 	NotRouted        Kind = "not_routed"      // no route leads to the topic
 	Pending          Kind = "pending"         // deliveries that are still owed
 	InDoubt          Kind = "in_doubt"        // neither acknowledged nor refused
@@ -122,7 +123,7 @@ const (
 
 // Mild tells that a row's status is nothing wrong.
 func (k Kind) Mild() bool {
-	return k == Pending || k == NotCounted || k == Expired || k == Recreated
+	return k == Pending || k == InFlight || k == NotCounted || k == Expired || k == Recreated
 }
 
 // Finding is one thing that was found.

@@ -223,7 +223,7 @@ func (t *rows) judge(m int64, r *row) (status Kind) {
 	}
 	if d := int64(r.Published) - int64(r.Logged) - int64(total(r.Failed)) - int64(r.Unknown); d != 0 {
 		if v.before += d; v.before > 0 && v.before <= t.c.runs.inFlight(r.Topic) {
-			status = NotCounted // on its way when its node was killed
+			status = InFlight // or was, when its node was killed
 		} else {
 			status = LostBeforeLog
 		}
