@@ -315,6 +315,34 @@ func TestBrowserLogin(t *testing.T) {
 	quiet(t, p, "401", "WebSocket connection")
 }
 
+// The policy holds: nothing becomes markup or a script, no other host is reached, and whoever tries is on the console, where all other tests
+// look.
+func TestBrowserPolicy(t *testing.T) {
+	m := newMock(5)
+	defer m.close()
+	p := browser.Open(t, 400, 300)
+	p.Goto(m.http.URL + "/about")
+	p.Wait("document.querySelector('.strip')")
+	quiet(t, p)
+	for _, tried := range []string{
+		`document.querySelector("main").innerHTML = "<b>x</b>"`,
+		`new Worker("/assets/other.js")`,
+		`document.createElement("script").src = "/assets/other.js"`,
+		`setTimeout("window.ran = true")`,
+	} {
+		if got := browser.Eval[string](p, "(() => { try { "+tried+"; return 'done'; } catch (e) { return e.name; } })()"); got != "TypeError" && got != "EvalError" {
+			t.Errorf("%s: %s", tried, got)
+		}
+	}
+	if got := browser.Eval[string](p, `fetch("http://localhost:1/").then(() => "done", (e) => e.name)`); got != "TypeError" {
+		t.Errorf("another host: %s", got)
+	}
+	said := strings.Join(p.Problems(), "\n")
+	if !strings.Contains(said, "TrustedHTML") || !strings.Contains(said, "TrustedScript") || !strings.Contains(said, "connect-src") || browser.Eval[bool](p, "!!window.ran") {
+		t.Errorf("the console says of that: %s", said)
+	}
+}
+
 // Every view in both themes and at phone width: readable contrast, nothing wider than the window, and no label missing.
 func TestBrowserLooks(t *testing.T) {
 	m := newMock(40)

@@ -25,7 +25,7 @@ var dist embed.FS
 
 // Policy is the content security policy of the page: its own files, its own server, nothing else, and no script from text.
 const Policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; " +
-	"worker-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types millrace default"
+	"worker-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types default"
 
 // Pages are the paths that are views of the app: each answers with the same page.
 var Pages = []string{"/", "/map", "/devices", "/topics", "/about"}
