@@ -222,9 +222,17 @@ func (b *Broker) Recheck() {
 			continue
 		}
 		var lost *transport.Error
-		if err := c.layer.Recheck(); errors.As(err, &lost) {
-			b.samples.warn("connection ended: "+lost.Reason, "listener", c.lis.o.Name, "peer", c.nc.RemoteAddr(), "error", err)
+		if err := c.layer.Recheck(); !errors.As(err, &lost) {
+			continue
+		}
+		b.samples.warn("connection ended: "+lost.Reason, "listener", c.lis.o.Name, "peer", c.nc.RemoteAddr(), "error", lost)
+		c.mu.Lock()
+		accepted := c.accepted
+		c.mu.Unlock()
+		if accepted {
 			c.endAs(packet.NotAuthorized, "the client's certificate is not accepted any more", lost.Reason)
+		} else { // what is under way may be the handshake: nobody else writes then
+			c.cut(lost.Reason)
 		}
 	}
 }

@@ -612,6 +612,30 @@ func TestRevokedWhileConnected(t *testing.T) {
 	a.expect("DISCONNECT 0x87")
 }
 
+// TestRevokedWhileConnecting: it may happen between two handshakes.
+func TestRevokedWhileConnecting(t *testing.T) {
+	p := newPKI(t, true)
+	device := p.ca.Client("goes")
+	w := way{name: "wss", options: transport.Options{TLS: p.source, WebSocket: &transport.WebSocket{Path: "/mqtt"}}}
+	n := w.over(t, nil)
+	nc, err := tls.Dial("tcp", n.addr, p.client(&device))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	if _, err := io.WriteString(nc, upgradeRequest[:20]); err != nil {
+		t.Fatal(err)
+	}
+	p.files.Set("crl", p.ca.CRL(device.Leaf))
+	if changed, err := p.source.Reload(); !changed || err != nil {
+		t.Fatal(changed, err)
+	}
+	eventually(t, "the end", func() bool {
+		n.b.Recheck()
+		return n.b.Stats().Turned["client_certificate_revoked"] == 1
+	})
+}
+
 // TestExpiredWhileConnected: a certificate that expires takes its connection along.
 func TestExpiredWhileConnected(t *testing.T) {
 	p := newPKI(t, true)
