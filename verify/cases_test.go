@@ -392,12 +392,18 @@ func TestTheLedger(t *testing.T) {
 func TestRoutesThatAreGone(t *testing.T) {
 	w := newWorld(t)
 	w.drive(1, 3)
+	w.publish(stamped("dev", "elsewhere/dev", 1, 1))
 	w.stop()
 	w.specs = w.specs[1:]
 	r := w.atRest()
 	w.want(r, true, verify.NotRouted)
 	if f := r.find(verify.NotRouted); f.Count != 9 || f.Topic != "telemetry" {
 		t.Errorf("%+v", f)
+	}
+	w.openLog()
+	defer w.closeLog()
+	if _, err := w.tryVerify(func(_ *verify.Options, q *verify.Request) { q.Device = "truck-1" }); err == nil || !strings.Contains(err.Error(), "--config") {
+		t.Errorf("nothing can be checked: %v", err)
 	}
 }
 

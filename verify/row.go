@@ -123,7 +123,7 @@ const (
 
 // Mild tells that a row's status is nothing wrong.
 func (k Kind) Mild() bool {
-	return k == Pending || k == InFlight || k == NotCounted || k == Expired || k == Recreated
+	return k == Pending || k == InFlight || k == NotCounted || k == NotRouted || k == Expired || k == Recreated
 }
 
 // Finding is one thing that was found.

@@ -235,6 +235,7 @@ func (t *rows) judge(m int64, r *row) (status Kind) {
 	if topic == nil {
 		if !strings.HasPrefix(r.Topic, route.Unstored) && r.Topic != route.NoRoute {
 			v.unrouted += r.Logged
+			return NotRouted
 		}
 		return status
 	}

@@ -133,7 +133,9 @@ func (c *check) run(ctx context.Context) error {
 	if err := c.dead.finish(ctx, c); err != nil {
 		return err
 	}
-	c.finish()
+	if err := c.finish(); err != nil {
+		return err
+	}
 	return ctx.Err()
 }
 
@@ -330,10 +332,13 @@ func (c *check) tellStamps() {
 }
 
 // finish makes the result of what was gathered.
-func (c *check) finish() {
+func (c *check) finish() error {
 	c.tellStamps()
 	c.runs.finish()
 	c.rows.finish()
+	if c.sum.Records == 0 && c.sum.Kinds[NotRouted] > 0 {
+		return errors.New("no route of this configuration leads to the topics that have records: name the node's own with --config")
+	}
 	c.seqs.finish()
 	if c.turned > 0 {
 		c.find(Finding{Kind: Refusals, Severity: Note, Partition: -1, Offset: -1, Count: c.turned,
@@ -349,6 +354,7 @@ func (c *check) finish() {
 	s.Complete = s.Wrong == 0
 	s.Text = s.words()
 	c.emit(Row{Summary: s})
+	return nil
 }
 
 func sortedNames[V any](m map[string]V) []string {
