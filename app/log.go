@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path"
 	"sync/atomic"
 	"syscall"
@@ -125,6 +126,31 @@ func (n *Node) dataError(err error) error {
 }
 
 func (n *Node) closeLog(context.Context) error { return n.log.Close() }
+
+// DeleteData deletes a data folder, unless a node is running on it.
+func DeleteData(dir string) error {
+	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	fsys, err := vfs.OS(dir)
+	if err != nil {
+		return fmt.Errorf("delete data folder %s: %w", dir, err)
+	}
+	unlock, err := fsys.Lock(engine.LockName)
+	if errors.Is(err, vfs.ErrLocked) {
+		return fmt.Errorf("data folder %s: another millrace uses it: stop that one first", dir)
+	}
+	if err != nil {
+		return fmt.Errorf("delete data folder %s: %w", dir, err)
+	}
+	if err := unlock(); err != nil { // some systems delete no file that is open
+		return fmt.Errorf("delete data folder %s: %w", dir, err)
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		return fmt.Errorf("delete data folder: %w", err)
+	}
+	return nil
+}
 
 // clock is the system's, but never goes back while the program runs. (The embedded log's own does not across restarts either.)
 type clock struct{ last atomic.Int64 }

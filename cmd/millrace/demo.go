@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"os"
@@ -161,7 +162,7 @@ func (o *demoFlags) config() (*config.Config, error) {
 	if err := o.folder(); err != nil {
 		return nil, err
 	}
-	c.Log.Data = filepath.Join(o.data, "log")
+	c.Log.Data = o.log()
 	c.Listeners.MQTT[0].Bind = freeAddress(1883)
 	c.Listeners.Kafka[0].Bind = freeAddress(9092)
 	c.Listeners.HTTP.Bind = freeAddress(8080)
@@ -174,17 +175,21 @@ const (
 	demoText = "millrace demo keeps its data here. It may be deleted, best with: millrace demo --fresh\n"
 )
 
-// folder makes the data's folder, anew if that is asked for.
+// folder makes the data's folder, or takes one that a demo has made; of that --fresh deletes what the demo left there.
 func (o *demoFlags) folder() error {
 	note := filepath.Join(o.data, demoNote)
-	if o.fresh {
-		text, err := os.ReadFile(note)
-		if _, missing := os.Stat(o.data); missing == nil && (err != nil || string(text) != demoText) {
-			return fmt.Errorf("--fresh: %s is there, and is not a demo's folder: name another one with --data", o.data)
-		}
-		if err := os.RemoveAll(o.data); err != nil {
+	text, err := os.ReadFile(note)
+	ours := err == nil && string(text) == demoText
+	if there, err := os.ReadDir(o.data); !ours && (len(there) > 0 || err != nil && !errors.Is(err, fs.ErrNotExist)) {
+		return fmt.Errorf("%s is there, and is not a demo's folder: name another one with --data", o.data)
+	}
+	if ours && o.fresh {
+		if err := app.DeleteData(o.log()); err != nil {
 			return fmt.Errorf("--fresh: %w", err)
 		}
+	}
+	if ours {
+		return nil
 	}
 	if err := os.MkdirAll(o.data, 0o755); err != nil {
 		return fmt.Errorf("make the folder for the data: %w", err)
@@ -194,6 +199,9 @@ func (o *demoFlags) folder() error {
 	}
 	return nil
 }
+
+// log is the folder of the node's log.
+func (o *demoFlags) log() string { return filepath.Join(o.data, "log") }
 
 // freeAddress is the first free port on loopback from a wanted one on.
 func freeAddress(port int) config.Address {

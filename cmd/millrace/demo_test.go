@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/millrace-io/millrace/eventlog/engine"
+	"github.com/millrace-io/millrace/internal/vfs"
 	"github.com/millrace-io/millrace/mqtt/packet"
 	"github.com/millrace-io/millrace/sim"
 )
@@ -139,36 +141,64 @@ func demoRun(t *testing.T, data string) map[string]heard {
 	return by
 }
 
-// TestDemoFolder: only a folder that a demo has made is ever deleted.
+// TestDemoFolder: only what a demo has left is ever deleted, and nothing of a demo that runs.
 func TestDemoFolder(t *testing.T) {
-	mine := filepath.Join(t.TempDir(), "x")
-	keep := filepath.Join(mine, "keep")
-	if err := os.MkdirAll(mine, 0o755); err != nil {
+	mine := t.TempDir()
+	readme := filepath.Join(mine, demoNote)
+	if err := os.WriteFile(readme, []byte("mine"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(keep, nil, 0o644); err != nil {
+	for _, fresh := range []bool{false, true} {
+		if err := (&demoFlags{data: mine, fresh: fresh}).folder(); err == nil {
+			t.Errorf("fresh %v: any folder is taken", fresh)
+		}
+	}
+	if b, err := os.ReadFile(readme); err != nil || string(b) != "mine" {
+		t.Fatalf("somebody's file is now %q, %v", b, err)
+	}
+
+	theirs := &demoFlags{data: filepath.Join(t.TempDir(), "a", "b"), fresh: true}
+	keep, old := filepath.Join(theirs.data, "keep"), filepath.Join(theirs.log(), "old")
+	for range 2 { // not there, and there
+		if err := theirs.folder(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := os.Stat(old); !os.IsNotExist(err) {
+			t.Errorf("what was there still is: %v", err)
+		}
+		if err := os.MkdirAll(theirs.log(), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range []string{keep, old} {
+			if err := os.WriteFile(f, nil, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	fsys, err := vfs.OS(theirs.log())
+	if err != nil {
 		t.Fatal(err)
 	}
-	if err := (&demoFlags{data: mine, fresh: true}).folder(); err == nil {
-		t.Error("any folder is deleted")
+	unlock, err := fsys.Lock(engine.LockName)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := theirs.folder(); err == nil || !strings.Contains(err.Error(), "stop that one") {
+		t.Errorf("a demo is running there, and: %v", err)
+	}
+	for _, f := range []string{keep, old} {
+		if _, err := os.Stat(f); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := unlock(); err != nil {
+		t.Fatal(err)
+	}
+	if err := theirs.folder(); err != nil {
+		t.Fatal(err)
 	}
 	if _, err := os.Stat(keep); err != nil {
-		t.Fatal(err)
-	}
-	theirs := filepath.Join(t.TempDir(), "a", "b")
-	for range 2 { // there, and not there
-		if err := (&demoFlags{data: theirs, fresh: true}).folder(); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(filepath.Join(theirs, "old"), nil, 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := (&demoFlags{data: theirs, fresh: true}).folder(); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := os.Stat(filepath.Join(theirs, "old")); !os.IsNotExist(err) {
-		t.Errorf("what was there still is: %v", err)
+		t.Error(err)
 	}
 }
 

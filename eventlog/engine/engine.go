@@ -284,7 +284,7 @@ func Open(o Options) (*Engine, error) {
 		return nil, fmt.Errorf("open log: %w", err)
 	}
 	e := newEngine(o)
-	if e.unlock, err = o.FS.Lock(lockName); err != nil {
+	if e.unlock, err = o.FS.Lock(LockName); err != nil {
 		return nil, fmt.Errorf("open log: %w", err)
 	}
 	if err := e.recover(); err != nil {
@@ -298,7 +298,8 @@ func Open(o Options) (*Engine, error) {
 	return e, nil
 }
 
-const lockName = "lock"
+// LockName is the file that an engine holds locked.
+const LockName = "lock"
 
 // Close implements eventlog.Driver. It ends with a checkpoint, so that the next start has nothing to replay.
 func (e *Engine) Close() error {

@@ -63,7 +63,7 @@ func (e *Engine) loadCheckpoint() (*snapshot, error) {
 		return nil, fmt.Errorf("list the data directory: %w", err)
 	}
 	names = slices.DeleteFunc(names, func(n string) bool {
-		return n == lockName || n == checkpointTemp || n == "lost+found"
+		return n == LockName || n == checkpointTemp || n == "lost+found"
 	})
 	if len(names) > 0 {
 		return nil, fmt.Errorf("the data directory has no %s but has %s: it belongs to something else, or the checkpoint was lost; "+
