@@ -5,7 +5,7 @@ import { api } from "./paths";
 import * as f from "./format";
 import { following } from "./mapstate";
 import { palette, sourceColour } from "./palette";
-import { connection, dark, detail, now, select, selected, sourceName } from "./state";
+import { dark, detail, now, select, selected, sourceName, unknown } from "./state";
 import { text } from "./strings";
 
 const t = text.device;
@@ -25,7 +25,7 @@ export function Panel() {
         {known?.stale && <span class="chip bad">{t.stale}</span>}
         <button class="icon" aria-label={text.close} onClick={() => select("")}>✕</button>
       </header>
-      {!known && <p class="dim">{connection.value.state === "live" ? t.gone : text.loading}</p>}
+      {!known && <p class="dim">{unknown.value === id ? t.gone : text.loading}</p>}
       {known && (
         <>
           <dl>

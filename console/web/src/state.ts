@@ -25,6 +25,8 @@ export const beat = signal(0);
 /** The node's clock, ms, as of the last tick. */
 export const now = signal(Date.now());
 export const detail = signal<api.DeviceDetail | null>(null);
+/** A device that the node said it does not know. */
+export const unknown = signal("");
 export const selected = computed(() => route.value.query.get("device") ?? "");
 /** Rates of the last minutes, by stage: bounded rings for the strip's little curves. */
 export const curves = new Map<string, number[]>();
@@ -114,14 +116,17 @@ export function select(id: string): void {
 effect(() => {
   const id = selected.value;
   live.follow(id);
+  unknown.value = "";
   if (detail.peek()?.id !== id) detail.value = null;
   if (!id) return;
   api.device(id).then(
     (d) => {
       if (d.id === selected.value) detail.value = d;
     },
-    () => {
-      if (id === selected.value) detail.value = null;
+    (e) => {
+      if (id !== selected.value) return;
+      detail.value = null;
+      if (e instanceof api.Refused && e.status === 404) unknown.value = id;
     },
   );
 });
