@@ -25,6 +25,10 @@ func TestAKilledNode(t *testing.T) {
 	w.kill()
 	r := w.atRest()
 	w.want(r, true, verify.Killed)
+	ever := w.atRest(func(_ *verify.Options, q *verify.Request) { q.From, q.To = time.Unix(0, 0), time.UnixMilli(1<<62) })
+	if ever.Records != r.Records || ever.Complete != r.Complete {
+		t.Errorf("from the beginning to the end of time: %s", ever)
+	}
 	if f := r.find(verify.Killed); f.Count != 15 || r.totals["telemetry"].Uncounted != 15 || r.totals["telemetry"].Found != 90 {
 		t.Errorf("%s", r)
 	}

@@ -260,7 +260,7 @@ func (t *rows) judge(m int64, r *row) (status Kind) {
 		f.Text = fmt.Sprintf("%d of %d records in the minute %s are not in the log", f.Count, r.Logged, who)
 	case r.Found > r.Logged+r.Unknown:
 		f.Kind, f.Count = ExtraRecords, r.Found-r.Logged-r.Unknown
-		if v.extra += int64(f.Count); v.extra <= t.c.runs.inFlight(r.Topic) || t.c.runs.overlap {
+		if v.extra += int64(f.Count); v.extra <= t.c.runs.landed[r.Topic] || t.c.runs.overlap {
 			return NotCounted // answered while its node was killed, or of another node that was
 		}
 		f.Text = fmt.Sprintf("%d records more than the %d that were published are in the log, in the minute %s", f.Count, r.Logged, who)

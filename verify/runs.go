@@ -20,6 +20,7 @@ type runs struct {
 	matched map[eventlog.Part]int64 // how far deliveries are counted
 	counted map[eventlog.Part]int64 // how far a running node has counted
 	flying  map[string]int64        // by topic: on its way into the log at the last flush of runs that did not end cleanly
+	landed  map[string]int64        // by topic: of flying, what may have landed after its node was killed
 	pending map[string]int64        // by topic: owed at the last flush of all
 	loose   map[string]int64        // by topic: settled without a row
 	unsure  map[string]bool         // by topic: a queue was merged, or there are no books
@@ -47,7 +48,7 @@ type bookKey struct {
 type cover struct{ from, to int64 }
 
 func (r *runs) init(c *check) {
-	*r = runs{c: c, byID: map[uint64]*run{}, covers: map[eventlog.Part][]cover{}, matched: map[eventlog.Part]int64{}, counted: map[eventlog.Part]int64{}, flying: map[string]int64{},
+	*r = runs{c: c, byID: map[uint64]*run{}, covers: map[eventlog.Part][]cover{}, matched: map[eventlog.Part]int64{}, counted: map[eventlog.Part]int64{}, flying: map[string]int64{}, landed: map[string]int64{},
 		pending: map[string]int64{}, loose: map[string]int64{}, unsure: map[string]bool{}, lives: map[string]map[eventlog.TopicID]int64{}}
 }
 
@@ -118,7 +119,10 @@ func (r *runs) settle(i int, x *run) {
 			r.counted[part] = max(r.counted[part], p.Next)
 		}
 		if !x.clean {
-			r.flying[p.Topic] += p.Sent - p.Logged - p.Refused - p.Unknown
+			n := p.Sent - p.Logged - p.Refused - p.Unknown
+			if r.flying[p.Topic] += n; !x.live {
+				r.landed[p.Topic] += n
+			}
 		}
 	}
 	r.killed = r.killed || !x.clean && !x.live

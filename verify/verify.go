@@ -13,6 +13,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -87,6 +88,9 @@ type check struct {
 // Run verifies and tells emit what it finds, a Summary last. An error means that it could not be checked.
 func Run(ctx context.Context, o Options, r Request, emit func(Row) error) (Summary, error) {
 	o.MaxRows, o.MaxDevices, o.MaxShown = cmp.Or(o.MaxRows, 200_000), cmp.Or(o.MaxDevices, 100_000), cmp.Or(o.MaxShown, defaultShown)
+	if soon := o.Now().Add(24 * time.Hour); r.To.After(soon) {
+		r.To = soon // nothing is there yet
+	}
 	if !r.From.Before(r.To) {
 		return Summary{}, fmt.Errorf("the window from %v to %v is empty", r.From.Format(time.RFC3339), r.To.Format(time.RFC3339))
 	}
@@ -122,7 +126,7 @@ func (c *check) run(ctx context.Context) error {
 		return err
 	}
 	c.trim()
-	for m := c.from; m <= c.to && !c.idle(); m++ {
+	for m := c.from; m <= c.to && !c.idle(); m = max(m+1, c.earliest()) {
 		if err := c.minute(ctx, flushes, m); err != nil {
 			return err
 		}
@@ -180,6 +184,17 @@ func (c *check) minute(ctx context.Context, flushes *meter.Reader, m int64) erro
 
 // late is how much later than its minute a count is written, usually, milliseconds.
 const late = 15_000
+
+// earliest is the minute that the partition which is furthest behind has come to.
+func (c *check) earliest() int64 {
+	t := int64(math.MaxInt64)
+	for _, p := range c.scans {
+		if !p.done {
+			t = min(t, p.time)
+		}
+	}
+	return meter.Minute(t)
+}
 
 // idle tells that nothing is left to read of the log.
 func (c *check) idle() bool {
