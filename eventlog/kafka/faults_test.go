@@ -243,6 +243,36 @@ func TestLeadersMove(t *testing.T) {
 	follow(t, r, tail, from)
 }
 
+// TestCoordinatorHangs: a coordinator that does not answer is not waited for once the cluster has named another.
+func TestCoordinatorHangs(t *testing.T) {
+	r := newRig(t, nil)
+	o := testOptions(r.c)
+	o.Client = append(o.Client, kgo.RequestTimeoutOverhead(200*time.Millisecond))
+	d, err := Open(r.ctx, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	w, err := d.Claim(r.ctx, r.part(0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Append(w, r.part(0), "w", 2, 0)
+	r.wait()
+	hung := r.c.CoordinatorFor(w.(*writer).txn.id)
+	for _, key := range []kmsg.Key{kmsg.EndTxn, kmsg.AddPartitionsToTxn, kmsg.InitProducerID} {
+		r.c.ControlKey(int16(key), func(kmsg.Request) (kmsg.Response, error, bool) {
+			r.c.KeepControl()
+			return nil, nil, r.c.CurrentNode() == hung
+		})
+	}
+	r.Append(w, r.part(0), "w", 2, 0)
+	for r.c.CoordinatorFor(w.(*writer).txn.id) == hung {
+		r.c.RehashCoordinators()
+	}
+	r.wantAll()
+}
+
 // flaky listens like net.Listen, but closes connections instead of answering, now and then: what was asked for was done, and
 // the asker never hears.
 type flaky struct {

@@ -161,7 +161,7 @@ func TestRealKafkaBrokersKilled(t *testing.T) {
 // TestRealKafkaBrokerHangs: a broker that hangs, its connections open, is waited for in vain only so long; what it was sent is
 // then given to another, and is there once.
 func TestRealKafkaBrokerHangs(t *testing.T) {
-	if testing.Short() || tier.N(10) < 10 {
+	if !tier.Soak() {
 		t.Skip("part of the soak: MILLRACE_TIER=soak runs it")
 	}
 	r, _ := realRig(t, nil)

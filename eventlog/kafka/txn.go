@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/millrace-io/millrace/eventlog"
@@ -22,10 +23,43 @@ type txn struct {
 	seq     map[eventlog.Part]int32
 	renew   bool // the epoch must be renewed before the next transaction
 	started bool // init has succeeded once
+
+	coordinator *kgo.Broker // nil: to be found
 }
 
 // errAborted is the reason of records in a transaction that was aborted because of another batch in it.
 var errAborted = errors.New("another batch of the transaction was refused")
+
+// asker asks the coordinator of a transaction. The client would do that too, but it keeps to a coordinator that hangs, for as
+// long as it hangs: here one that does not answer, or says it is not the one, is looked for anew before the next request.
+type asker struct{ t *txn }
+
+func (a asker) Request(ctx context.Context, req kmsg.Request) (kmsg.Response, error) {
+	t := a.t
+	if t.coordinator == nil {
+		found, ok := t.d.adm.FindTxnCoordinators(ctx, t.id)[t.id]
+		if !ok {
+			return nil, fmt.Errorf("find the coordinator: %w", errNoAnswer)
+		}
+		if found.Err != nil {
+			return nil, fmt.Errorf("find the coordinator: %w", found.Err)
+		}
+		t.coordinator = t.d.tx.Broker(int(found.NodeID))
+	}
+	resp, err := t.coordinator.Request(ctx, req)
+	if err != nil {
+		t.coordinator = nil
+	}
+	return resp, err
+}
+
+// heed forgets a coordinator that says it is not the one.
+func (t *txn) heed(err error) error {
+	if errors.Is(err, kerr.NotCoordinator) || errors.Is(err, kerr.CoordinatorNotAvailable) {
+		t.coordinator = nil
+	}
+	return err
+}
 
 // init takes over the transactional id: whoever had it before is fenced, and what he left open is aborted, when it returns.
 func (t *txn) init(ctx context.Context) error {
@@ -40,9 +74,9 @@ func (t *txn) renewEpoch(ctx context.Context) error {
 	req.TransactionTimeoutMillis = int32(t.d.o.TxnTimeout.Milliseconds())
 	for n := 0; ; n++ {
 		req.ProducerID, req.ProducerEpoch = t.pid, t.epoch
-		resp, err := req.RequestWith(ctx, t.d.tx)
+		resp, err := req.RequestWith(ctx, asker{t})
 		if err == nil {
-			if err = kerr.ErrorForCode(resp.ErrorCode); err == nil {
+			if err = t.heed(kerr.ErrorForCode(resp.ErrorCode)); err == nil {
 				t.pid, t.epoch = resp.ProducerID, resp.ProducerEpoch
 				t.seq, t.renew, t.started = map[eventlog.Part]int32{}, false, true
 				return t.d.reg.announce(ctx, t.pid, t.epoch)
@@ -106,9 +140,9 @@ func (t *txn) enter(ctx context.Context, shots []*shot) error {
 			rt.Topic, rt.Partitions = of.name, []int32{s.part.Index}
 			req.Topics = append(req.Topics, rt)
 		}
-		resp, err := req.RequestWith(ctx, t.d.tx)
+		resp, err := req.RequestWith(ctx, asker{t})
 		if err == nil {
-			err = worst(resp)
+			err = t.heed(worst(resp))
 		}
 		switch {
 		case err == nil:
@@ -194,10 +228,10 @@ func (t *txn) finish(ctx context.Context, commit bool) error {
 	for n := 0; ; n++ {
 		req := kmsg.NewPtrEndTxnRequest()
 		req.TransactionalID, req.ProducerID, req.ProducerEpoch, req.Commit = t.id, t.pid, t.epoch, commit
-		resp, err := req.RequestWith(ctx, t.d.tx)
+		resp, err := req.RequestWith(ctx, asker{t})
 		answered := err == nil
 		if answered {
-			err = kerr.ErrorForCode(resp.ErrorCode)
+			err = t.heed(kerr.ErrorForCode(resp.ErrorCode))
 		}
 		switch {
 		case err == nil:
