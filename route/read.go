@@ -79,7 +79,7 @@ func (s *Store) readInto(out *session.Batch, b *eventlog.Batch) (decoded int, er
 	if own := messagesOf(b); own != nil { // it is in memory still
 		v.msgs = own.Msgs
 	} else {
-		v = s.viewOf(b)
+		v = s.viewOf(b, true)
 	}
 	if len(out.Msgs) == 0 {
 		out.Msgs = slices.Clip(v.msgs)
@@ -102,8 +102,8 @@ type viewed struct {
 // comes after it may wait for that.
 const undecodable = "undecodable"
 
-// viewOf decodes a batch of a routed topic.
-func (s *Store) viewOf(b *eventlog.Batch) (v viewed) {
+// viewOf decodes a batch of a routed topic, for deliveries, which are counted, or for who only looks on.
+func (s *Store) viewOf(b *eventlog.Batch, counts bool) (v viewed) {
 	skip := func(why string) viewed { return viewed{skip: map[string]uint64{why: uint64(b.Len())}} }
 	i, routed := s.places.Load().byID[b.Part.Topic]
 	if !routed {
@@ -122,7 +122,9 @@ func (s *Store) viewOf(b *eventlog.Batch) (v viewed) {
 		err := s.message(b.Own, r, plan, &m)
 		switch {
 		case err == nil:
-			m.Tally = s.count.tally(i, r)
+			if counts { // a row for each minute of the past that somebody looks at would leave none for the present
+				m.Tally = s.count.tally(i, r)
+			}
 			v.msgs = append(v.msgs, m)
 		case errors.Is(err, errNullValue):
 			if v.skip == nil {

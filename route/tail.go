@@ -183,7 +183,7 @@ func (t *tail) records(out *broker.TailEvent, ev eventlog.Event) (dead []deadLet
 	if out.Batch = prepared(ev, place); out.Batch != nil {
 		return nil
 	}
-	v := t.store.viewOf(b)
+	v := t.store.viewOf(b, !t.looksOn)
 	t.decoded += v.decoded
 	if t.looksOn {
 		v.dead, v.skip = nil, nil

@@ -6,6 +6,7 @@ import (
 
 	"github.com/millrace-io/millrace/eventlog"
 	"github.com/millrace-io/millrace/eventlog/logtest"
+	"github.com/millrace-io/millrace/meter"
 	"github.com/millrace-io/millrace/mqtt/session"
 )
 
@@ -72,6 +73,11 @@ func TestWhoLooksOnCountsNothing(t *testing.T) {
 	mem := logtest.NewMemory(1, logtest.Hostility{})
 	defer mem.Close()
 	n := open(t, mem, fleet)
+	m, err := meter.Open(t.Context(), meter.Options{Log: n.log, Run: 1, Now: n.clock.Load})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.store.count = newCounting(m, n.store.table)
 	starts, _, err := n.store.Data(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -83,13 +89,15 @@ func TestWhoLooksOnCountsNothing(t *testing.T) {
 	defer looksOn.Close()
 	foreign(n, "commands", eventlog.Record{Key: []byte("1"), Value: []byte("v")}, eventlog.Record{Value: []byte("no key")},
 		eventlog.Record{Key: []byte("2")}, eventlog.Record{Key: []byte("3"), Value: []byte("v")})
-	if msgs := n.until(looksOn, session.Vector{}, count(2)); msgs[1].Topic != "fleet/3/cmd" {
+	if msgs := n.until(looksOn, session.Vector{}, count(2)); msgs[1].Topic != "fleet/3/cmd" || msgs[0].Tally != nil {
 		t.Errorf("%+v", msgs)
 	}
 	if st := n.store.Stats(); st.Foreign != 0 || len(st.Skipped) != 0 || len(st.DeadLetters) != 0 || len(deadLettersOf(n, "commands")) != 0 {
 		t.Errorf("who looks on left traces: %+v", st)
 	}
-	n.until(n.follow(), session.Vector{}, count(2))
+	if msgs := n.until(n.follow(), session.Vector{}, count(2)); msgs[0].Tally == nil {
+		t.Errorf("deliveries are not counted: %+v", msgs)
+	}
 	if st := n.store.Stats(); st.Foreign != 2 || st.Skipped["null_value"] != 1 || st.DeadLetters["written"] != 1 {
 		t.Errorf("%+v", st)
 	}
