@@ -139,6 +139,9 @@ func (m *Meter) Topic(name string) *Topics {
 	return t
 }
 
+// maxDevice bounds the name of a row's device, bytes: a key may be as long as a topic. Those with longer ones share a row.
+const maxDevice = 1 << 10
+
 // Cell returns a row. device may alias a buffer.
 func (t *Topics) Cell(minute int64, device string) *Cell {
 	k := cellKey{t, minute, device, false}
@@ -146,7 +149,7 @@ func (t *Topics) Cell(minute int64, device string) *Cell {
 	if c := s.find(k); c != nil {
 		return c
 	}
-	if t.m.fresh.Add(1) > int64(t.m.o.MaxRows) {
+	if len(device) > maxDevice || t.m.fresh.Add(1) > int64(t.m.o.MaxRows) {
 		t.m.over.Add(1)
 		k.device, k.over = "", true
 		if c := s.find(k); c != nil {

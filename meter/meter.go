@@ -7,7 +7,8 @@
 // seconds. Each flush says up to which offset of every partition it counts: what a crash leaves uncounted is known to be uncounted.
 //
 // A Meter owns one goroutine, which flushes. It is bounded: beyond Options.MaxRows new rows in a minute, devices of a topic share one
-// row. It never looks into a payload (but for a checksum), never refuses or delays a message, and never counts one twice.
+// row, as do those whose names have more than 1 KiB. It never looks into a payload (but for a checksum), never refuses or delays a
+// message, and never counts one twice.
 package meter
 
 import (

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"strings"
 	"sync"
 	"testing"
 
@@ -184,15 +185,22 @@ func TestFlushesAreConsistent(t *testing.T) {
 func TestRowsAreBounded(t *testing.T) {
 	b := newBench(t, logtest.Hostility{})
 	m := b.open(func(o *Options) { o.MaxRows = 10 })
-	for i := range 25 {
+	names := []string{strings.Repeat("n", maxDevice+1), strings.Repeat("m", 60_000)} // too long for a row
+	for i := range 23 {
+		names = append(names, fmt.Sprint("flood", i))
+	}
+	for _, name := range names {
 		e := m.Enter(0)
-		m.Topic("t").Cell(Minute(start), fmt.Sprint("flood", i)).Published(e, 1)
+		m.Topic("t").Cell(Minute(start), name).Published(e, 1)
 		e.Leave()
 	}
 	b.flush(m)
 	fs := b.read()
 	single, over := uint64(0), uint64(0)
 	for _, r := range fs[0].Rows {
+		if len(r.Device) > maxDevice {
+			t.Errorf("a row of a device with %d bytes", len(r.Device))
+		}
 		if r.Over {
 			over += r.Counts[0].N
 		} else {

@@ -212,7 +212,7 @@ func (r *runs) finish() {
 		}
 		if x.overflow > 0 {
 			r.c.find(Finding{Kind: TooMany, Severity: Note, Partition: -1, Offset: -1, Count: x.overflow,
-				Text: fmt.Sprintf("there were too many devices in a minute: %d rows of the node that began at %s are added up", x.overflow, clock(x.began))})
+				Text: fmt.Sprintf("there were too many devices in a minute, or keys of more than 1 KiB: %d rows of the node that began at %s are added up", x.overflow, clock(x.began))})
 		}
 	}
 }
