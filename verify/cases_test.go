@@ -415,8 +415,9 @@ func TestWhatCannotBeChecked(t *testing.T) {
 	w := newWorld(t)
 	defer w.stop()
 	for why, change := range map[string]func(*verify.Options, *verify.Request){
-		"no route": func(_ *verify.Options, q *verify.Request) { q.Topic = "elsewhere" },
-		"is empty": func(_ *verify.Options, q *verify.Request) { q.To = q.From },
+		"no route":  func(_ *verify.Options, q *verify.Request) { q.Topic = "elsewhere" },
+		"is empty":  func(_ *verify.Options, q *verify.Request) { q.To = q.From },
+		"year 9999": func(_ *verify.Options, q *verify.Request) { q.To = time.UnixMilli(1<<63 - 1) },
 		"the counts": func(o *verify.Options, _ *verify.Request) {
 			o.Flush = func(context.Context) error { return errors.New("the counts") }
 		},
