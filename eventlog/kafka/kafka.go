@@ -47,7 +47,7 @@ type Options struct {
 	TailBytes   int           // what one tail keeps unpolled; 8 MiB
 	Backoff     time.Duration // after a first failure, doubled up to 20 times that; 50 ms
 	Grace       time.Duration // how long a topic must be missing before we believe it: brokers learn of topics one by one; 2 s
-	TxnTimeout  time.Duration // after which the cluster aborts what a dead writer left open; 30 s
+	TxnTimeout  time.Duration // after which the cluster aborts what a dead writer left open, unless a later one has done so; longer than a broker may hang; 60 s
 	CloseWait   time.Duration // how long Close waits for answers before it calls them unknown; 30 s
 }
 
@@ -73,7 +73,7 @@ func (o *Options) setDefaults() {
 	setInt(&o.TailBytes, 8<<20)
 	set(&o.Backoff, 50*time.Millisecond)
 	set(&o.Grace, 2*time.Second)
-	set(&o.TxnTimeout, 30*time.Second)
+	set(&o.TxnTimeout, 60*time.Second)
 	set(&o.CloseWait, 30*time.Second)
 }
 

@@ -16,7 +16,6 @@ import (
 
 	"github.com/millrace-io/millrace/eventlog"
 	"github.com/millrace-io/millrace/eventlog/logtest"
-	"github.com/millrace-io/millrace/internal/tier"
 )
 
 // realRig is a rig on a real cluster.
@@ -159,11 +158,8 @@ func TestRealKafkaBrokersKilled(t *testing.T) {
 }
 
 // TestRealKafkaBrokerHangs: a broker that hangs, its connections open, is waited for in vain only so long; what it was sent is
-// then given to another, and is there once.
+// then given to another, and is there once. (It takes long, and is not part of make test-all.)
 func TestRealKafkaBrokerHangs(t *testing.T) {
-	if !tier.Soak() {
-		t.Skip("part of the soak: MILLRACE_TIER=soak runs it")
-	}
 	r, _ := realRig(t, nil)
 	b := killable(t, r)
 	w, err := r.d.Claim(r.ctx, r.part(2))
@@ -182,6 +178,9 @@ func TestRealKafkaBrokerHangs(t *testing.T) {
 		for went(i) < was[i]+200 {
 			if r.ctx.Err() != nil {
 				t.Fatalf("partition %d does not go on", i)
+			}
+			if refused := r.With(r.part(i), logtest.Refused); len(refused) > 0 {
+				t.Fatalf("partition %d: %q is refused: %v", i, refused[0].Value, refused[0].Err)
 			}
 			time.Sleep(10 * time.Millisecond)
 		}
