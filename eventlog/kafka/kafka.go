@@ -149,7 +149,8 @@ func randomName() string {
 
 // client makes a client of the cluster that starts no work of its own.
 func (o *Options) client(more ...kgo.Opt) (*kgo.Client, error) {
-	opts := []kgo.Opt{kgo.ClientID(o.ClientID)}
+	// Everything is repeated until its answer is definite, so a request that a hung broker holds need not be waited for for long.
+	opts := []kgo.Opt{kgo.ClientID(o.ClientID), kgo.RequestTimeoutOverhead(5 * time.Second)}
 	if len(o.Seeds) > 0 {
 		opts = append(opts, kgo.SeedBrokers(o.Seeds...))
 	}

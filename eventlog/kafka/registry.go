@@ -255,7 +255,7 @@ func newProduce(txnID *string) *kmsg.ProduceRequest {
 	req := kmsg.NewPtrProduceRequest()
 	req.TransactionID = txnID
 	req.Acks = -1
-	req.TimeoutMillis = 10_000
+	req.TimeoutMillis = 5_000
 	return req
 }
 
