@@ -236,11 +236,13 @@ Read the same messages, as any Kafka client does:
   kcat -b %s -C -t vehicles -o end -f '%%k %%s\n'
 Publish a vehicle of your own; it appears on the map:
   mosquitto_pub -h %s -p %s -t fleet/me/position -m '{"lat":52.3731,"lon":4.8926}'
+Prove from the log that nothing is missing:
+  %s verify --http %s
 
 Ctrl-C ends it.
 
 `, n.Address("HTTP"), n.Address("MQTT"), n.Address("Kafka"), o.data, grouped(uint64(o.vehicles)), city.Attribution, sim.Attribution,
-		took.Round(10*time.Millisecond), goesOn, host, port, n.Address("Kafka"), host, port)
+		took.Round(10*time.Millisecond), goesOn, host, port, n.Address("Kafka"), host, port, os.Args[0], n.Address("HTTP"))
 }
 
 // demoLine is the live line: what both fleets say, added up. Each fleet reports from a goroutine of its own.
