@@ -266,9 +266,13 @@ func (l *demoLine) report(fleet int, s sim.FleetStats) {
 		ready = "  NOT READY, see /readyz"
 	}
 	vans, buses := l.stats[0], l.stats[1]
+	recent := vans.Recent
+	if recent.Count() == 0 { // it has only begun
+		recent = vans.Ack.Snapshot()
+	}
 	l.show(fmt.Sprintf("%v  %s devices  %.0f/s  sent %s  in the log %s  under way %d  durable after p50 %v p99 %v%s", vans.Elapsed.Round(time.Second),
 		grouped(uint64(vans.Connected+buses.Connected)), vans.Rate+buses.Rate, grouped(vans.Sent+buses.Sent), grouped(vans.Acked+buses.Acked),
-		vans.InFlight+buses.InFlight, vans.Recent.Quantile(0.5).Round(100*time.Microsecond), vans.Recent.Quantile(0.99).Round(100*time.Microsecond), ready))
+		vans.InFlight+buses.InFlight, recent.Quantile(0.5).Round(100*time.Microsecond), recent.Quantile(0.99).Round(100*time.Microsecond), ready))
 }
 
 // grouped writes a number with commas.
