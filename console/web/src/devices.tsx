@@ -168,7 +168,11 @@ export function DeviceList() {
     active.value = -1;
     if (body.current) body.current.scrollTop = 0;
     void reload();
-  }, [q, sort, connection.value.state === "live"]);
+  }, [q, sort]);
+  const isLive = connection.value.state === "live";
+  useEffect(() => {
+    if (isLive) void reload(); // the node is back; who reads on keeps his row
+  }, [isLive]);
   useEffect(() => {
     const every = setInterval(() => void refresh(), REFRESH);
     const measure = () => {
