@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/millrace-io/millrace/console"
@@ -106,8 +107,8 @@ func (n *Node) openAtRest() error {
 	if err != nil {
 		return n.dataError(err)
 	}
-	if len(names) == 0 {
-		return fmt.Errorf("data folder %s: it is empty; name a node's with --data", dir)
+	if !slices.Contains(names, engine.CheckpointName) { // the engine would lock it before it looks, and leave that file
+		return fmt.Errorf("data folder %s: there is no log in it; name a node's with --data", dir)
 	}
 	n.engine, err = engine.Open(engine.Options{FS: fsys, Now: n.o.Now, Logger: n.o.Logger.With("part", "log"), MaintainEvery: -1,
 		DefaultRetention: time.Duration(n.o.Config.Log.Retention), OpenFiles: n.budget.files})

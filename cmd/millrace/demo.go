@@ -24,7 +24,7 @@ import (
 
 // demoConfig has a route for the vans, one for the buses, and one for whoever tries it. The keys are the vehicles, so a Kafka consumer
 // has each in order.
-const demoConfig = `
+const demoConfig = `# Written by millrace demo at each start. When it has stopped: millrace verify --data FOLDER/log --config FOLDER/millrace.yaml
 log: {max_bytes: 4GiB, retention: 1d}
 routes:
   - {mqtt: "city/{vehicle}/position", topic: vehicles, key: "{vehicle}", kind: simulated, label: Amsterdam, compression: zstd}
@@ -173,6 +173,7 @@ func (o *demoFlags) config() (*config.Config, error) {
 const (
 	demoNote = "README.txt"
 	demoText = "millrace demo keeps its data here. It may be deleted, best with: millrace demo --fresh\n"
+	demoFile = "millrace.yaml" // the demo's configuration, for whoever looks at the data afterwards
 )
 
 // folder makes the data's folder, or takes one that a demo has made; of that --fresh deletes what the demo left there.
@@ -188,14 +189,13 @@ func (o *demoFlags) folder() error {
 			return fmt.Errorf("--fresh: %w", err)
 		}
 	}
-	if ours {
-		return nil
-	}
 	if err := os.MkdirAll(o.data, 0o755); err != nil {
 		return fmt.Errorf("make the folder for the data: %w", err)
 	}
-	if err := os.WriteFile(note, []byte(demoText), 0o644); err != nil {
-		return fmt.Errorf("make the folder for the data: %w", err)
+	for name, text := range map[string]string{demoNote: demoText, demoFile: demoConfig} {
+		if err := os.WriteFile(filepath.Join(o.data, name), []byte(text), 0o644); err != nil {
+			return fmt.Errorf("make the folder for the data: %w", err)
+		}
 	}
 	return nil
 }

@@ -1,7 +1,10 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -24,6 +27,7 @@ import (
 type verifyFlags struct {
 	settings
 	http, token   string
+	ca            string
 	from, to      string
 	last          time.Duration
 	topic, device string
@@ -54,6 +58,7 @@ Exit codes: 0 complete; 1 something is missing, repeated, out of order or altere
 	f := c.Flags()
 	f.StringVar(&v.http, "http", "127.0.0.1:8080", "address of the running node's HTTP server")
 	f.StringVar(&v.token, "token-file", "", "file with a bearer token for it")
+	f.StringVar(&v.ca, "ca", "", "PEM file of the authority that its certificate is from, if it is not one of the system's")
 	f.StringVar(&v.data, "data", "", "read this data folder instead, of a node that does not run")
 	f.StringVarP(&v.file, "config", "c", "", "its configuration file: routes, and where the log is")
 	f.StringVar(&v.from, "from", "", "begin: RFC 3339, or HH:MM today; with --to in place of --last")
@@ -142,16 +147,51 @@ func (v *verifyFlags) ask(ctx context.Context, p *verifyPrinter, ledger *sim.Led
 		}
 		req.Header.Set("Authorization", "Bearer "+strings.TrimSpace(string(token)))
 	}
-	res, err := http.DefaultClient.Do(req)
+	client, err := v.client()
+	if err != nil {
+		return err
+	}
+	res, err := client.Do(req)
 	if err != nil {
 		return fmt.Errorf("no node answers at %s (--http); name its address, or the folder of one that does not run with --data: %w", v.http, err)
 	}
 	defer res.Body.Close()
 	if res.StatusCode != http.StatusOK {
-		text, _ := io.ReadAll(io.LimitReader(res.Body, 4096))
-		return fmt.Errorf("the node at %s answers %s: %s", v.http, res.Status, strings.TrimSpace(string(text)))
+		return v.refused(res)
 	}
 	return p.stream(res.Body, ledger, r.Strict)
+}
+
+// client trusts the system's authorities, or the one that is named.
+func (v *verifyFlags) client() (*http.Client, error) {
+	if v.ca == "" {
+		return http.DefaultClient, nil
+	}
+	pem, err := os.ReadFile(v.ca)
+	if err != nil {
+		return nil, fmt.Errorf("--ca: %w", err)
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("--ca %s: there is no certificate in it", v.ca)
+	}
+	t := http.DefaultTransport.(*http.Transport).Clone()
+	t.TLSClientConfig = &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
+	return &http.Client{Transport: t}, nil
+}
+
+// refused tells what the server said, if it is a node's word: anything else may be any server's, and is not for a terminal.
+func (v *verifyFlags) refused(res *http.Response) error {
+	var problem struct{ Title, Detail string }
+	if res.Header.Get("Content-Type") != "application/problem+json" || json.NewDecoder(io.LimitReader(res.Body, 16<<10)).Decode(&problem) != nil {
+		return fmt.Errorf("what answers at %s (%s) is no node of Millrace; name one with --http, or the folder of one that does not run with --data", v.http, res.Status)
+	}
+	switch {
+	case res.StatusCode == http.StatusUnauthorized && v.token == "":
+		return fmt.Errorf("the node at %s asks who you are: name a file with a token (--token-file; millrace passwd --token makes one)", v.http)
+	default:
+		return fmt.Errorf("the node at %s answers %s: %q", v.http, res.Status, cmp.Or(problem.Detail, problem.Title))
+	}
 }
 
 func millis(t time.Time) string { return strconv.FormatInt(t.UnixMilli(), 10) }

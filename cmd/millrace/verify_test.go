@@ -3,6 +3,11 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -61,6 +66,53 @@ func TestVerifyCommand(t *testing.T) {
 	expect(t, exitFailed, "WRONG: acked_missing", "NOT COMPLETE", "verify", "--http", http, "--ledger", ledger)
 	other.cancel()
 	other.wait()
+}
+
+// Whoever answers at the address may be anybody: only a node's own words are shown.
+func TestVerifyBelievesOnlyANode(t *testing.T) {
+	answer := func(kind, body string, code int) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", kind)
+			w.WriteHeader(code)
+			fmt.Fprint(w, body)
+		})
+	}
+	for _, c := range []struct {
+		h    http.Handler
+		want string
+	}{
+		{answer("text/html", "<h1>\x1b[2J", http.StatusNotFound), "is no node of Millrace"},
+		{answer("application/problem+json", "\x1b[2J", http.StatusNotFound), "is no node of Millrace"},
+		{answer("application/problem+json", `{"title":"Log in"}`, http.StatusUnauthorized), "--token-file"},
+		{answer("application/problem+json", `{"title":"x","detail":"\u001b[2J busy"}`, http.StatusConflict), `busy`},
+	} {
+		s := httptest.NewServer(c.h)
+		got := expect(t, exitUsage, "", c.want, "verify", "--http", s.URL)
+		if strings.Contains(got.err.String(), "\x1b") {
+			t.Errorf("escape sequences reach the terminal: %q", &got.err)
+		}
+		s.Close()
+	}
+	s := httptest.NewTLSServer(answer("text/html", "", http.StatusNotFound))
+	defer s.Close()
+	ca := filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(ca, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, exitUsage, "", "no node answers", "verify", "--http", s.URL)
+	expect(t, exitUsage, "", "is no node of Millrace", "verify", "--http", s.URL, "--ca", ca)
+}
+
+// A folder that holds no log is left as it is.
+func TestVerifyLeavesOtherFoldersAlone(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "thesis.txt"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, exitUsage, "", "there is no log in it", "verify", "--data", dir)
+	if names, err := os.ReadDir(dir); err != nil || len(names) != 1 {
+		t.Errorf("%v, %v", names, err)
+	}
 }
 
 func TestVerifyAsksForWhatItNeeds(t *testing.T) {

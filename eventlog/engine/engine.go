@@ -298,8 +298,11 @@ func Open(o Options) (*Engine, error) {
 	return e, nil
 }
 
-// LockName is the file that an engine holds locked.
-const LockName = "lock"
+// LockName is the file that an engine holds locked; CheckpointName the one without which a folder holds no log.
+const (
+	LockName       = "lock"
+	CheckpointName = checkpointName
+)
 
 // Close implements eventlog.Driver. It ends with a checkpoint, so that the next start has nothing to replay.
 func (e *Engine) Close() error {
