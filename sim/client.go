@@ -160,17 +160,20 @@ func (c *Client) Connect(ctx context.Context) (ack *packet.Connack, err error) {
 	return ack, nil
 }
 
+// errImpatient says that the answer to a CONNECT was not waited for any longer.
+var errImpatient = errors.New("no answer within the device's patience")
+
 // greet sends CONNECT and waits for CONNACK, with patience.
 func (c *Client) greet(ctx context.Context, l *link, connect *packet.Connect) (*packet.Connack, error) {
 	if c.o.Patience > 0 {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, c.o.Patience)
+		ctx, cancel = context.WithTimeoutCause(ctx, c.o.Patience, errImpatient)
 		defer cancel()
 	}
 	stop := context.AfterFunc(ctx, func() { l.conn.Close() })
 	ack, err := l.connect(connect)
-	if !stop() && err == nil {
-		err = ctx.Err()
+	if !stop() {
+		err = cmp.Or(context.Cause(ctx), err)
 	}
 	return ack, err
 }

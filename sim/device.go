@@ -18,7 +18,7 @@ func (f *fleet) play(ctx context.Context, d *device, begin time.Time) error {
 	defer network.end()
 	if _, err := c.Connect(ctx); err == nil {
 		f.reached.Store(true)
-	} else if !f.reached.Load() || hopeless(err) {
+	} else if hopeless(err) || !f.reached.Load() && !errors.Is(err, errImpatient) { // that one was its network's
 		return err
 	}
 	c.setKeeping(true) // before anything is sent: from here on a lost connection is not the end

@@ -3,12 +3,14 @@ package sim
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
 	"reflect"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -315,8 +317,29 @@ func TestPatience(t *testing.T) {
 			return &end{in: &wire{some: make(chan struct{}, 1)}, out: &wire{some: make(chan struct{}, 1)}}, nil
 		}, Patience: 10 * time.Second})
 		begin = time.Now()
-		if _, err := mute.Connect(t.Context()); err == nil || time.Since(begin) != 10*time.Second {
+		if _, err := mute.Connect(t.Context()); !errors.Is(err, errImpatient) || time.Since(begin) != 10*time.Second {
 			t.Errorf("no CONNACK: %v after %v", err, time.Since(begin))
+		}
+		b.cut()
+		b.all.Wait()
+	})
+}
+
+// A broker that is slow with its first answers is there: the fleet of a network does not give up over them.
+func TestFirstAnswersStayOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newMemoryBroker(t)
+		var dials atomic.Int32
+		dial := func(ctx context.Context) (net.Conn, error) {
+			if dials.Add(1) <= 3 {
+				return &end{in: &wire{some: make(chan struct{}, 1)}, out: &wire{some: make(chan struct{}, 1)}}, nil
+			}
+			return b.dialMemory(ctx)
+		}
+		n, _ := NetworkNamed("good")
+		s, err := Drive(t.Context(), DriveOptions{Vehicles: 2, FleetOptions: FleetOptions{Dial: dial, QoS: 1, Network: n, Fresh: true, Duration: 5 * time.Minute}})
+		if err != nil || s.Acked == 0 || s.Acked != s.Sent {
+			t.Errorf("%+v, %v", s, err)
 		}
 		b.cut()
 		b.all.Wait()
