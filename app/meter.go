@@ -6,11 +6,17 @@ import (
 	"time"
 
 	"github.com/millrace-io/millrace/meter"
+	"github.com/millrace-io/millrace/route"
 )
 
 // openMeter makes what counts messages for verify. It comes before all that it counts, and its last flush after.
 func (n *Node) openMeter(ctx context.Context) (err error) {
-	n.meter, err = meter.Open(ctx, meter.Options{Log: n.log, Run: rand.Uint64(), Now: n.now, Retention: n.longest(), Logger: n.o.Logger.With("part", "meter")})
+	table, err := route.Compile(n.specs)
+	if err != nil {
+		return err
+	}
+	n.meter, err = meter.Open(ctx, meter.Options{Log: n.log, Run: rand.Uint64(), Now: n.now, Retention: n.longest(), Mapping: table.Mapping(),
+		Logger: n.o.Logger.With("part", "meter")})
 	return err
 }
 

@@ -22,6 +22,7 @@ const (
 const (
 	rowOver   = 1
 	endClean  = 1
+	endMapped = 2
 	bookKnown = 1
 	bookMerge = 2
 )
@@ -161,11 +162,17 @@ func (f *Flush) end(records int) []byte {
 	if f.Clean {
 		flags |= endClean
 	}
+	if f.Mapping != 0 {
+		flags |= endMapped
+	}
 	value := table.append(f.head(kindEnd))
 	value = binary.AppendUvarint(value, flags)
 	value = appendNumbers(value, f.Began, f.Time)
 	value = binary.AppendUvarint(value, uint64(records))
 	value = binary.AppendUvarint(value, f.Overflow)
+	if f.Mapping != 0 {
+		value = binary.BigEndian.AppendUint64(value, f.Mapping)
+	}
 	return append(value, body...)
 }
 
@@ -305,10 +312,16 @@ func (d *decoder) rows(f *Flush) (index int) {
 }
 
 func (d *decoder) end(f *Flush) (records int) {
-	f.Clean = d.uvarint()&endClean != 0
+	flags := d.uvarint()
+	f.Clean = flags&endClean != 0
 	f.Began, f.Time = d.varint(), d.varint()
 	records = int(min(d.uvarint(), math.MaxInt32))
 	f.Overflow = d.uvarint()
+	if flags&endMapped != 0 {
+		if b := d.bytes(8); !d.bad {
+			f.Mapping = binary.BigEndian.Uint64(b)
+		}
+	}
 	f.Refused = d.counts()
 	n := d.count(25)
 	f.Parts = make([]PartCount, 0, n)

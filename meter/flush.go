@@ -70,6 +70,7 @@ type Flush struct {
 	Began    int64  // when the run began, milliseconds since 1970
 	Time     int64  // of the flush
 	Clean    bool   // the run ends here, and everything is counted
+	Mapping  uint64 // of MQTT topics to places in the log, as the run had it; 0: it is not known
 	Rows     []Row
 	Parts    []PartCount // all in the first flush of a minute, else those that changed
 	Books    []BookCount

@@ -44,6 +44,10 @@ type Options struct {
 	Retention time.Duration
 	Logger    *slog.Logger // default: discards
 
+	// Mapping names how MQTT topics lead to places in the log in this run (route.Table.Mapping), so that a reader of its counts knows when
+	// records lie where other routes have led; 0: it is not known.
+	Mapping uint64
+
 	// MaxRows is how many rows may begin in a minute; default 65,536. The devices beyond it share one row per topic and minute.
 	MaxRows int
 }
@@ -253,7 +257,7 @@ func (m *Meter) collect(ctx context.Context, clean bool) *Flush {
 	m.mu.Lock()
 	deliveries, refused := m.deliveries, m.refused
 	m.mu.Unlock()
-	f := &Flush{Run: m.o.Run, Seq: m.seq, Began: m.began, Clean: clean}
+	f := &Flush{Run: m.o.Run, Seq: m.seq, Began: m.began, Clean: clean, Mapping: m.o.Mapping}
 	rows := rowIndex{f: f, at: map[*Cell]int{}}
 	if deliveries != nil {
 		for _, c := range deliveries(ctx) {

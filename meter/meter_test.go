@@ -364,7 +364,7 @@ func BenchmarkCount(b *testing.B) {
 }
 
 func FuzzDecode(f *testing.F) {
-	fl := &Flush{Run: 1, Seq: 2, Began: 3, Time: 4, Clean: true, Rows: []Row{{Minute: 5, Topic: "t", Device: "d", Over: true, Counts: []Count{{Owed, 6}}}},
+	fl := &Flush{Run: 1, Seq: 2, Began: 3, Time: 4, Clean: true, Mapping: 1 << 60, Rows: []Row{{Minute: 5, Topic: "t", Device: "d", Over: true, Counts: []Count{{Owed, 6}}}},
 		Parts: []PartCount{{Topic: "t", Next: 9}}, Books: []BookCount{{Life: 1, Known: true}}, Refused: []Count{{"x", 1}}}
 	rows, _ := fl.rows(0, fl.Rows)
 	f.Add(rows)

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"maps"
 	"slices"
 	"strconv"
@@ -79,6 +80,16 @@ type topicPlan struct {
 	compact    bool
 	reverse    *route // the route that renders records of Kafka clients, or nil
 	by         *route // the first route that named the topic
+}
+
+// Mapping is a hash of how MQTT topics lead to log topics and keys: two tables with the same one put every message in the same place. It is
+// never 0.
+func (t *Table) Mapping() uint64 {
+	h := fnv.New64a()
+	for _, r := range t.routes {
+		fmt.Fprintf(h, "%q %q %q %v\n", r.MQTT, r.Topic, r.Key, r.Discard)
+	}
+	return max(h.Sum64(), 1)
 }
 
 // Compile checks the routes and returns their table, with the catch-all added unless some route claims every topic. All that is

@@ -99,6 +99,7 @@ const (
 	Hole             Kind = "offset_hole"        // offsets that nothing explains
 	Corrupt          Kind = "corrupt"            // bytes that are no intact records
 	Misplaced        Kind = "misplaced"          // a record where its MQTT topic does not lead
+	Rerouted         Kind = "rerouted"           // a record where the routes of its time have led
 	TimeBack         Kind = "time_goes_back"     // a record that is older than the one before it
 	Twin             Kind = "qos2_twin"          // two records of one QoS 2 message
 	DeadMissing      Kind = "dead_letter_missing"

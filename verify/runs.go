@@ -34,6 +34,7 @@ type run struct {
 	id          uint64
 	began, last int64
 	clean, live bool
+	mapping     uint64
 	parts       map[eventlog.Part]meter.PartCount
 	books       map[bookKey]meter.BookCount
 	overflow    uint64
@@ -44,8 +45,11 @@ type bookKey struct {
 	life uint64
 }
 
-// cover is a stretch of a partition that a run counted.
-type cover struct{ from, to int64 }
+// cover is a stretch of a partition that a run counted; it is empty if the run was killed before it did. mapping is where its routes led.
+type cover struct {
+	from, to int64
+	mapping  uint64
+}
 
 func (r *runs) init(c *check) {
 	*r = runs{c: c, byID: map[uint64]*run{}, covers: map[eventlog.Part][]cover{}, matched: map[eventlog.Part]int64{}, counted: map[eventlog.Part]int64{}, flying: map[string]int64{}, landed: map[string]int64{},
@@ -82,7 +86,7 @@ func (r *runs) take(f *meter.Flush) {
 		r.byID[f.Run] = x
 		r.list = append(r.list, x)
 	}
-	x.last, x.clean, x.overflow = f.Time, f.Clean, f.Overflow
+	x.last, x.clean, x.overflow, x.mapping = f.Time, f.Clean, f.Overflow, f.Mapping
 	for _, p := range f.Parts {
 		x.parts[p.Part] = p
 		if r.lives[p.Topic] == nil {
@@ -112,9 +116,7 @@ func (r *runs) settle(i int, x *run) {
 		r.overlap = r.overlap || o.last > x.began && !r.c.Embedded
 	}
 	for part, p := range x.parts {
-		if p.Next > p.Start {
-			r.covers[part] = append(r.covers[part], cover{p.Start, p.Next})
-		}
+		r.covers[part] = append(r.covers[part], cover{p.Start, p.Next, x.mapping})
 		if x.live {
 			r.counted[part] = max(r.counted[part], p.Next)
 		}

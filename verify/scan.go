@@ -23,6 +23,7 @@ type topicScan struct {
 	compact bool
 	fresh   int64   // the minute in which it came back after it was deleted; 0: it was not
 	cut     []int64 // by partition: the last minute of which retention may have removed records; 0: none
+	moved   uint64  // records that lie where the routes led at their time, and would not now
 }
 
 // blind is why a row's records may be gone; "": they may not.
@@ -238,6 +239,10 @@ func (p *partScan) ours(c *check, r *eventlog.Record) {
 	}
 	place, ok := c.Table.Place(m.Topic, m.Client)
 	if !ok || place.Topic != p.topic.t.Name || place.Key != string(r.Key) || route.Partition(r.Key, p.topic.t.Partitions) != p.pos.Index {
+		if key := route.Partition(r.Key, p.topic.t.Partitions) == p.pos.Index; key && p.routedOtherwise(r.Offset, c.Table.Mapping()) {
+			p.topic.moved++
+			return
+		}
 		c.find(p.misplaced(r, &m, place, ok))
 		return
 	}
@@ -248,9 +253,9 @@ func (p *partScan) ours(c *check, r *eventlog.Record) {
 }
 
 func (p *partScan) misplaced(r *eventlog.Record, m *session.Message, place route.Place, ok bool) Finding {
-	f := p.finding(Misplaced, r.Offset, fmt.Sprintf("a message of %q has key %q here, but no route takes it; were the routes changed since?", clip(m.Topic), clip(string(r.Key))))
+	f := p.finding(Misplaced, r.Offset, fmt.Sprintf("a message of %q has key %q here, but no route takes it", clip(m.Topic), clip(string(r.Key))))
 	if ok {
-		f.Text = fmt.Sprintf("a message of %q has key %q here, but its route leads to topic %q with key %q, partition by key; were the routes changed since?",
+		f.Text = fmt.Sprintf("a message of %q has key %q here, but its route leads to topic %q with key %q, partition by key",
 			clip(m.Topic), clip(string(r.Key)), place.Topic, clip(place.Key))
 	}
 	f.Device = clip(string(r.Key))
@@ -258,6 +263,14 @@ func (p *partScan) misplaced(r *eventlog.Record, m *session.Message, place route
 }
 
 func clip(s string) string { return strings.Clone(s[:min(len(s), 200)]) }
+
+// tellMoved tells of records that the routes of their time put here.
+func (t *topicScan) tellMoved(c *check) {
+	if t.moved > 0 {
+		c.find(Finding{Kind: Rerouted, Severity: Note, Topic: t.t.Name, Partition: -1, Offset: -1, Count: t.moved,
+			Text: fmt.Sprintf("%d records lie where the routes led when they came; the routes of now lead elsewhere. They are counted; their sequences are not followed", t.moved)})
+	}
+}
 
 // covered tells whether some run has counted an offset.
 func (p *partScan) covered(off int64) bool {
@@ -267,6 +280,26 @@ func (p *partScan) covered(off int64) bool {
 		}
 	}
 	return false
+}
+
+// routedOtherwise tells whether a record was written by a run of a node with other routes: that which has counted it, or else the last one
+// that had begun before it and was killed before it could.
+func (p *partScan) routedOtherwise(off int64, mapping uint64) bool {
+	other := func(c *cover) bool { return c.mapping != 0 && c.mapping != mapping }
+	var last *cover
+	for i := range p.covers {
+		c := &p.covers[i]
+		if off < c.from {
+			continue
+		}
+		if off < c.to && other(c) {
+			return true
+		}
+		if last == nil || c.from >= last.from {
+			last = c
+		}
+	}
+	return last != nil && off >= last.to && other(last)
 }
 
 // twin tells that a QoS 2 message is there twice. On a cluster that can be, after a node has crashed: every reader knows it by its mark.

@@ -351,6 +351,9 @@ func (c *check) finish() error {
 	c.tellStamps()
 	c.runs.finish()
 	c.rows.finish()
+	for _, name := range sortedNames(c.topics) {
+		c.topics[name].tellMoved(c)
+	}
 	if c.sum.Records == 0 && c.sum.Kinds[NotRouted] > 0 {
 		return errors.New("no route of this configuration leads to the topics that have records: name the node's own with --config")
 	}

@@ -57,8 +57,11 @@ func (w *world) open() {
 	w.Helper()
 	w.openLog()
 	w.run++
-	var err error
-	if w.meter, err = meter.Open(w.Context(), meter.Options{Log: w.log, Run: w.run, Now: w.engine.Now, Every: time.Hour}); err != nil {
+	table, err := route.Compile(w.specs)
+	if err != nil {
+		w.Fatal(err)
+	}
+	if w.meter, err = meter.Open(w.Context(), meter.Options{Log: w.log, Run: w.run, Now: w.engine.Now, Every: time.Hour, Mapping: table.Mapping()}); err != nil {
 		w.Fatal(err)
 	}
 	if w.store, err = route.Open(w.Context(), route.Options{Log: w.log, Routes: w.specs, Now: w.engine.Now, Meter: w.meter, MaxPacket: 8 << 10}); err != nil {
