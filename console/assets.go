@@ -49,7 +49,7 @@ func (s *Server) serveStreets(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if s.streets.plain == nil {
-		s.fail(w, r, problem(http.StatusNotFound, "this node has no map of streets"))
+		w.WriteHeader(http.StatusNoContent) // not 404, which browsers write down as an error
 		return
 	}
 	s.streets.serve(w, r)

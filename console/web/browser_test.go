@@ -22,12 +22,9 @@ import (
 // Chromium says this of its own software drawing, whatever a page does.
 const ofTheDriver = "GPU stall due to ReadPixels"
 
-// A node without streets answers 404, which a browser writes down.
-const noStreets = "/map/streets.json"
-
 func quiet(t *testing.T, p *browser.Page, except ...string) {
 	t.Helper()
-	if said := p.Problems(append(except, ofTheDriver, noStreets)...); len(said) > 0 {
+	if said := p.Problems(append(except, ofTheDriver)...); len(said) > 0 {
 		t.Errorf("the page's console:\n%s", strings.Join(said, "\n"))
 	}
 }

@@ -188,7 +188,7 @@ func (m *mock) logIn(w http.ResponseWriter, r *http.Request) {
 
 func (m *mock) serveStreets(w http.ResponseWriter, _ *http.Request) {
 	if m.streets == nil {
-		http.Error(w, "no streets", http.StatusNotFound)
+		w.WriteHeader(http.StatusNoContent)
 		return
 	}
 	w.Header().Set("Content-Type", "application/geo+json")

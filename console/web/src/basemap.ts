@@ -82,7 +82,7 @@ export interface Streets { data: object; attribution: string }
 export async function streets(): Promise<Streets | null> {
   try {
     const r = await fetch("/map/streets.json", { credentials: "same-origin" });
-    if (!r.ok) return null;
+    if (r.status !== 200) return null; // 204: none
     const data = (await r.json()) as { type?: string; attribution?: unknown };
     if (data.type !== "FeatureCollection") return null;
     return { data, attribution: typeof data.attribution === "string" ? data.attribution : "© OpenStreetMap contributors" };
