@@ -42,6 +42,7 @@ type Core struct {
 	snapshot vector // of the places' next, nil when one has moved
 	filter   topic.Tree[*session, *sub]
 	cache    matchCache
+	traffic  traffic
 	policy   uint64 // counts PolicyChanged
 
 	sessions map[Key]*session

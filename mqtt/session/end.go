@@ -1,6 +1,7 @@
 package session
 
 import (
+	"errors"
 	"math"
 
 	"github.com/millrace-io/millrace/mqtt/packet"
@@ -156,22 +157,35 @@ func (c *Core) expired(s *session) {
 		c.schedule(s)
 		c.fire(w, func() {
 			if ends {
-				c.end(s)
+				c.expire(s)
 			}
 		})
 	case s.expireAt != 0 && s.expireAt <= c.now:
-		c.end(s)
+		c.expire(s)
 	default:
 		c.schedule(s)
 	}
 }
 
+// expire ends a session because it was away for too long.
+func (c *Core) expire(s *session) {
+	if c.o.Expired != nil && !s.ended {
+		c.o.Expired(s.key)
+	}
+	c.end(s)
+}
+
 // end ends a session for good.
-func (c *Core) end(s *session) {
+func (c *Core) end(s *session) { c.endThen(s, func(error) {}) }
+
+// endThen is end that tells when no restart can bring the session back, or that this could not be written yet: it is tried again.
+func (c *Core) endThen(s *session, then func(error)) {
 	if s.ended {
+		then(nil)
 		return
 	}
-	if s.durable {
+	durable := s.durable
+	if durable {
 		parts := s.parts()
 		c.hold(s.key) // nobody may be told that there is no session while a crash could bring it back
 		c.tombstone(s.shard.lane, kindSession, s.key, func(err error) {
@@ -179,9 +193,52 @@ func (c *Core) end(s *session) {
 				c.discardAll(s.shard.lane, parts)
 			}
 			c.release(s.key)
+			then(err)
 		})
 	}
 	c.remove(s)
+	if !durable {
+		then(nil)
+	}
+}
+
+// EndSession errors.
+var (
+	ErrNoSession = errors.New("there is no such session")
+	ErrBusy      = errors.New("the session is being connected or ended, or not restored yet: try again")
+)
+
+// EndSession ends a session whatever its expiry: its connection is closed with the code, its will fires, what is queued is given up. then
+// is called with how many deliveries that was, once no restart can bring the session back.
+func (c *Core) EndSession(now int64, k Key, code packet.Code, then func(given int64, err error)) {
+	if !c.enter(now) {
+		then(0, ErrBusy)
+		return
+	}
+	s := c.sessions[k]
+	switch {
+	case c.replaying, c.turns[k] != nil:
+		then(0, ErrBusy)
+		return
+	case s == nil:
+		then(0, ErrNoSession)
+		return
+	}
+	given := s.queue.owed() + int64(s.flight.len())
+	if l := s.link; l != nil {
+		l.conn.Close(code, "the session was ended by an administrator")
+		c.unlink(s)
+	}
+	w := s.will
+	s.will, s.willAt, s.expireAt = nil, 0, 0
+	c.schedule(s)
+	end := func() { c.endThen(s, func(err error) { then(given, err) }) }
+	if w == nil {
+		end()
+	} else {
+		c.fire(w, end)
+	}
+	c.leave()
 }
 
 // parts are the keys of a session's records, but for the session's own and the will. They are removed once the session itself is:

@@ -23,6 +23,7 @@ type target struct {
 type matched struct {
 	epoch   uint64
 	targets []target
+	count   TopicCount // of what has come on the topic, but for its name
 }
 
 // matchCache keeps matches by topic. It is cleared when it is full: what is in use comes back at once.
@@ -53,6 +54,7 @@ func (c *Core) match(name string) *matched {
 	}
 	if m == nil {
 		if len(c.cache.topics) >= cachedTopics || c.cache.size >= cachedTargets {
+			c.traffic.fold(c.cache.topics)
 			c.cache = newMatchCache()
 		}
 		m = &matched{}

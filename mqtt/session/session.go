@@ -238,6 +238,8 @@ type Options struct {
 	MaxRetained      int
 	MaxRetainedBytes int64
 
+	Expired func(Key) // told of each session that the clock ends; called by the core's goroutine
+
 	CheckpointBytes int64         // of log since the last checkpoint that start one; default 32 MiB
 	CheckpointEvery time.Duration // since the last checkpoint, if anything changed; default 2 s
 	ReadBytes       int           // asked of Host.Read at once; default 64 KiB

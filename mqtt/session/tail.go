@@ -41,6 +41,9 @@ func (c *Core) message(m *Message, place int32) {
 		c.retain(m, place)
 	}
 	found := c.match(m.Topic)
+	if !c.replaying {
+		found.met(m, c.now)
+	}
 	for i := range found.targets {
 		c.offer(&found.targets[i], m, place)
 	}
@@ -86,6 +89,7 @@ func (c *Core) Unlogged(now int64, m *Message) {
 		return
 	}
 	found := c.match(m.Topic)
+	found.met(m, c.now)
 	for i := range found.targets {
 		c.offerUnlogged(&found.targets[i], m)
 	}
