@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/millrace-io/millrace/mqtt/client"
 	"github.com/millrace-io/millrace/mqtt/packet"
 	"github.com/millrace-io/millrace/mqtt/topic"
 )
@@ -43,6 +44,34 @@ type testSession struct {
 	nextID  uint16
 	conn    net.Conn
 	version packet.Version
+}
+
+// packetReader reads packets, each valid until the next.
+type packetReader struct {
+	conn net.Conn
+	dec  packet.Decoder
+	buf  []byte
+	used int
+}
+
+func (r *packetReader) next() (packet.Packet, error) {
+	r.buf = r.buf[:copy(r.buf, r.buf[r.used:])]
+	for r.used = 0; ; {
+		p, n, _, err := r.dec.Next(r.buf)
+		if err != nil {
+			return nil, err
+		}
+		if n > 0 {
+			r.used = n
+			return p, nil
+		}
+		var more [4096]byte
+		m, err := r.conn.Read(more[:])
+		if m == 0 && err != nil {
+			return nil, err
+		}
+		r.buf = append(r.buf, more[:m]...)
+	}
 }
 
 func newTestBroker(t *testing.T) *testBroker {
@@ -102,7 +131,7 @@ func (b *testBroker) serve(conn net.Conn) {
 		defer b.mu.Unlock()
 		delete(b.conns, conn)
 	}()
-	l := &link{conn: conn, buf: make([]byte, 4096), dec: packet.Decoder{Server: true}}
+	l := &packetReader{conn: conn, dec: packet.Decoder{Server: true}}
 	var s *testSession
 	for {
 		p, err := l.next()
@@ -203,7 +232,7 @@ func (b *testBroker) publish(from *testSession, p *packet.Publish) {
 	if p.QoS < 2 || !from.inbound[p.PacketID] {
 		deliver := []*packet.Publish{p}
 		if b.fault != nil {
-			deliver = b.fault(clonePublish(p))
+			deliver = b.fault(client.Clone(p))
 		}
 		for _, p := range deliver {
 			b.route(p)
@@ -226,7 +255,7 @@ func (b *testBroker) route(p *packet.Publish) {
 		if s.filter.Filter == "" || !topic.Match(s.filter.Filter, string(p.Topic)) {
 			continue
 		}
-		out := clonePublish(p)
+		out := client.Clone(p)
 		out.Dup, out.QoS = false, min(p.QoS, s.filter.QoS)
 		if out.QoS > 0 {
 			s.nextID = s.nextID%60000 + 1

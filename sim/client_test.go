@@ -9,6 +9,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/millrace-io/millrace/mqtt/client"
 	"github.com/millrace-io/millrace/mqtt/packet"
 )
 
@@ -79,7 +80,7 @@ func roundTrips(t *testing.T, dial func(context.Context) (net.Conn, error)) {
 					t.Fatal(err)
 				}
 				c.Disconnect(packet.Success)
-				if err := c.Publish(ctx, &packet.Publish{Topic: []byte("a")}, nil); !errors.Is(err, ErrOffline) {
+				if err := c.Publish(ctx, &packet.Publish{Topic: []byte("a")}, nil); !errors.Is(err, client.ErrOffline) {
 					t.Fatalf("publish without a connection: %v", err)
 				}
 			})
@@ -247,7 +248,7 @@ func TestManualAcks(t *testing.T) {
 func TestRefused(t *testing.T) {
 	server, client := net.Pipe()
 	go func() {
-		l := &link{conn: server, buf: make([]byte, 512), dec: packet.Decoder{Server: true}}
+		l := &packetReader{conn: server, dec: packet.Decoder{Server: true}}
 		l.next()
 		wire, _ := (&packet.Connack{Code: packet.NotAuthorized}).Append(nil, packet.V311)
 		server.Write(wire)
@@ -267,7 +268,7 @@ func TestKeep(t *testing.T) {
 	c := NewClient(ClientOptions{Dial: b.dial, Connect: packet.Connect{ClientID: "c"}})
 	kept := make(chan error)
 	go func() {
-		kept <- c.Keep(ctx, func(_ context.Context, present bool) error { ups <- present; return nil })
+		kept <- keep(ctx, c, false, func(_ context.Context, present bool) error { ups <- present; return nil })
 	}()
 	for round := range 3 {
 		if present := <-ups; present != (round > 0) {

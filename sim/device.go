@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/millrace-io/millrace/mqtt/client"
 	"github.com/millrace-io/millrace/mqtt/packet"
 )
 
@@ -18,15 +19,15 @@ func (f *fleet) play(ctx context.Context, d *device, begin time.Time) error {
 	defer network.end()
 	if _, err := c.Connect(ctx); err == nil {
 		f.reached.Store(true)
-	} else if hopeless(err) || !f.reached.Load() && !errors.Is(err, errImpatient) { // that one was its network's
+	} else if hopeless(err) || !f.reached.Load() && !errors.Is(err, client.ErrImpatient) { // that one was its network's
 		return err
 	}
-	c.setKeeping(true) // before anything is sent: from here on a lost connection is not the end
-	keep, stop := context.WithCancel(context.WithoutCancel(ctx))
+	c.Await(true) // before anything is sent: from here on a lost connection is not the end
+	keeping, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var kept sync.WaitGroup
-	kept.Go(func() { _ = c.Keep(keep, nil) }) // without a connection in the end, its messages are in doubt
+	kept.Go(func() { _ = keep(keeping, c, f.o.Forget, nil) }) // without a connection in the end, its messages are in doubt
 	// At the end everybody has coverage, and what is sampled is sent, unless the server does not take it within Grace.
-	sending, giveUp := context.WithCancel(keep)
+	sending, giveUp := context.WithCancel(keeping)
 	defer giveUp()
 	defer context.AfterFunc(ctx, func() {
 		network.heal()
@@ -34,7 +35,7 @@ func (f *fleet) play(ctx context.Context, d *device, begin time.Time) error {
 	})()
 	err := f.send(ctx, sending, c, d, begin, network)
 	network.heal()
-	grace, done := context.WithTimeout(keep, f.o.Grace)
+	grace, done := context.WithTimeout(keeping, f.o.Grace)
 	defer done()
 	_ = c.Drain(grace) // what is left over stays in doubt, and the figures show it
 	stop()
@@ -45,7 +46,7 @@ func (f *fleet) play(ctx context.Context, d *device, begin time.Time) error {
 
 // client makes the device's MQTT client, and its network, if it has one.
 func (f *fleet) client(d *device, begin time.Time) (*Client, *coverage) {
-	o := ClientOptions{Dial: f.o.Dial, Connect: f.o.Connect, Window: f.o.Window, Fresh: f.o.Fresh, Forget: f.o.Forget, Seldom: d.paced,
+	o := ClientOptions{Dial: f.o.Dial, Connect: f.o.Connect, Window: f.o.Window, Fresh: f.o.Fresh, Seldom: d.paced,
 		OnMessage: func(*packet.Publish) {}, OnLink: f.linked}
 	o.Connect.ClientID = d.id
 	if f.o.Network == nil {

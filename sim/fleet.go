@@ -20,7 +20,7 @@ type FleetOptions struct {
 	Dial func(ctx context.Context) (net.Conn, error)
 	// Connect is the CONNECT of every device, but for the client id. Version 0 is 5.0.
 	Connect packet.Connect
-	// Fresh and Forget: see ClientOptions.
+	// Fresh: see ClientOptions. Forget ends a device's session when it is done and nothing is on its way.
 	Fresh, Forget bool
 	// QoS of the messages.
 	QoS byte

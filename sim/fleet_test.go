@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/millrace-io/millrace/internal/tier"
+	"github.com/millrace-io/millrace/mqtt/client"
 	"github.com/millrace-io/millrace/mqtt/packet"
 )
 
@@ -154,7 +155,7 @@ func TestRunHasTeeth(t *testing.T) {
 			if nth(p, 100) {
 				s, _ := ReadStamp(p)
 				s.Sequence = 101
-				q := clonePublish(p)
+				q := client.Clone(p)
 				q.Payload = appendPayloadStamp(nil, &s)
 				return []*packet.Publish{p, q}
 			}
@@ -267,7 +268,7 @@ func TestScheduleAndLatency(t *testing.T) {
 			server, client := net.Pipe()
 			go func() { // acknowledges at once, but for one stall at the tenth message
 				defer server.Close()
-				l := &link{conn: server, buf: make([]byte, 4096), dec: packet.Decoder{Server: true}}
+				l := &packetReader{conn: server, dec: packet.Decoder{Server: true}}
 				for n := 0; ; {
 					p, err := l.next()
 					if err != nil {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/millrace-io/millrace/internal/tier"
 	"github.com/millrace-io/millrace/internal/vfs"
+	"github.com/millrace-io/millrace/mqtt/client"
 	"github.com/millrace-io/millrace/mqtt/packet"
 )
 
@@ -72,11 +73,11 @@ func TestLedgerFindsEveryWrong(t *testing.T) {
 			var got []*packet.Publish
 			for n := uint64(2); n <= 5; n++ {
 				p := stampedMessage("d", n, c.qos)
-				got = append(got, clonePublish(p))
+				got = append(got, client.Clone(p))
 				l.Acked(l.Sent("d", n, p), 0)
 			}
 			p := stampedMessage("other", 1, c.qos)
-			got = append(got, clonePublish(p))
+			got = append(got, client.Clone(p))
 			l.Acked(l.Sent("other", 1, p), 0)
 			for _, p := range c.do(got) {
 				r.Got(p)

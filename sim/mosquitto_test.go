@@ -120,10 +120,14 @@ func sessions(t *testing.T, dial func(context.Context) (net.Conn, error)) {
 						t.Fatal(err)
 					}
 				}
+				acking := false
 				receive := func() string {
 					m, err := s.Receive(ctx)
 					if err != nil {
 						t.Fatal(err)
+					}
+					if acking {
+						s.Ack(m)
 					}
 					return string(m.Payload)
 				}
@@ -136,7 +140,7 @@ func sessions(t *testing.T, dial func(context.Context) (net.Conn, error)) {
 				if err := p.Drain(ctx); err != nil {
 					t.Fatal(err)
 				}
-				s.o.ManualAcks = false
+				acking = true
 				ack, err := s.Connect(ctx)
 				if err != nil || v > packet.V31 && !ack.SessionPresent {
 					t.Fatalf("%+v, %v", ack, err)

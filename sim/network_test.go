@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/millrace-io/millrace/internal/tier"
+	"github.com/millrace-io/millrace/mqtt/client"
 	"github.com/millrace-io/millrace/mqtt/packet"
 )
 
@@ -317,7 +318,7 @@ func TestPatience(t *testing.T) {
 			return &end{in: &wire{some: make(chan struct{}, 1)}, out: &wire{some: make(chan struct{}, 1)}}, nil
 		}, Patience: 10 * time.Second})
 		begin = time.Now()
-		if _, err := mute.Connect(t.Context()); !errors.Is(err, errImpatient) || time.Since(begin) != 10*time.Second {
+		if _, err := mute.Connect(t.Context()); !errors.Is(err, client.ErrImpatient) || time.Since(begin) != 10*time.Second {
 			t.Errorf("no CONNACK: %v after %v", err, time.Since(begin))
 		}
 		b.cut()
@@ -359,11 +360,11 @@ func TestFreshAndForget(t *testing.T) {
 			c.Disconnect(packet.Success)
 
 			ctx, stop := context.WithCancel(within(t))
-			fresh := NewClient(ClientOptions{Dial: b.dial, Connect: connect, Fresh: true, Forget: true})
+			fresh := NewClient(ClientOptions{Dial: b.dial, Connect: connect, Fresh: true})
 			ups := make(chan bool, 2)
 			kept := make(chan error)
 			go func() {
-				kept <- fresh.Keep(ctx, func(_ context.Context, present bool) error { ups <- present; return nil })
+				kept <- keep(ctx, fresh, true, func(_ context.Context, present bool) error { ups <- present; return nil })
 			}()
 			<-ups
 			b.mu.Lock()

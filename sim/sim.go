@@ -2,10 +2,8 @@
 // (Replay), made-up load (Load), over networks as bad as real ones (Network), and keeps the ledger that says afterwards whether what
 // the broker acknowledged is what its subscribers got (Ledger).
 //
-// Client is an MQTT client of its own on mqtt/packet, with both directions of QoS 0 to 2, sessions that outlive connections,
-// and control over every acknowledgement; the tests of other packages use it too. A connected client owns two goroutines, one
-// that reads and one that writes, and a bad network two more; they end with the connection. What plays a fleet owns its clients and
-// ends them before it returns.
+// What plays a fleet owns its clients (mqtt/client), and a bad network two goroutines for each, and ends them before it returns. The tests of
+// other packages use the client under its names here too.
 //
 // The ledger's file (docs/formats/ledger.md) is append-only and belongs to the process that checks, not to the one that is being
 // killed. The package opens no files itself, listens on nothing, and never retries a message that the server has refused.

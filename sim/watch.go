@@ -16,7 +16,7 @@ type WatchOptions struct {
 	Connect packet.Connect
 	Filter  string
 	QoS     byte
-	// Fresh and Forget: see ClientOptions.
+	// Fresh: see ClientOptions. Forget ends the session when ctx is done and nothing is on its way.
 	Fresh, Forget bool
 	// Name is the reader's in the ledger; default the client id.
 	Name string
@@ -38,7 +38,7 @@ func Watch(ctx context.Context, o WatchOptions) (ClientStats, error) {
 	if o.Ledger != nil {
 		reader = o.Ledger.Reader(cmp.Or(o.Name, o.Connect.ClientID), o.Filter, o.QoS)
 	}
-	c := NewClient(ClientOptions{Dial: o.Dial, Connect: o.Connect, Fresh: o.Fresh, Forget: o.Forget, OnMessage: func(p *packet.Publish) { o.message(reader, p) }})
+	c := NewClient(ClientOptions{Dial: o.Dial, Connect: o.Connect, Fresh: o.Fresh, OnMessage: func(p *packet.Publish) { o.message(reader, p) }})
 	ack, err := c.Connect(ctx)
 	if err == nil {
 		err = o.subscribe(ctx, c, ack.SessionPresent)
@@ -54,7 +54,7 @@ func Watch(ctx context.Context, o WatchOptions) (ClientStats, error) {
 		o.Ready()
 	}
 	first := true
-	err = c.Keep(ctx, func(ctx context.Context, present bool) error {
+	err = keep(ctx, c, o.Forget, func(ctx context.Context, present bool) error {
 		if first {
 			first = false
 			return nil
@@ -70,7 +70,7 @@ func (o *WatchOptions) subscribe(ctx context.Context, c *Client, present bool) e
 	}
 	codes, err := c.Subscribe(ctx, packet.Filter{Filter: o.Filter, QoS: o.QoS})
 	if err == nil && codes[0].Failed() {
-		err = &Refused{codes[0]}
+		err = &Refused{Code: codes[0]}
 	}
 	return err
 }

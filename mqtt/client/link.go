@@ -1,4 +1,4 @@
-package sim
+package client
 
 import (
 	"fmt"
@@ -44,18 +44,18 @@ const (
 func (l *link) connect(p *packet.Connect) (*packet.Connack, error) {
 	wire, err := p.Append(nil, p.Version)
 	if err != nil {
-		return nil, fmt.Errorf("sim: encode CONNECT: %w", err)
+		return nil, fmt.Errorf("mqtt: encode CONNECT: %w", err)
 	}
 	if _, err := l.conn.Write(wire); err != nil {
-		return nil, fmt.Errorf("sim: send CONNECT: %w", err)
+		return nil, fmt.Errorf("mqtt: send CONNECT: %w", err)
 	}
 	answer, err := l.next()
 	if err != nil {
-		return nil, fmt.Errorf("sim: wait for CONNACK: %w", err)
+		return nil, fmt.Errorf("mqtt: wait for CONNACK: %w", err)
 	}
 	ack, ok := answer.(*packet.Connack)
 	if !ok {
-		return nil, fmt.Errorf("sim: %v before CONNACK", answer.Type())
+		return nil, fmt.Errorf("mqtt: %v before CONNACK", answer.Type())
 	}
 	if ack.Code != packet.Success {
 		return ack, &Refused{ack.Code}
@@ -91,7 +91,7 @@ func (l *link) fail(err error) {
 	})
 }
 
-// write is the goroutine that writes, but for what Publish writes itself under ClientOptions.Seldom. It also gives a connection up
+// write is the goroutine that writes, but for what Publish writes itself under Options.Seldom. It also gives a connection up
 // that has been silent for too long.
 func (c *Client) write(l *link, keepAlive time.Duration) {
 	defer close(l.written)

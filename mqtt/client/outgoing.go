@@ -1,4 +1,4 @@
-package sim
+package client
 
 import (
 	"context"
@@ -23,7 +23,7 @@ type outgoing struct {
 
 const dupBit = 0x08 // of a PUBLISH, in its first byte
 
-// Publish sends a message. It waits for room in the window, and, while Keep runs, for a connection; else without one it returns
+// Publish sends a message. It waits for room in the window, and, under Await, for a connection; else without one it returns
 // ErrOffline. Its packet id is the client's business. p and what it points to is free again when Publish returns.
 //
 // Of QoS 1 and 2, done, unless it is nil, is called once when the server has taken responsibility or refused it: at PUBACK or
@@ -33,7 +33,7 @@ func (c *Client) Publish(ctx context.Context, p *packet.Publish, done func(code 
 	if p.QoS > 0 {
 		var err error
 		if o.wire, o.idAt, err = packet.AppendPublish(make([]byte, 0, roomFor(p)), p, c.o.Connect.Version); err != nil {
-			return fmt.Errorf("sim: encode PUBLISH: %w", err)
+			return fmt.Errorf("mqtt: encode PUBLISH: %w", err)
 		}
 	}
 	c.mu.Lock()
@@ -90,7 +90,7 @@ func (c *Client) enqueue(ctx context.Context, p *packet.Publish, o *outgoing) er
 func (c *Client) publish0(p *packet.Publish) error {
 	out, _, err := packet.AppendPublish(c.link.out, p, c.link.version)
 	if err != nil {
-		return fmt.Errorf("sim: encode PUBLISH: %w", err)
+		return fmt.Errorf("mqtt: encode PUBLISH: %w", err)
 	}
 	c.link.out = out
 	c.stats.Sent++
@@ -160,7 +160,7 @@ func (c *Client) Drain(ctx context.Context) error {
 			return ErrOffline
 		}
 		if err := c.wait(ctx); err != nil {
-			return fmt.Errorf("sim: %d messages not acknowledged: %w", len(c.pending), err)
+			return fmt.Errorf("mqtt: %d messages not acknowledged: %w", len(c.pending), err)
 		}
 	}
 	return nil

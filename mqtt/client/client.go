@@ -1,4 +1,11 @@
-package sim
+// Package client is an MQTT client, 3.1 to 5.0, on mqtt/packet: both directions of QoS 0 to 2, sessions that outlive connections, flow
+// control, topic aliases, and control over every acknowledgement. Devices are played with it (sim), and bridges speak to other brokers
+// with it (bridge).
+//
+// It is the protocol only. Who uses it dials, decides when to connect again, and keeps what must outlive the process: messages on their
+// way are in memory. A connected client owns two goroutines, one that reads and one that writes; they end with the connection. It
+// sends a message again only on a new connection, in the order of Publish, and never one that the server has answered.
+package client
 
 import (
 	"cmp"
@@ -15,20 +22,20 @@ import (
 
 var (
 	// ErrOffline says that there is no connection, or that it ended before the answer came.
-	ErrOffline = errors.New("sim: not connected")
+	ErrOffline = errors.New("mqtt: not connected")
 	// ErrOnline says that there is a connection already.
-	ErrOnline = errors.New("sim: already connected")
+	ErrOnline = errors.New("mqtt: already connected")
 	// ErrSilent says that the server has not answered for too long.
-	ErrSilent = errors.New("sim: no answer")
+	ErrSilent = errors.New("mqtt: no answer")
 )
 
 // Refused is the error of a CONNECT that the server answered with a failure, or of a subscription.
 type Refused struct{ Code packet.Code }
 
-func (r *Refused) Error() string { return "sim: refused: " + r.Code.String() }
+func (r *Refused) Error() string { return "mqtt: refused: " + r.Code.String() }
 
-// ClientOptions say who a client is and what it does. Only Dial is required.
-type ClientOptions struct {
+// Options say who a client is and what it does. Only Dial is required.
+type Options struct {
 	// Dial opens a network connection; see DialTCP.
 	Dial func(ctx context.Context) (net.Conn, error)
 	// Connect is the CONNECT to send. Version 0 is 5.0. In it a topic alias maximum makes the client follow aliases.
@@ -44,8 +51,6 @@ type ClientOptions struct {
 	// Fresh begins with a new session: what a server still has of an earlier life of the client id is gone, even if Connect asks for a
 	// session that outlives its connections.
 	Fresh bool
-	// Forget lets Keep end the session when it ends and nothing is on its way.
-	Forget bool
 	// Seldom says that the client publishes now and then: Publish then writes by itself, instead of waking the goroutine that writes
 	// for one message. Many at once are written better without it.
 	Seldom bool
@@ -69,14 +74,14 @@ func DialTCP(address string) func(ctx context.Context) (net.Conn, error) {
 // Client is an MQTT client with its session: the messages on their way, in both directions, outlive a connection and are
 // resumed by the next one, if the server still has its side of the session. It is safe for concurrent use.
 type Client struct {
-	o ClientOptions
+	o Options
 
 	mu      sync.Mutex
 	link    *link         // nil: offline
-	keeping bool          // Keep runs: Publish waits for the next connection
+	keeping bool          // see Await
 	changed chan struct{} // closed and made anew by wake
 	waiting int           // how many wait for it
-	stats   ClientStats
+	stats   Stats
 
 	lastID   uint16
 	order    uint64
@@ -89,8 +94,8 @@ type Client struct {
 	inbox []*packet.Publish
 }
 
-// ClientStats count what a client did.
-type ClientStats struct {
+// Stats count what a client did.
+type Stats struct {
 	Connects   int // CONNECTs accepted
 	Lost       int // of these, without the session that the client expected
 	Sent       int // messages given to the connection, resent ones not counted
@@ -107,8 +112,8 @@ const (
 	disconnectWait = 5 * time.Second // for what is to be written before a DISCONNECT, and for it
 )
 
-// NewClient makes a client. It does not connect.
-func NewClient(o ClientOptions) *Client {
+// New makes a client. It does not connect.
+func New(o Options) *Client {
 	if o.Connect.Version == 0 {
 		o.Connect.Version = packet.V5
 	}
@@ -160,14 +165,14 @@ func (c *Client) Connect(ctx context.Context) (ack *packet.Connack, err error) {
 	return ack, nil
 }
 
-// errImpatient says that the answer to a CONNECT was not waited for any longer.
-var errImpatient = errors.New("no answer within the device's patience")
+// ErrImpatient says that the answer to a CONNECT was not waited for any longer.
+var ErrImpatient = errors.New("no answer within the client's patience")
 
 // greet sends CONNECT and waits for CONNACK, with patience.
 func (c *Client) greet(ctx context.Context, l *link, connect *packet.Connect) (*packet.Connack, error) {
 	if c.o.Patience > 0 {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, c.o.Patience, errImpatient)
+		ctx, cancel = context.WithTimeoutCause(ctx, c.o.Patience, ErrImpatient)
 		defer cancel()
 	}
 	stop := context.AfterFunc(ctx, func() { l.conn.Close() })
@@ -182,7 +187,7 @@ func (c *Client) greet(ctx context.Context, l *link, connect *packet.Connect) (*
 func (c *Client) dial(ctx context.Context) (*link, error) {
 	conn, err := c.o.Dial(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("sim: dial: %w", err)
+		return nil, fmt.Errorf("mqtt: dial: %w", err)
 	}
 	l := &link{
 		conn:    conn,
@@ -214,7 +219,7 @@ func (c *Client) clean(ctx context.Context, connect packet.Connect) error {
 		_, err = l.conn.Write(wire)
 	}
 	if err != nil {
-		return fmt.Errorf("sim: end an earlier session: %w", err)
+		return fmt.Errorf("mqtt: end an earlier session: %w", err)
 	}
 	return nil
 }
@@ -312,7 +317,7 @@ func (c *Client) Send(p packet.Packet) error {
 	}
 	out, err := p.Append(c.link.out, c.link.version)
 	if err != nil {
-		return fmt.Errorf("sim: encode %v: %w", p.Type(), err)
+		return fmt.Errorf("mqtt: encode %v: %w", p.Type(), err)
 	}
 	c.link.out = out
 	c.link.signal()
@@ -327,7 +332,7 @@ func (c *Client) Pending() int {
 }
 
 // Stats returns the counts so far.
-func (c *Client) Stats() ClientStats {
+func (c *Client) Stats() Stats {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.stats

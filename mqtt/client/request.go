@@ -1,4 +1,4 @@
-package sim
+package client
 
 import (
 	"context"
@@ -43,7 +43,7 @@ func (c *Client) request(ctx context.Context, build func(id uint16) packet.Packe
 	}
 	c.mu.Unlock()
 	if err != nil {
-		return nil, fmt.Errorf("sim: encode request: %w", err)
+		return nil, fmt.Errorf("mqtt: encode request: %w", err)
 	}
 	defer func() {
 		c.mu.Lock()

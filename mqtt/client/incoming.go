@@ -1,4 +1,4 @@
-package sim
+package client
 
 import (
 	"bytes"
@@ -47,7 +47,7 @@ func (c *Client) receive(l *link, p *packet.Publish) error {
 	default:
 		c.stats.Received++
 		if c.o.OnMessage == nil {
-			c.inbox = append(c.inbox, clonePublish(p))
+			c.inbox = append(c.inbox, Clone(p))
 			c.wake()
 		}
 	}
@@ -65,7 +65,7 @@ func (c *Client) receive(l *link, p *packet.Publish) error {
 func (l *link) alias(p *packet.Publish, mine *packet.Properties) error {
 	id := p.Props.TopicAlias
 	if id > mine.TopicAliasMax {
-		return fmt.Errorf("sim: topic alias %d beyond the maximum of %d", id, mine.TopicAliasMax)
+		return fmt.Errorf("mqtt: topic alias %d beyond the maximum of %d", id, mine.TopicAliasMax)
 	}
 	if len(p.Topic) > 0 {
 		l.aliases[id] = bytes.Clone(p.Topic)
@@ -73,13 +73,14 @@ func (l *link) alias(p *packet.Publish, mine *packet.Properties) error {
 	}
 	topic, ok := l.aliases[id]
 	if !ok {
-		return fmt.Errorf("sim: topic alias %d was never set", id)
+		return fmt.Errorf("mqtt: topic alias %d was never set", id)
 	}
 	p.Topic = topic
 	return nil
 }
 
-func clonePublish(p *packet.Publish) *packet.Publish {
+// Clone copies a message that is valid during a call only.
+func Clone(p *packet.Publish) *packet.Publish {
 	q := *p
 	q.Topic, q.Payload = bytes.Clone(p.Topic), bytes.Clone(p.Payload)
 	q.Props.Correlation = bytes.Clone(p.Props.Correlation)
