@@ -30,6 +30,7 @@ type Broker struct {
 	samples  sampler
 	roster   roster
 	half     halfOpen
+	bans     banList
 	slots    chan struct{} // of handshakes that compute
 	flushers flushers
 	owner    atomic.Pointer[owner]
@@ -59,6 +60,9 @@ func New(o Options) *Broker {
 		stop: make(chan struct{}), hurry: make(chan struct{}), quit: make(chan struct{}),
 	}
 	b.slots = make(chan struct{}, o.Limits.Handshakes)
+	b.bans.max = o.Limits.Bans
+	b.restoreBans(o.Bans)
+	b.bans.tell = o.OnBan
 	b.flushers.wake.L = &b.flushers.mu
 	b.ctx, b.cancel = context.WithCancel(context.Background())
 	b.owner.Store(newOwner(b))

@@ -51,6 +51,9 @@ func (c *conn) open(p *packet.Connect) bool {
 	c.mu.Unlock()
 	if accepted {
 		c.followOn()
+		if c.bannedSince() {
+			c.endBanned()
+		}
 		return true
 	}
 	c.turnAway(&fault{packet.ServerUnavailable, "the session is not there yet"})
@@ -92,9 +95,15 @@ func (c *conn) admit(p *packet.Connect) (*session.Connect, *hello, *fault) {
 	if err := c.clientID(p, h); err != nil {
 		return nil, nil, err
 	}
+	if c.bannedBefore(p.ClientID) {
+		return nil, nil, faultBanned
+	}
 	who, code := c.authenticate(p)
 	if code.Failed() {
 		return nil, nil, &fault{code, "not authenticated"}
+	}
+	if c.b.bans.principal(c.b.o.Now(), who.Name) {
+		return nil, nil, faultBanned
 	}
 	c.key = session.Key{Tenant: who.Tenant, Principal: who.Name, ClientID: p.ClientID}
 	if f := c.admitWill(p.Will); f != nil {

@@ -63,6 +63,11 @@ func (b *Broker) accept(lis *listener, nc net.Conn) {
 	}
 	// Who comes through a proxy is counted by an address that is not known yet.
 	counted := !lis.o.Transport.Proxied(nc.RemoteAddr())
+	if counted && b.bans.some.Load() && b.bans.address(b.o.Now(), address(nc.RemoteAddr())) {
+		b.stats.turned.add(label(packet.Banned), 1)
+		nc.Close()
+		return
+	}
 	if counted && !b.half.enter(nc.RemoteAddr(), lis.limits.HalfOpenPerIP) {
 		b.stats.turned.add("half_open_limit", 1)
 		nc.Close()
@@ -173,6 +178,9 @@ func (c *conn) prepare() error {
 		return err
 	}
 	if !c.counted {
+		if c.b.bans.address(c.b.o.Now(), address(c.nc.RemoteAddr())) {
+			return &transport.Error{Reason: label(packet.Banned), Err: errBanned}
+		}
 		if !c.b.half.enter(c.nc.RemoteAddr(), c.lis.limits.HalfOpenPerIP) {
 			return &transport.Error{Reason: "half_open_limit", Err: errHalfOpen}
 		}
@@ -182,6 +190,7 @@ func (c *conn) prepare() error {
 }
 
 var (
+	errBanned   = errors.New("the address is banned")
 	errHalfOpen = errors.New("too many connections of this address have not sent CONNECT")
 	errStopping = errors.New("the server is stopping")
 )
@@ -252,18 +261,23 @@ type halfOpen struct {
 	n  map[netip.Prefix]int
 }
 
-// network is the address, or the /64 of an IPv6 address: what one client can easily have many of.
-func network(a net.Addr) netip.Prefix {
+// address is that of a TCP connection, IPv4 as such; else it is not valid.
+func address(a net.Addr) netip.Addr {
 	tcp, ok := a.(*net.TCPAddr)
 	if !ok {
-		return netip.Prefix{}
+		return netip.Addr{}
 	}
-	ip := tcp.AddrPort().Addr().Unmap()
+	return tcp.AddrPort().Addr().Unmap().WithZone("")
+}
+
+// network is the address, or the /64 of an IPv6 address: what one client can easily have many of.
+func network(a net.Addr) netip.Prefix {
+	ip := address(a)
 	bits := 32
 	if ip.Is6() {
 		bits = 64
 	}
-	p, _ := ip.WithZone("").Prefix(bits)
+	p, _ := ip.Prefix(bits)
 	return p
 }
 

@@ -29,6 +29,10 @@ type Options struct {
 	Authenticate func(ctx context.Context, c *packet.Connect, info ConnInfo) (Principal, packet.Code)
 	// Authorizer decides what a session may do. Default: everything.
 	Authorizer Authorizer
+	// Bans are those of an earlier run. OnBan is told of each ban that begins (true), and of each that ends, lifted or expired. It is
+	// called in order, and must not block.
+	Bans  []Ban
+	OnBan func(ban Ban, begins bool)
 }
 
 // ConnInfo is what is known of a connection before its CONNECT is looked at.
@@ -90,6 +94,7 @@ type Limits struct {
 	WriteTimeout  time.Duration // a client that takes nothing for so long is cut off; default 60 s
 	UnloggedBytes int64         // messages of `store: false` routes on their way to the owner; default 16 MiB
 	Readers       int           // reads of the log for lagging sessions at once; default 4
+	Bans          int           // in the list; default 10,000
 }
 
 func (o Options) withDefaults() Options {
@@ -121,6 +126,7 @@ func (o Options) withDefaults() Options {
 	def(&l.WriteTimeout, 60*time.Second)
 	def(&l.UnloggedBytes, 16<<20)
 	def(&l.Readers, 4)
+	def(&l.Bans, 10_000)
 	return o
 }
 
