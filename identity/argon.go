@@ -65,7 +65,7 @@ func (a *argon) String() string {
 		base64Text.EncodeToString(a.salt), base64Text.EncodeToString(a.hash))
 }
 
-var errHash = errors.New("the hash is neither $argon2id$v=19$m=…,t=…,p=…$salt$hash nor " + tokenMark + "…; make one with `millrace passwd`")
+var errHash = errors.New("the hash is neither $argon2id$v=19$m=…,t=…,p=…$salt$hash nor " + tokenMark + "…, nor $6$… or $7$… of Mosquitto; make one with `millrace passwd`")
 
 func parseArgon(s string) (*argon, error) {
 	parts := strings.Split(s, "$")

@@ -19,6 +19,7 @@ type File struct {
 	lines  []line
 	names  map[string]*Credential
 	tokens map[[sha256.Size]byte]*Credential
+	like   *argon // a password's hash of the file; nil: there is none
 }
 
 // line is one line of the file; cred is nil for a comment or an empty one.
@@ -34,7 +35,8 @@ type Credential struct {
 	Kind Kind   `json:"kind"`
 
 	text     string
-	password *argon
+	password *argon   // or
+	foreign  *foreign // or
 	token    [sha256.Size]byte
 }
 
@@ -42,18 +44,25 @@ type Credential struct {
 type Kind string
 
 const (
-	Password Kind = "password"
-	Token    Kind = "token"
+	Password  Kind = "password"
+	Token     Kind = "token"
+	Mosquitto Kind = "mosquitto" // a password whose hash is Mosquitto's, until its owner has logged in
 )
 
-// Admin is the role that may read everything; there is no other yet.
-const Admin = "admin"
+const (
+	// Admin is the role of those who may read and change everything over HTTP.
+	Admin = "admin"
+	// Device is the role of those who are only somebody: it opens no door but MQTT's.
+	Device = "device"
+)
 
 // Roles are those that there are.
-var Roles = []string{Admin}
+var Roles = []string{Admin, Device}
+
+func (c *Credential) id() credentialID { return sha256.Sum256([]byte(c.text)) }
 
 func (c *Credential) principal() Principal {
-	return Principal{Name: c.Name, Role: c.Role, credential: sha256.Sum256([]byte(c.text))}
+	return Principal{Name: c.Name, Role: c.Role, credential: c.id()}
 }
 
 // MaxName is the longest name, in bytes.
@@ -73,10 +82,27 @@ func CheckName(name string) error {
 	case strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsGraphic(r) || unicode.IsSpace(r) }):
 		return errors.New("the name has a space or a control character")
 	}
-	return nil
+	return CheckPrincipal(name)
 }
 
-const tokenMark = "$sha256$"
+// tokenMark begins the hash of a token, tokenPrefix a token itself.
+const (
+	tokenMark   = "$sha256$"
+	tokenPrefix = "mr_"
+)
+
+// isToken tells whether a text has the form of a generated token.
+func isToken(s string) bool {
+	rest, ok := strings.CutPrefix(s, tokenPrefix)
+	if !ok {
+		return false
+	}
+	b, err := base64.RawURLEncoding.DecodeString(rest)
+	return err == nil && len(b) == tokenBytes
+}
+
+// tokenBytes is the randomness of a token.
+const tokenBytes = 32
 
 var base64Text = base64.RawStdEncoding.Strict()
 
@@ -109,12 +135,15 @@ func Parse(b []byte) (*File, error) {
 	return f, nil
 }
 
-// parseLine reads name:role:hash. It never repeats what stands in the line beyond its name, which may be a secret in the wrong place.
+// parseLine reads name:role:hash, or name:hash as Mosquitto writes it. It never repeats what stands in the line beyond its name, which may be a secret in the wrong place.
 func parseLine(text string) (*Credential, error) {
 	if text != strings.TrimSpace(text) {
 		return nil, errors.New("spaces around it: a line is name:role:hash")
 	}
 	parts := strings.SplitN(text, ":", 3)
+	if len(parts) == 2 && strings.HasPrefix(parts[1], "$") {
+		parts = []string{parts[0], Device, parts[1]}
+	}
 	if len(parts) < 3 {
 		return nil, errors.New("not of the form name:role:hash; make one with `millrace passwd`")
 	}
@@ -134,11 +163,17 @@ func parseLine(text string) (*Credential, error) {
 		c.Kind, c.token = Token, [sha256.Size]byte(b)
 		return c, nil
 	}
-	a, err := parseArgon(hash)
+	var err error
+	if isForeign(hash) {
+		c.Kind = Mosquitto
+		c.foreign, err = parseForeign(hash)
+	} else {
+		c.Kind = Password
+		c.password, err = parseArgon(hash)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", c.Name, err)
 	}
-	c.Kind, c.password = Password, a
 	return c, nil
 }
 
@@ -152,6 +187,9 @@ func (f *File) add(c *Credential) error {
 		}
 		f.tokens[c.token] = c
 	}
+	if f.like == nil {
+		f.like = c.password
+	}
 	f.names[c.Name] = c
 	f.lines = append(f.lines, line{text: c.text, cred: c})
 	return nil
@@ -161,14 +199,12 @@ func (f *File) find(name string) *Credential { return f.names[name] }
 
 // nobody is a password that nobody has, as costly to check as those of the file.
 func (f *File) nobody() *argon {
-	for _, l := range f.lines {
-		if l.cred != nil && l.cred.password != nil {
-			a := *l.cred.password
-			a.hash = make([]byte, len(a.hash))
-			return &a
-		}
-	}
 	a := defaultArgon
+	if f.like != nil {
+		a = *f.like
+		a.hash = make([]byte, len(a.hash))
+		return &a
+	}
 	a.salt, a.hash = make([]byte, saltBytes), make([]byte, hashBytes)
 	return &a
 }
@@ -217,11 +253,11 @@ func (f *File) SetToken(random io.Reader, name, role string) (token string, err 
 	if random == nil {
 		random = rand.Reader
 	}
-	secret := make([]byte, 32)
+	secret := make([]byte, tokenBytes)
 	if _, err := io.ReadFull(random, secret); err != nil {
 		return "", fmt.Errorf("make a token: %w", err)
 	}
-	token = "mr_" + base64.RawURLEncoding.EncodeToString(secret)
+	token = tokenPrefix + base64.RawURLEncoding.EncodeToString(secret)
 	sum := sha256.Sum256([]byte(token))
 	return token, f.set(name, role, tokenMark+base64Text.EncodeToString(sum[:]))
 }

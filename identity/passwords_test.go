@@ -140,7 +140,7 @@ func TestHoldsAndReload(t *testing.T) {
 func TestBoundedWork(t *testing.T) {
 	text, _ := cheap(t)
 	p := load(t, &text)
-	for range maxWorking { // somebody is at it
+	for range defaultWorking { // somebody is at it
 		p.working <- struct{}{}
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -148,14 +148,14 @@ func TestBoundedWork(t *testing.T) {
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	outcome := map[error]int{}
-	for range 3 * maxWaiting {
+	for range 3 * defaultWaiting {
 		wg.Go(func() {
 			_, err := p.Check(ctx, "anna", "correct horse")
 			if errors.Is(err, ErrBusy) {
 				err = ErrBusy
 				mu.Lock()
-				if outcome[err]++; outcome[err] == 2*maxWaiting {
-					for range maxWorking { // all the others wait: their turn
+				if outcome[err]++; outcome[err] == 2*defaultWaiting {
+					for range defaultWorking { // all the others wait: their turn
 						<-p.working
 					}
 				}
@@ -168,7 +168,7 @@ func TestBoundedWork(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if outcome[nil] != maxWaiting || outcome[ErrBusy] != 2*maxWaiting {
+	if outcome[nil] != defaultWaiting || outcome[ErrBusy] != 2*defaultWaiting {
 		t.Errorf("%v", outcome)
 	}
 	if len(p.waiting) != 0 || len(p.working) != 0 {
