@@ -16,6 +16,7 @@ func (c *Config) Check() Problems {
 	for i := range c.Routes {
 		ck.route(i)
 	}
+	ck.policy()
 	ck.limits()
 	ck.oneOf("logging.level", c.Logging.Level, "debug", "info", "warn", "error")
 	ck.oneOf("logging.format", c.Logging.Format, "text", "json")

@@ -21,6 +21,7 @@ type Config struct {
 	Listeners Listeners `yaml:"listeners"`
 	Log       Log       `yaml:"log"`
 	Routes    []Route   `yaml:"routes"`
+	Policy    Policy    `yaml:"policy"`
 	Limits    Limits    `yaml:"limits"`
 	Logging   Logging   `yaml:"logging"`
 	// InsecureAllowAnonymous lets listeners without authentication be reached from other machines.

@@ -14,6 +14,7 @@ import (
 // Bounds on a document, held before it is parsed: the parser's time grows with the square of long lines and deep nesting.
 const (
 	maxDocument = 128 << 10
+	maxPolicy   = 1 << 20 // of a policy file: some have a rule for each device
 	maxLine     = 4 << 10
 	maxNesting  = 32
 )
@@ -34,8 +35,12 @@ func (o origins) of(path string) string {
 
 // merge reads a YAML value into what path names; "" is the whole configuration.
 func (c *Config) merge(path, document, name string) Problems {
+	return c.mergeUpTo(maxDocument, path, document, name)
+}
+
+func (c *Config) mergeUpTo(most int, path, document, name string) Problems {
 	m := merger{origin: c.origin, name: name}
-	if err := bounded(document); err != nil {
+	if err := bounded(document, most); err != nil {
 		m.problem(nil, path, err.Error(), "")
 		return m.problems
 	}
@@ -55,9 +60,9 @@ func (c *Config) merge(path, document, name string) Problems {
 	return m.problems
 }
 
-func bounded(document string) error {
-	if len(document) > maxDocument {
-		return fmt.Errorf("the document has %d bytes, at most %d are read", len(document), maxDocument)
+func bounded(document string, most int) error {
+	if len(document) > most {
+		return fmt.Errorf("the document has %d bytes, at most %d are read", len(document), most)
 	}
 	depth := 0
 	for line := range strings.Lines(document) {
@@ -135,6 +140,7 @@ func (m *merger) decode(n ast.Node, v reflect.Value, path string) {
 		m.problem(n, path, "anchors, aliases and tags are not read", "write the value")
 		return
 	case *ast.NullNode: // `key:` with nothing after it leaves the default
+		m.unlessEmpty(n, v, path)
 		return
 	}
 	if t, ok := v.Addr().Interface().(text); ok {
@@ -146,6 +152,8 @@ func (m *merger) decode(n ast.Node, v reflect.Value, path string) {
 		m.mapping(n, v, path)
 	case reflect.Slice:
 		m.sequence(n, v, path)
+	case reflect.Map:
+		m.table(n, v, path)
 	case reflect.Pointer:
 		fresh := reflect.New(v.Type().Elem())
 		m.decode(n, fresh.Elem(), path)
@@ -218,14 +226,20 @@ func unsplit(n *ast.MappingValueNode) (string, bool) {
 	return key.Value + ":" + value, true
 }
 
-func (m *merger) mapping(n ast.Node, v reflect.Value, path string) {
-	var entries []*ast.MappingValueNode
+// entriesOf are a mapping's entries; ok: it is one.
+func entriesOf(n ast.Node) (entries []*ast.MappingValueNode, ok bool) {
 	switch n := n.(type) {
 	case *ast.MappingNode:
-		entries = n.Values
+		return n.Values, true
 	case *ast.MappingValueNode:
-		entries = []*ast.MappingValueNode{n}
-	default:
+		return []*ast.MappingValueNode{n}, true
+	}
+	return nil, false
+}
+
+func (m *merger) mapping(n ast.Node, v reflect.Value, path string) {
+	entries, ok := entriesOf(n)
+	if !ok {
 		m.problem(n, path, "a mapping belongs here", "write "+strings.Join(keys(v.Type()), ", ")+" below it")
 		return
 	}
@@ -238,6 +252,41 @@ func (m *merger) mapping(n ast.Node, v reflect.Value, path string) {
 		}
 		m.decode(e.Value, field, join(path, key))
 	}
+	m.unlessEmpty(n, v, path)
+}
+
+// unlessEmpty refuses a policy with nothing in it: whoever has written the key does not mean that everything is allowed.
+func (m *merger) unlessEmpty(n ast.Node, v reflect.Value, path string) {
+	if p, ok := v.Addr().Interface().(*Policy); ok && !p.Configured() && len(m.problems) == 0 {
+		m.problem(n, path, emptyPolicy, emptyPolicyFix)
+	}
+}
+
+// table replaces a mapping from names to values as a whole.
+func (m *merger) table(n ast.Node, v reflect.Value, path string) {
+	entries, ok := entriesOf(n)
+	if !ok {
+		m.problem(n, path, "a mapping belongs here", "write names, and below each its list")
+		return
+	}
+	for p := range m.origin {
+		if strings.HasPrefix(p, path+".") {
+			delete(m.origin, p)
+		}
+	}
+	table := reflect.MakeMapWithSize(v.Type(), len(entries))
+	for _, e := range entries {
+		key, ok := scalarText(e.Key)
+		if !ok {
+			m.problem(e.Key, path, "a name belongs here", "")
+			continue
+		}
+		item := reflect.New(v.Type().Elem()).Elem()
+		m.decode(e.Value, item, join(path, key))
+		table.SetMapIndex(reflect.ValueOf(key), item)
+	}
+	m.origin[path] = position(m.name, n.GetToken())
+	v.Set(table)
 }
 
 // sequence replaces a list as a whole.

@@ -62,7 +62,7 @@ func (c *Config) mergeEnviron(environ []string) (problems Problems) {
 // quoted makes a variable's text a YAML value: as it is for lists and mappings, one scalar otherwise, so that `:1883` or
 // `#x` needs no quotes of its own.
 func quoted(v reflect.Value, value string) string {
-	if _, scalar := v.Addr().Interface().(text); !scalar && (v.Kind() == reflect.Slice || v.Kind() == reflect.Struct) {
+	if _, scalar := v.Addr().Interface().(text); !scalar && (v.Kind() == reflect.Slice || v.Kind() == reflect.Struct || v.Kind() == reflect.Map) {
 		return value
 	}
 	return "'" + strings.ReplaceAll(value, "'", "''") + "'"

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode"
@@ -38,6 +39,12 @@ func (c *Config) entries(v reflect.Value, path string, yield func(path, value st
 		}
 		if v.Len() == 0 {
 			yield(path, "[]")
+		}
+		return
+	}
+	if v.Kind() == reflect.Map {
+		for _, name := range namesIn(v) {
+			c.entries(v.MapIndex(reflect.ValueOf(name)), join(path, name), yield)
 		}
 		return
 	}
@@ -91,6 +98,13 @@ func (c *Config) write(b *bytes.Buffer, v reflect.Value, path string, depth int,
 			fmt.Fprintf(b, "%s%s: %s  # %s\n", indent, key, yamlText(field, s), c.Where(at))
 			continue
 		}
+		if field.Kind() == reflect.Map {
+			c.writeTable(b, field, key, at, depth)
+			continue
+		}
+		if p, ok := field.Addr().Interface().(*Policy); ok && !p.Configured() {
+			continue // an empty one would not be read again
+		}
 		if field.Kind() == reflect.Struct {
 			fmt.Fprintf(b, "%s%s:\n", indent, key)
 			c.write(b, field, at, depth+1, inList, false)
@@ -115,6 +129,33 @@ func (c *Config) write(b *bytes.Buffer, v reflect.Value, path string, depth int,
 			c.write(b, item, itemPath, depth+2, true, true)
 		}
 	}
+}
+
+// writeTable writes names, each with its list.
+func (c *Config) writeTable(b *bytes.Buffer, v reflect.Value, key, path string, depth int) {
+	indent := strings.Repeat("  ", depth)
+	if v.Len() == 0 {
+		fmt.Fprintf(b, "%s%s: {}  # %s\n", indent, key, c.Where(path))
+		return
+	}
+	fmt.Fprintf(b, "%s%s:\n", indent, key)
+	for _, name := range namesIn(v) {
+		list := v.MapIndex(reflect.ValueOf(name))
+		items := make([]string, list.Len())
+		for i := range items {
+			items[i] = strconv.Quote(list.Index(i).String())
+		}
+		fmt.Fprintf(b, "%s  %s: [%s]  # %s\n", indent, strconv.Quote(name), strings.Join(items, ", "), c.Where(join(path, name)))
+	}
+}
+
+// namesIn are a table's names, in order.
+func namesIn(v reflect.Value) (names []string) {
+	for _, k := range v.MapKeys() {
+		names = append(names, k.String())
+	}
+	slices.Sort(names)
+	return names
 }
 
 // yamlText quotes a scalar where YAML would read it as something else.
