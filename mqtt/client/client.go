@@ -54,8 +54,16 @@ type Options struct {
 	// Seldom says that the client publishes now and then: Publish then writes by itself, instead of waking the goroutine that writes
 	// for one message. Many at once are written better without it.
 	Seldom bool
-	// ManualAcks leaves PUBACK and PUBREC to calls of Ack.
+	// ManualAcks leaves PUBACK and PUBREC to calls of Ack and Answer.
 	ManualAcks bool
+	// OnRepeated, if there is one, gets QoS 2 messages that come again, which are not delivered; under ManualAcks it is its business to
+	// have them answered. Without it they are acknowledged at once.
+	OnRepeated func(p *packet.Publish)
+	// OwnIDs: packet ids from this one on are used by Deliver only; 0: none.
+	OwnIDs uint16
+	// Quota, if there is one, says at each connection how many QoS 1 and 2 messages may be unanswered at once, beside the server's
+	// receive maximum.
+	Quota func() int
 	// OnLink, if there is one, is called with true when a connection has been made, and with false when it has ended.
 	OnLink func(up bool)
 	// OnPacket sees every packet that comes after CONNACK, before the client does. If it returns true, the client takes no notice
@@ -156,7 +164,9 @@ func (c *Client) Connect(ctx context.Context) (ack *packet.Connack, err error) {
 	if ack.Props.Has&packet.PAssignedClientID != 0 {
 		c.o.Connect.ClientID = ack.Props.AssignedClientID
 	}
-	c.resume(l, ack)
+	for _, o := range c.resume(l, ack) {
+		o.follow(Complete, packet.PacketIDNotFound)
+	}
 	if c.o.OnLink != nil {
 		c.o.OnLink(true)
 	}
@@ -245,8 +255,8 @@ func (c *Client) offline(ctx context.Context) error {
 	}
 }
 
-// resume makes l the connection and puts what is pending in order on it.
-func (c *Client) resume(l *link, ack *packet.Connack) {
+// resume makes l the connection and puts what is pending in order on it. It returns messages that there is nothing left of to send.
+func (c *Client) resume(l *link, ack *packet.Connack) (gone []*outgoing) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.stats.Connects++
@@ -255,9 +265,12 @@ func (c *Client) resume(l *link, ack *packet.Connack) {
 		if c.stats.Connects > 1 && !c.o.Connect.CleanStart {
 			c.stats.Lost++
 		}
-		c.forget()
+		gone = c.forget()
 	}
 	c.link = l
+	if c.o.Quota != nil {
+		l.max = max(1, min(l.max, c.o.Quota()))
+	}
 	c.quota = l.max
 	c.queue = c.queue[:0]
 	for _, o := range c.pending {
@@ -267,19 +280,29 @@ func (c *Client) resume(l *link, ack *packet.Connack) {
 	c.pump()
 	l.signal()
 	c.wake()
+	return gone
 }
 
 // forget drops what only made sense with the server's side of the session: inbound ids, and outbound messages that the server
-// had taken already. The others become new messages.
-func (c *Client) forget() {
+// had taken already, but for those of Deliver. The others become new messages.
+func (c *Client) forget() (gone []*outgoing) {
 	clear(c.inbound)
 	for id, o := range c.pending {
+		if o.follow != nil { // its sender would rather send it twice than not at all
+			o.received, o.released = false, false
+		}
+		if len(o.wire) == 0 { // of Restore
+			gone = append(gone, o)
+			delete(c.pending, id)
+			continue
+		}
 		if o.released {
 			delete(c.pending, id)
 		}
 		o.dup = false
 		o.wire[0] &^= dupBit
 	}
+	return gone
 }
 
 // wake lets those who wait look again. Called with mu held.

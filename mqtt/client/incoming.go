@@ -55,7 +55,14 @@ func (c *Client) receive(l *link, p *packet.Publish) error {
 	if c.o.OnMessage != nil && !repeated {
 		c.o.OnMessage(p)
 	}
-	if !c.o.ManualAcks || repeated {
+	switch {
+	case repeated && c.o.OnRepeated != nil:
+		c.o.OnRepeated(p)
+		if c.o.ManualAcks {
+			return nil
+		}
+		fallthrough
+	case repeated, !c.o.ManualAcks:
 		c.Ack(p)
 	}
 	return nil
@@ -117,4 +124,28 @@ func (c *Client) ack(qos byte, id uint16) {
 	case 2:
 		c.send(&packet.Ack{Kind: packet.PUBREC, PacketID: id})
 	}
+}
+
+// Answer acknowledges a message received under ManualAcks on a given connection (Stats.Connects at that time), if that is still the
+// present one: on a later one its packet id may be another message's. A code that is a failure refuses it, where MQTT 5 lets it.
+func (c *Client) Answer(connection int, qos byte, id uint16, code packet.Code) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.link == nil || c.stats.Connects != connection {
+		return
+	}
+	a := packet.Ack{Kind: packet.PUBACK, PacketID: id}
+	if c.link.version == packet.V5 {
+		a.Code = code
+	}
+	switch qos {
+	case 0:
+		return
+	case 2:
+		a.Kind = packet.PUBREC
+		if a.Code.Failed() {
+			delete(c.inbound, id)
+		}
+	}
+	c.send(&a)
 }

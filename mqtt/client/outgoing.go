@@ -17,8 +17,10 @@ type outgoing struct {
 	qos      byte
 	sent     bool // at least once, on this connection or an earlier one
 	dup      bool // and the server has the session in which it was
+	received bool // PUBREC came, and who follows it has not called Release yet
 	released bool // PUBREC came: only its PUBREL is sent from now on
 	done     func(code packet.Code)
+	follow   func(s Step, code packet.Code) // of Deliver
 }
 
 const dupBit = 0x08 // of a PUBLISH, in its first byte
@@ -31,11 +33,15 @@ const dupBit = 0x08 // of a PUBLISH, in its first byte
 func (c *Client) Publish(ctx context.Context, p *packet.Publish, done func(code packet.Code)) error {
 	o := &outgoing{qos: p.QoS, done: done}
 	if p.QoS > 0 {
-		var err error
-		if o.wire, o.idAt, err = packet.AppendPublish(make([]byte, 0, roomFor(p)), p, c.o.Connect.Version); err != nil {
-			return fmt.Errorf("mqtt: encode PUBLISH: %w", err)
+		if err := o.encode(p, c.o.Connect.Version); err != nil {
+			return err
 		}
 	}
+	return c.put(ctx, p, o)
+}
+
+// put queues a message and has it written.
+func (c *Client) put(ctx context.Context, p *packet.Publish, o *outgoing) error {
 	c.mu.Lock()
 	err := c.enqueue(ctx, p, o)
 	l := c.link
@@ -78,7 +84,10 @@ func (c *Client) enqueue(ctx context.Context, p *packet.Publish, o *outgoing) er
 	if p.QoS == 0 {
 		return c.publish0(p)
 	}
-	o.id, o.order = c.newID(), c.order
+	if o.id == 0 {
+		o.id = c.newID()
+	}
+	o.order = c.order
 	c.order++
 	o.wire[o.idAt], o.wire[o.idAt+1] = byte(o.id>>8), byte(o.id)
 	c.pending[o.id] = o
@@ -98,8 +107,8 @@ func (c *Client) publish0(p *packet.Publish) error {
 }
 
 func (c *Client) room(qos byte) bool {
-	if qos == 0 {
-		return len(c.link.out) < outLimit
+	if qos == 0 { // not past those of a higher QoS that wait for the server
+		return len(c.link.out) < outLimit && len(c.queue) == 0
 	}
 	return len(c.pending) < c.o.Window
 }
@@ -108,6 +117,9 @@ func (c *Client) room(qos byte) bool {
 func (c *Client) newID() uint16 {
 	for {
 		c.lastID++
+		if c.o.OwnIDs > 0 && c.lastID >= c.o.OwnIDs {
+			c.lastID = 1
+		}
 		if c.lastID != 0 && c.pending[c.lastID] == nil && c.requests[c.lastID] == nil {
 			return c.lastID
 		}
@@ -118,6 +130,11 @@ func (c *Client) newID() uint16 {
 func (c *Client) pump() {
 	n := 0
 	for _, o := range c.queue {
+		if o.received && !o.released {
+			c.quota = max(0, c.quota-1)
+			n++
+			continue
+		}
 		if o.released {
 			c.quota = max(0, c.quota-1)
 			c.send(&packet.Ack{Kind: packet.PUBREL, PacketID: o.id})
@@ -178,6 +195,7 @@ func (c *Client) acked(p *packet.Ack) {
 	c.mu.Lock()
 	o := c.pending[p.PacketID]
 	taken, complete := c.step(o, p)
+	received := taken && !complete
 	if complete {
 		delete(c.pending, p.PacketID)
 		c.queue = slices.DeleteFunc(c.queue, func(q *outgoing) bool { return q == o }) // if it came before it could be sent again
@@ -191,7 +209,15 @@ func (c *Client) acked(p *packet.Ack) {
 		c.wake()
 	}
 	c.mu.Unlock()
-	if taken && o.done != nil {
+	switch {
+	case o == nil:
+	case o.follow != nil && complete && p.Kind == packet.PUBCOMP:
+		o.follow(Complete, packet.Success) // a server that does not know the id has forgotten it, since it had all
+	case o.follow != nil && complete:
+		o.follow(Complete, p.Code)
+	case o.follow != nil && received:
+		o.follow(Received, p.Code)
+	case taken && o.done != nil:
 		o.done(p.Code)
 	}
 }
@@ -202,8 +228,12 @@ func (c *Client) step(o *outgoing, p *packet.Ack) (taken, complete bool) {
 	case o != nil && p.Kind == packet.PUBACK && o.qos == 1:
 		taken, complete = true, true
 	case o != nil && p.Kind == packet.PUBREC && o.qos == 2:
-		taken, complete = !o.released, p.Code.Failed()
-		if !complete {
+		taken, complete = !o.released && !o.received, p.Code.Failed()
+		switch {
+		case complete:
+		case o.follow != nil && !o.released:
+			o.received = true
+		default:
 			o.released = true
 			c.send(&packet.Ack{Kind: packet.PUBREL, PacketID: p.PacketID})
 		}
