@@ -5,6 +5,7 @@ import "encoding/binary"
 // Connect is CONNECT.
 type Connect struct {
 	Version    Version
+	Bridge     bool // 3.1 and 3.1.1: the client says that it is another broker's bridge, by the high bit of the level, as Mosquitto's do
 	CleanStart bool // Clean Session in 3.1.1
 	KeepAlive  uint16
 	ClientID   string
@@ -39,19 +40,25 @@ const (
 // Type is CONNECT.
 func (c *Connect) Type() Type { return CONNECT }
 
-func protocol(name string, level byte) Version {
+// levelBridge marks the level of a bridge's CONNECT. MQTT does not know it; Mosquitto and what came from it do.
+const levelBridge = 0x80
+
+func protocol(name string, level byte) (v Version, bridge bool) {
+	plain := level &^ levelBridge
 	switch {
-	case name == "MQTT" && (level == byte(V311) || level == byte(V5)):
-		return Version(level)
-	case name == "MQIsdp" && level == byte(V31):
-		return V31
+	case name == "MQTT" && level == byte(V5):
+		return V5, false
+	case name == "MQTT" && plain == byte(V311):
+		return V311, level != plain
+	case name == "MQIsdp" && plain == byte(V31):
+		return V31, level != plain
 	}
-	return 0
+	return 0, false
 }
 
 func (d *Decoder) decodeConnect(r *reader, header byte) *Connect {
 	name := string(r.take(int(r.uint16())))
-	version := protocol(name, r.byte())
+	version, bridge := protocol(name, r.byte())
 	if r.err != nil {
 		return nil
 	}
@@ -65,7 +72,7 @@ func (d *Decoder) decodeConnect(r *reader, header byte) *Connect {
 	}
 	flags := r.byte()
 	checkConnectFlags(r, flags, version)
-	c := &Connect{Version: version, CleanStart: flags&connectClean != 0, KeepAlive: r.uint16()}
+	c := &Connect{Version: version, Bridge: bridge, CleanStart: flags&connectClean != 0, KeepAlive: r.uint16()}
 	if version == V5 {
 		r.properties(&c.Props, inConnect)
 		checkAuth(r, &c.Props)
@@ -164,7 +171,11 @@ func (c *Connect) Append(dst []byte, v Version) ([]byte, error) {
 	if err != nil {
 		return dst, err
 	}
-	out = append(appendString(out, name), byte(v), flags)
+	level := byte(v)
+	if c.Bridge && v < V5 {
+		level |= levelBridge
+	}
+	out = append(appendString(out, name), level, flags)
 	out = binary.BigEndian.AppendUint16(out, c.KeepAlive)
 	out = c.Props.appendBlock(out, v, inner)
 	out = appendString(out, c.ClientID)

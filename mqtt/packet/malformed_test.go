@@ -48,7 +48,7 @@ var badCases = []struct {
 	// CONNECT.
 	{"connect unknown name", 0, true, "10 0c 0004 4d515455 04 02 0000 0000", UnsupportedProtocolVersion},
 	{"connect level 6", 0, true, "10 0c 0004 4d515454 06 02 0000 0000", UnsupportedProtocolVersion},
-	{"connect bridge level", 0, true, "10 0c 0004 4d515454 84 02 0000 0000", UnsupportedProtocolVersion},
+	{"connect bridge level", 0, true, "10 0c 0004 4d515454 85 02 0000 0000", UnsupportedProtocolVersion},
 	{"connect MQTT at level 3", 0, true, "10 0c 0004 4d515454 03 02 0000 0000", UnsupportedProtocolVersion},
 	{"connect flag bits", 0, true, "11 0c 0004 4d515454 04 02 0000 0000", MalformedPacket},
 	{"connect reserved flag", 0, true, "10 0c 0004 4d515454 04 03 0000 0000", MalformedPacket},

@@ -181,3 +181,21 @@ func TestTruncation(t *testing.T) {
 		}
 	}
 }
+
+// TestBridgeLevel: a bridge of version 3.1 or 3.1.1 says so by the high bit of the level, as Mosquitto's do, and is of that version.
+func TestBridgeLevel(t *testing.T) {
+	for _, v := range []Version{V31, V311, V5} {
+		wire, err := (&Connect{Version: v, Bridge: true, CleanStart: true, ClientID: "b"}).Append(nil, v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d := Decoder{Server: true}
+		p, _, _, err := d.Next(wire)
+		if err != nil {
+			t.Fatalf("%v: %v", v, err)
+		}
+		if c := p.(*Connect); c.Version != v || d.Version != v || c.Bridge != (v < V5) {
+			t.Errorf("%v: %+v", v, c)
+		}
+	}
+}
