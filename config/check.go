@@ -12,6 +12,7 @@ import (
 func (c *Config) Check() Problems {
 	ck := checker{c: c}
 	ck.listeners()
+	ck.auth()
 	ck.log()
 	for i := range c.Routes {
 		ck.route(i)

@@ -19,6 +19,7 @@ import (
 // Config is the whole configuration. The field tags are its keys; docs/configuration.md describes them.
 type Config struct {
 	Listeners Listeners `yaml:"listeners"`
+	Auth      Auth      `yaml:"auth"`
 	Log       Log       `yaml:"log"`
 	Routes    []Route   `yaml:"routes"`
 	Policy    Policy    `yaml:"policy"`
@@ -104,6 +105,8 @@ func Default() *Config {
 			Kafka: []Kafka{{Bind: "127.0.0.1:9092"}},
 			HTTP:  HTTP{Bind: "127.0.0.1:8080"},
 		},
+		Auth: Auth{JWT: JWT{NameClaim: "sub", Refresh: Duration(5 * time.Minute)},
+			Hook: Hook{Timeout: Duration(5 * time.Second), Concurrency: 32, Cache: Duration(time.Minute), CacheDenied: Duration(5 * time.Second)}},
 		Log: Log{Data: "./millrace-data", MaxBytes: Share{Percent: 80}, Retention: Duration(7 * 24 * time.Hour), Partitions: 8},
 		Limits: Limits{PacketBytes: 1_000_000, ReceiveMaximum: 1024, SessionExpiry: Duration(7 * 24 * time.Hour),
 			Sessions: 1_000_000, Subscriptions: 10_000, AllSubs: 2_000_000, Retained: 1_000_000, RetainedBytes: 1 << 30,

@@ -25,7 +25,9 @@ type MQTT struct {
 	TLS           ListenerTLS    `yaml:"tls"`
 	ProxyProtocol []Network      `yaml:"proxy_protocol"` // whose connections begin with a PROXY header
 	ProxyOthers   string         `yaml:"proxy_others"`   // refuse | plain
-	Anonymous     *bool          `yaml:"anonymous"`      // clients that show no certificate; unset: where none is asked for
+	Auth          []string       `yaml:"auth"`           // links of the chain that says who is let in; see Chain
+	Anonymous     *bool          `yaml:"anonymous"`      // clients that show no certificate, without auth; unset: where none is asked for
+	ClientID      string         `yaml:"client_id"`      // free | bound: to the account
 	Limits        ListenerLimits `yaml:"limits"`
 	Path          string         `yaml:"path"`    // WebSocket: of the URL; empty: /mqtt
 	Origins       []string       `yaml:"origins"` // WebSocket: whose pages may connect
@@ -96,14 +98,6 @@ func (m *MQTT) URLPath() string {
 		return defaultWSPath
 	}
 	return m.Path
-}
-
-// AllowAnonymous tells whether clients without a certificate are let in.
-func (m *MQTT) AllowAnonymous() bool {
-	if m.Anonymous != nil {
-		return *m.Anonymous
-	}
-	return m.TLS.ClientCA == ""
 }
 
 // File names a file by its path, which may have file: before it.
@@ -254,26 +248,33 @@ func (ck *checker) mqtt(path string, m *MQTT, ws bool, taken map[Address]string)
 	ck.listenerLimits(path+".limits", &m.Limits)
 }
 
-const askForCertificates = "ask for certificates with tls.client_ca, "
+const (
+	askForCertificates = "ask for certificates with tls.client_ca, "
+	askForAnything     = "ask for certificates with tls.client_ca, or for passwords, tokens or JWTs with auth (docs/authentication.md), "
+)
 
 // admission checks that there is a way in, and none too many.
 func (ck *checker) admission(path string, a Address, m *MQTT) {
-	mutual := m.TLS.ClientCA != ""
-	if !mutual && m.Anonymous != nil && !*m.Anonymous {
-		ck.problem(path+".anonymous", "nobody could come in: there is no authentication", "name the authority of the clients' certificates in tls.client_ca, or remove it")
+	ck.chain(path, m)
+	if m.Anonymous != nil && len(m.Chain()) == 0 {
+		ck.problem(path+".anonymous", "nobody could come in: there is no authentication", "name the authority of the clients' certificates in tls.client_ca, list other ways in auth, or remove it")
 	}
 	if !m.AllowAnonymous() || ck.c.InsecureAllowAnonymous || a == "" {
 		return
 	}
+	others := !a.Loopback() || len(m.ProxyProtocol) > 0
 	switch {
-	case mutual && (!a.Loopback() || len(m.ProxyProtocol) > 0):
+	case others && len(m.Auth) > 1:
+		ck.problem(path+".auth", fmt.Sprintf("%s is reached from other machines, and anonymous clients are let in", a),
+			"remove anonymous from auth, or let everybody in with insecure_allow_anonymous: true")
+	case others && m.TLS.ClientCA != "" && len(m.Auth) == 0:
 		ck.problem(path+".anonymous", fmt.Sprintf("%s is reached from other machines, and clients need not authenticate", a),
 			"remove anonymous, or let everybody in with insecure_allow_anonymous: true")
 	case !a.Loopback():
-		ck.reached(path+".bind", a, askForCertificates)
-	case len(m.ProxyProtocol) > 0:
+		ck.reached(path+".bind", a, askForAnything)
+	case others:
 		ck.problem(path+".proxy_protocol", "other machines come through the proxy, and there is no authentication",
-			askForCertificates+"or let everybody in with --insecure-allow-anonymous (insecure_allow_anonymous: true)")
+			askForAnything+"or let everybody in with --insecure-allow-anonymous (insecure_allow_anonymous: true)")
 	}
 }
 
