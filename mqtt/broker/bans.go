@@ -267,7 +267,7 @@ func (c *conn) bannedBefore(clientID string) bool {
 	return l.client(now, clientID) || l.address(now, address(c.nc.RemoteAddr()))
 }
 
-// bannedSince is asked when the session is there: a ban that came meanwhile has not seen the connection.
+// bannedSince is asked when the session is there.
 func (c *conn) bannedSince() bool {
 	return c.b.bans.some.Load() && (c.bannedBefore(c.key.ClientID) || c.b.bans.principal(c.b.o.Now(), c.key.Principal))
 }

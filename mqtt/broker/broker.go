@@ -31,7 +31,8 @@ type Broker struct {
 	roster   roster
 	half     halfOpen
 	bans     banList
-	slots    chan struct{} // of handshakes that compute
+	away     atomic.Pointer[farewell] // nil: clients are let in
+	slots    chan struct{}            // of handshakes that compute
 	flushers flushers
 	owner    atomic.Pointer[owner]
 

@@ -70,6 +70,7 @@ type conn struct {
 	closing   bool // nothing is queued any more
 	accepted  bool // CONNACK is queued: deliveries and DISCONNECT may follow
 	ackPosted bool // the mailbox knows of acks
+	dismissed bool // the reader is to end the connection
 	maxPacket uint32
 	why       string // it ended
 	hello     *hello // until CONNACK
@@ -181,12 +182,8 @@ func (c *conn) step() bool {
 func (c *conn) readFailed(err error) bool {
 	var broken *transport.Error
 	switch {
-	case c.b.stopping():
-		if c.accepted {
-			c.cause = session.Draining
-			c.awaitLanded()
-		}
-		c.end(packet.ServerShuttingDown, "the server is stopping")
+	case c.b.stopping(), c.isDismissed():
+		c.depart()
 	case errors.Is(err, os.ErrDeadlineExceeded): // end has been called
 	case errors.As(err, &broken): // the transport has a last word
 		c.mu.Lock()
@@ -242,10 +239,10 @@ func (c *conn) awaitRoom(wait <-chan struct{}) {
 	c.paused.Store(true)
 	c.b.stats.paused.Add(1)
 	if wait != nil {
-		c.await(func() bool { return false }, wait, c.b.stop)
+		c.await(func() bool { return c.dismissed }, wait, c.b.stop)
 	}
 	c.await(func() bool {
-		return len(c.acks) <= maxAcks/2 && c.packets <= maxPackets/2 && c.out.answers <= maxAnswers/2
+		return c.dismissed || len(c.acks) <= maxAcks/2 && c.packets <= maxPackets/2 && c.out.answers <= maxAnswers/2
 	}, nil, c.b.stop)
 	c.b.stats.paused.Add(-1)
 	c.b.roster.touch(c)
@@ -256,6 +253,12 @@ func (c *conn) behind() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return len(c.acks) > maxAcks || c.packets > maxPackets || c.out.answers > maxAnswers
+}
+
+func (c *conn) isDismissed() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.dismissed
 }
 
 // awaitLanded waits for the outcome of every append, so that a client that we send away has its acks.
@@ -271,14 +274,18 @@ func (c *conn) end(code packet.Code, text string) { c.endAs(code, text, label(co
 
 // endAs is end with a reason of its own for the counter.
 func (c *conn) endAs(code packet.Code, text, why string) {
+	d := &packet.Disconnect{Code: code}
+	d.Props.Has, d.Props.ReasonString = packet.PReasonString, text
+	c.endWith(d, why)
+}
+
+func (c *conn) endWith(d *packet.Disconnect, why string) {
 	c.mu.Lock()
 	if c.closing {
 		c.mu.Unlock()
 		return
 	}
 	if c.accepted && c.version == packet.V5 {
-		d := &packet.Disconnect{Code: code}
-		d.Props.Has, d.Props.ReasonString = packet.PReasonString, text
 		c.answer(d)
 	}
 	c.endLocked(why)

@@ -51,8 +51,11 @@ func (c *conn) open(p *packet.Connect) bool {
 	c.mu.Unlock()
 	if accepted {
 		c.followOn()
-		if c.bannedSince() {
+		switch { // what came while the session was on its way has not seen the connection
+		case c.bannedSince():
 			c.endBanned()
+		case c.b.away.Load() != nil:
+			c.dismiss()
 		}
 		return true
 	}
@@ -90,6 +93,9 @@ func (c *conn) admit(p *packet.Connect) (*session.Connect, *hello, *fault) {
 	c.quiet = p.Props.Has&packet.PRequestProblem != 0 && p.Props.RequestProblem == 0
 	if p.Props.Has&packet.PAuthMethod != 0 {
 		return nil, nil, &fault{packet.BadAuthenticationMethod, "no authentication method is supported"}
+	}
+	if f := c.b.away.Load(); f != nil {
+		return nil, nil, f.refusal()
 	}
 	h := &hello{}
 	if err := c.clientID(p, h); err != nil {
@@ -218,6 +224,7 @@ func (c *conn) refuse(code packet.Code, text string) {
 	if c.version == packet.V5 && text != "" {
 		ack.Props.Has, ack.Props.ReasonString = packet.PReasonString, text
 	}
+	c.b.away.Load().refer(code, &ack.Props)
 	c.answer(ack)
 	c.endLocked(label(code))
 }

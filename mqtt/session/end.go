@@ -48,6 +48,11 @@ func (c *Core) lost(s *session, cause Cause, closing Conn) {
 		return
 	}
 	w := s.will
+	if cause == Moved {
+		if cause = Normal; w != nil {
+			c.host.Count(DropWillMoved, 1)
+		}
+	}
 	if w != nil && (cause == Normal || s.expiry == 0 || w.delay == 0) {
 		s.will = nil
 	}

@@ -202,6 +202,8 @@ const (
 	WithWill
 	// Draining: the node is stopping: the will does not fire.
 	Draining
+	// Moved: the server has sent the client to another one: the will is removed, and counted.
+	Moved
 )
 
 // Reasons counted through Host.Count.
@@ -223,6 +225,8 @@ const (
 	DropRetainedFull = "will_not_retained"
 	DropBadRecord    = "state_record_invalid"
 	DropWillRefused  = "will_refused"
+	// DropWillMoved counts the wills of clients that were sent to another server.
+	DropWillMoved = "will_moved"
 )
 
 // Options are the limits of a core. Zero fields take the defaults named.
