@@ -6,33 +6,36 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
 	"github.com/millrace-io/millrace/identity"
+	"github.com/millrace-io/millrace/internal/vfs"
 )
 
 func newPasswd(e env) *cobra.Command {
 	var p passwd
 	var list, remove bool
 	c := &cobra.Command{
-		Use: "passwd FILE [NAME]", Short: "Say who may read the console: passwords and tokens",
+		Use: "passwd FILE [NAME]", Short: "Say who gets in, to the console and over MQTT: passwords and tokens",
 		Long: `Give a name a password in a password file (asked for twice, unseen), or a token, or take it away. FILE is made if it is not there. A node
-whose listeners.http.password_file it is takes the change over within seconds; a password that was changed or taken away ends its logins.
+whose listeners.http.password_file or auth.passwords it is takes the change over within seconds; a password or token that was changed or taken away
+ends logins and MQTT connections. Lines that mosquitto_passwd has written are read too.
 
-People get passwords. Programs get tokens, to be sent as "Authorization: Bearer TOKEN"; a token is shown once, the file has its hash only.`,
+People get passwords. Programs and devices get tokens: over HTTP to be sent as "Authorization: Bearer TOKEN", over MQTT as the password, with the name
+as the user name. A token is shown once, the file has its hash only. Names with the role device get in over MQTT, and nowhere else.`,
 		Example: `  millrace passwd users anna                      # asks for anna's password
   millrace passwd users scraper --token           # prints a token for Prometheus
+  millrace passwd users truck-7 --token --role device   # prints a token for a device
   millrace passwd users anna --stdin < secret     # reads the password from a pipe
   millrace passwd users anna --delete
   millrace passwd users --list
+  mosquitto_pub -u truck-7 -P TOKEN -t x -m y     # with auth: {passwords: users} and auth: [token] on the listener
   millrace serve --config my.yaml                 # with listeners: {http: {bind: ":8080", password_file: users}}`,
-		Args: cobra.RangeArgs(1, 2),
+		Args: oneOrTwo,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			p.file, p.e, p.ctx = args[0], e, cmd.Context()
 			if len(args) == 2 {
@@ -57,9 +60,20 @@ People get passwords. Programs get tokens, to be sent as "Authorization: Bearer 
 	f.BoolVar(&p.stdin, "stdin", false, "read the password from standard input, one line")
 	f.BoolVar(&remove, "delete", false, "take the name out of the file")
 	f.BoolVar(&list, "list", false, "say who is in the file")
-	f.StringVar(&p.role, "role", identity.Admin, "what the name may do: admin (read everything)")
+	f.StringVar(&p.role, "role", identity.Admin, "what the name may do: admin (everything over HTTP), device (MQTT only)")
 	outputFlag(c, &p.output)
 	return c
+}
+
+// oneOrTwo wants a file and perhaps a name, and says how that looks.
+func oneOrTwo(_ *cobra.Command, args []string) error {
+	switch {
+	case len(args) == 0:
+		return errors.New("which file? write millrace passwd FILE NAME, such as: millrace passwd users anna")
+	case len(args) > 2:
+		return fmt.Errorf("%d arguments are too many: write millrace passwd FILE NAME, such as: millrace passwd users anna", len(args))
+	}
+	return nil
 }
 
 // passwd is one call of the command.
@@ -107,23 +121,22 @@ func (p *passwd) list() error {
 
 // edit changes the file, and says what it did after that is on disk.
 func (p *passwd) edit(change func(*identity.File) (result map[string]string, say string, err error)) error {
-	w, err := beginReplace(p.file)
+	var result map[string]string
+	var say string
+	err := vfs.Replace(p.file, func(old []byte) ([]byte, error) {
+		f, err := identity.Parse(old)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", p.file, err)
+		}
+		if result, say, err = change(f); err != nil {
+			return nil, fmt.Errorf("%s: %w", p.name, err)
+		}
+		return f.Bytes(), nil
+	})
+	if errors.Is(err, vfs.ErrReplacing) {
+		err = fmt.Errorf("another millrace passwd is at work, or a node that saves passwords: %w", err)
+	}
 	if err != nil {
-		return failure{err}
-	}
-	defer w.abandon()
-	f, err := readPasswords(p.file)
-	if errors.Is(err, fs.ErrNotExist) {
-		f, err = identity.Parse(nil)
-	}
-	if err != nil {
-		return failure{err}
-	}
-	result, say, err := change(f)
-	if err != nil {
-		return failure{fmt.Errorf("%s: %w", p.name, err)}
-	}
-	if err := w.commit(f.Bytes()); err != nil {
 		return failure{err}
 	}
 	return print(p.e.Out, p.output, result, func() { fmt.Fprintln(p.e.Out, say) })
@@ -217,60 +230,4 @@ func readPasswords(name string) (*identity.File, error) {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	return f, nil
-}
-
-// replacement is a file that will stand in another's place, or not at all. While it is there nobody else changes the other.
-type replacement struct {
-	f    *os.File
-	name string
-	done bool
-}
-
-// beginReplace begins beside the file itself, also if a link leads to it.
-func beginReplace(name string) (*replacement, error) {
-	if real, err := filepath.EvalSymlinks(name); err == nil {
-		name = real
-	}
-	f, err := os.OpenFile(name+".new", os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if errors.Is(err, fs.ErrExist) {
-		return nil, fmt.Errorf("%s.new is there: another millrace passwd is at work, or one was interrupted; if it was, remove that file", name)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("change %s: %w", name, err)
-	}
-	return &replacement{f: f, name: name}, nil
-}
-
-// commit puts the bytes in the file's place: after a crash there is the old file or the new one. Its owner stays its owner.
-func (r *replacement) commit(b []byte) error {
-	_, err := r.f.Write(b)
-	if err == nil {
-		err = keepOwner(r.f, r.name)
-	}
-	if err == nil {
-		err = r.f.Sync()
-	}
-	if e := r.f.Close(); err == nil {
-		err = e
-	}
-	if err == nil {
-		err = os.Rename(r.name+".new", r.name)
-	}
-	if err != nil {
-		return fmt.Errorf("write %s: %w", r.name, err)
-	}
-	r.done = true
-	if d, err := os.Open(filepath.Dir(r.name)); err == nil {
-		d.Sync() //nolint:errcheck // not every system syncs folders; the file is in place
-		d.Close()
-	}
-	return nil
-}
-
-// abandon removes what was not committed.
-func (r *replacement) abandon() {
-	if !r.done { // else the next one's may be there
-		r.f.Close()
-		os.Remove(r.name + ".new") //nolint:errcheck // it is empty or half a file: whoever comes next says that it is there
-	}
 }

@@ -77,7 +77,8 @@ func TestPasswdRefuses(t *testing.T) {
 		code int
 		want string
 	}{
-		{"", []string{}, exitUsage, ""},
+		{"", []string{}, exitUsage, "such as: millrace passwd users anna"},
+		{"", []string{"a", "b", "c"}, exitUsage, "3 arguments are too many"},
 		{"", []string{file}, exitUsage, "whose password"},
 		{"", []string{file, "a:b"}, exitUsage, "one of :"},
 		{"", []string{file, "anna", "--token", "--delete"}, exitUsage, "exclude each other"},
