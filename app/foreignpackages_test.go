@@ -71,7 +71,7 @@ func TestForeignMQTTJS(t *testing.T) {
 				fmt.Fprintf(w, pageOfMQTTJS, "ws://"+n.Address("WebSocket")+"/mqtt", version)
 			case "/mqtt.min.js":
 				w.Header().Set("Content-Type", "text/javascript")
-				w.Write(library) //nolint:errcheck // the page would miss it
+				w.Write(library)
 			default:
 				w.WriteHeader(http.StatusNoContent)
 			}
