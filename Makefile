@@ -11,7 +11,7 @@ PKGS     ?= ./...
 TOOLS    := $(CURDIR)/.tools
 export GOFLAGS ?= -buildvcs=false
 
-.PHONY: help build demo test test-all mutants soak check lint cross fuzz bench clean kafka-up kafka-down kafka-kill kafka-start
+.PHONY: help build demo test test-all mutants soak check lint cross fuzz bench bench-mqtt clean kafka-up kafka-down kafka-kill kafka-start
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -61,8 +61,11 @@ fuzz: ## every fuzz target for FUZZTIME
 	  for t in $$(grep -hoE '^func Fuzz[A-Za-z0-9_]+' $$f/*_test.go | awk '{print $$2}'); do \
 	    echo "== $$f $$t"; $(GO) test -run '^$$' -fuzz "^$$t$$" -fuzztime $(FUZZTIME) $$f; done; done
 
-bench: build ## measure beside Mosquitto in the same run
+bench: build ## measure beside other brokers in the same run
 	scripts/bench
+
+bench-mqtt: build ## the MQTT part of it: Mosquitto, mochi and NATS beside us, about twelve minutes. make bench-mqtt ONLY=cf runs two scenarios of it
+	scripts/bench -only $(or $(ONLY),abcdefghijm)
 
 kafka-up: ## three brokers of Apache Kafka on this machine, for tests (Java; Maven the first time)
 	@scripts/kafka up

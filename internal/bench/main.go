@@ -1,15 +1,15 @@
-// Command bench measures Millrace beside Mosquitto, in one run on one machine: `make bench`.
+// Command bench measures Millrace beside other brokers, in one run on one machine: `make bench`, and `make bench-mqtt` for its MQTT part.
 //
 // Servers run one at a time in processes of their own, each run with a fresh folder, the kinds in turn, so that a change in the
-// machine's speed meets all of them. CPU seconds are the server's own (user and system). It prints tables in Markdown; it
-// judges nothing.
+// machine's speed meets all of them. CPU seconds are the server's own (user and system); what the generator costs is not in them. Every
+// load numbers its messages, and what was lost, came twice or came late is in the tables. It prints tables in Markdown; it judges nothing.
 package main
 
 import (
+	"cmp"
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -20,69 +20,105 @@ import (
 func main() {
 	runs := flag.Int("runs", 3, "runs of each kind; medians are printed")
 	window := flag.Duration("window", 3500*time.Millisecond, "measured time of each run, after 1 s of warm-up")
-	only := flag.String("only", "", "letters of the scenarios to run (default all)")
+	only := flag.String("only", "", "letters of the scenarios to run (default all), in this order: to go on after an interruption, name what is missing")
+	kinds := flag.String("kinds", "", "brokers to measure, by name: millrace,mosquitto,mochi,nats (default all that are there)")
 	bin := flag.String("millrace", "./millrace", "the binary to measure")
+	beside := flag.String("beside", "", "a second binary of Millrace, measured in turn with the first")
+	peers := flag.String("peers", ".bench/peers", "folder with the binaries mochi and nats-server")
 	flag.Parse()
-	mosq, err := exec.LookPath("mosquitto")
-	if err != nil {
-		if _, err := os.Stat("/usr/sbin/mosquitto"); err == nil {
-			mosq = "/usr/sbin/mosquitto"
-		}
-	}
-	path, err := filepath.Abs(*bin) // servers run in folders of their own
-	if err != nil {
+	b := &bench{runs: *runs, pace: pace{time.Second, *window}, kinds: *kinds}
+	if err := b.run(*bin, *beside, *peers, *only); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
-	}
-	b := &bench{runs: *runs, pace: pace{time.Second, *window}, bin: path, mosquitto: mosq}
-	fmt.Printf("%s, %d processors, %s\n", host(), runtime.NumCPU(), runtime.Version())
-	if mosq == "" {
-		fmt.Println("mosquitto is not installed: its rows are missing")
-	}
-	for _, s := range scenarios {
-		if *only != "" && !strings.Contains(*only, s.letter) {
-			continue
-		}
-		fmt.Printf("\n**%s. %s**\n\n", s.letter, s.title)
-		if err := s.run(b); err != nil {
-			fmt.Fprintf(os.Stderr, "scenario %s: %v\n", s.letter, err)
-			os.Exit(1)
-		}
 	}
 }
 
 type bench struct {
-	runs           int
-	pace           pace
-	bin, mosquitto string
+	runs   int
+	pace   pace
+	bin    string
+	kinds  string // names, or empty
+	peers  []kind
+	ours   []kind
+	secure *authority
 }
 
-// peers are the kinds that a scenario compares: Mosquitto, where there is one, and Millrace in the given forms.
-func (b *bench) peers(forms ...kind) []kind {
-	if len(forms) == 0 {
-		forms = []kind{millrace("millrace", b.bin, "")}
+func (b *bench) run(bin, beside, peers, only string) (err error) {
+	if b.bin, err = filepath.Abs(bin); err != nil { // servers run in folders of their own
+		return err
 	}
-	if b.mosquitto == "" {
-		return forms
+	b.ours = []kind{millrace("millrace", b.bin, "")}
+	if beside != "" {
+		if beside, err = filepath.Abs(beside); err != nil {
+			return err
+		}
+		b.ours = append(b.ours, millrace("millrace, beside", beside, ""))
 	}
-	return append([]kind{mosquitto(b.mosquitto)}, forms...)
+	var missing []string
+	b.peers, missing = findPeers(peers)
+	dir, err := os.MkdirTemp("", "millrace-bench-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	if b.secure, err = newAuthority(dir); err != nil {
+		return err
+	}
+	fmt.Printf("%s, %d processors, %s, load %s, %s UTC\n", host(), runtime.NumCPU(), runtime.Version(), load(), time.Now().UTC().Format("2006-01-02 15:04"))
+	if len(missing) > 0 && b.kinds == "" {
+		fmt.Printf("Not there, and so not measured: %s.\n", strings.Join(missing, ", "))
+	}
+	for _, letter := range cmp.Or(only, letters()) {
+		i := slices.IndexFunc(scenarios, func(s scenario) bool { return s.letter == string(letter) })
+		if i < 0 {
+			return fmt.Errorf("there is no scenario %q; there are %s", string(letter), letters())
+		}
+		s, began := scenarios[i], time.Now()
+		fmt.Printf("\n**%s. %s**\n\n", s.letter, s.title)
+		if err := s.run(b); err != nil {
+			return fmt.Errorf("scenario %s: %w", s.letter, err)
+		}
+		fmt.Fprintf(os.Stderr, "%s took %v, load %s\n", s.letter, time.Since(began).Round(time.Second), load())
+	}
+	return nil
+}
+
+func letters() (all string) {
+	for _, s := range scenarios {
+		all += s.letter
+	}
+	return all
+}
+
+// compared are the kinds that a scenario compares: the peers that are there but for those left out, and ours.
+func (b *bench) compared(leftOut ...string) (kinds []kind) {
+	for _, k := range b.peers {
+		if !slices.Contains(leftOut, k.name) {
+			kinds = append(kinds, k)
+		}
+	}
+	return named(append(kinds, b.ours...), b.kinds)
 }
 
 // run is what one run of one kind showed.
 type run struct {
 	result
-	cpu time.Duration
-	rss int64
+	cpu       time.Duration
+	rss, peak int64
+	syncP99   time.Duration // at most
+	syncs     int64
 }
 
 func (r run) cpuPerMillion() float64 { return r.cpu.Seconds() / float64(r.count) * 1e6 }
 
+type loader func(s *server, begin, end func()) (result, error)
+
 // each runs a load on every kind in turn, several times, on fresh servers.
-func (b *bench) each(kinds []kind, load func(s *server, begin, end func()) (result, error)) (map[string][]run, error) {
+func (b *bench) each(kinds []kind, load loader) (map[string][]run, error) {
 	all := map[string][]run{}
 	for range b.runs {
 		for _, k := range kinds {
-			r, err := b.once(k, load)
+			r, err := b.once(k, nil, load)
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", k.name, err)
 			}
@@ -92,20 +128,25 @@ func (b *bench) each(kinds []kind, load func(s *server, begin, end func()) (resu
 	return all, nil
 }
 
-func (b *bench) once(k kind, load func(s *server, begin, end func()) (result, error)) (run, error) {
+// once runs a load on a fresh server.
+func (b *bench) once(k kind, secure *authority, load loader) (r run, err error) {
 	dir, err := os.MkdirTemp("", "millrace-bench-")
 	if err != nil {
 		return run{}, err
 	}
 	defer os.RemoveAll(dir)
-	s, err := k.start(dir)
+	s, err := k.start(dir, secure)
 	if err != nil {
 		return run{}, err
 	}
 	defer s.stop()
-	var r run
 	var from time.Duration
-	r.result, err = load(s, func() { from = s.cpu() }, func() { r.cpu, r.rss = s.cpu()-from, s.rss() })
+	var synced map[float64]float64
+	r.result, err = load(s, func() { synced = s.syncs(); from = s.cpu() }, func() {
+		r.cpu, r.rss = s.cpu()-from, s.rss()
+		r.syncP99, r.syncs = syncQuantile(synced, s.syncs(), 0.99)
+	})
+	_, r.peak = s.memory()
 	return r, err
 }
 
@@ -122,8 +163,8 @@ func ms(d time.Duration) string { return fmt.Sprintf("%.2f", float64(d.Microseco
 
 // table prints rate, CPU and latency per kind.
 func (b *bench) table(kinds []kind, all map[string][]run) {
-	fmt.Println("| server | median /s (min–max) | server CPU s per 1 M (min–max) | p50 / p99 ms | lost | RSS MiB |")
-	fmt.Println("| --- | --- | --- | --- | --- | --- |")
+	fmt.Println("| server | median /s (min–max) | server CPU s per 1 M (min–max) | p50 / p99 ms | lost / twice / out of order | RSS MiB | messages per fdatasync; its p99 |")
+	fmt.Println("| --- | --- | --- | --- | --- | --- | --- |")
 	for _, k := range kinds {
 		rs := all[k.name]
 		rate, rl, rh := median(rs, run.rate)
@@ -135,10 +176,35 @@ func (b *bench) table(kinds []kind, all map[string][]run) {
 			p99, _, _ := median(rs, func(r run) time.Duration { return r.lat.quantile(0.99) })
 			lat = ms(p50) + " / " + ms(p99)
 		}
-		var lost int64
+		var f faults
 		for _, r := range rs {
-			lost += r.lost
+			f.add(r.faults)
 		}
-		fmt.Printf("| %s | %.0f k (%.0f–%.0f) | %.2f (%.2f–%.2f) | %s | %d | %d |\n", k.name, rate/1e3, rl/1e3, rh/1e3, cpu, cl, ch, lat, lost, rss>>20)
+		syncs := "–"
+		if rs[0].syncs > 0 {
+			each, _, _ := median(rs, func(r run) float64 { return float64(r.count) / float64(max(r.syncs, 1)) })
+			p99, _, _ := median(rs, func(r run) time.Duration { return r.syncP99 })
+			syncs = fmt.Sprintf("%.1f; ≤ %s ms", each, ms(p99))
+		}
+		fmt.Printf("| %s | %.0f k (%.0f–%.0f) | %.2f (%.2f–%.2f) | %s | %d / %d / %d | %d | %s |\n", k.name, rate/1e3, rl/1e3, rh/1e3, cpu, cl, ch,
+			lat, f.lost, f.twice, f.late, rss>>20, syncs)
 	}
+}
+
+// host describes the machine a table was made on.
+func host() string {
+	b, _ := os.ReadFile("/proc/cpuinfo")
+	for line := range strings.Lines(string(b)) {
+		if strings.HasPrefix(line, "model name") {
+			return strings.TrimSpace(line[strings.IndexByte(line, ':')+1:])
+		}
+	}
+	return "unknown CPU"
+}
+
+// load is how many processes wanted a processor, in the last minute.
+func load() string {
+	b, _ := os.ReadFile("/proc/loadavg")
+	first, _, _ := strings.Cut(string(b), " ")
+	return cmp.Or(first, "unknown")
 }

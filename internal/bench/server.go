@@ -1,9 +1,13 @@
 package main
 
 import (
+	"bufio"
 	"context"
+	"errors"
 	"fmt"
+	"math"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,14 +19,17 @@ import (
 
 // server is a broker under test, in a process of its own with a fresh folder.
 type server struct {
+	kind             kind
 	cmd              *exec.Cmd
-	dir, mqtt, kafka string
+	dir, mqtt, kafka string // folder and addresses
+	http             string
+	secure           *authority // it speaks mutual TLS at mqtt; nil: it does not
 }
 
-// kind is how to start one.
+// kind is a broker, and how to start it.
 type kind struct {
-	name  string
-	start func(dir string) (*server, error)
+	name    string
+	command func(s *server) (path string, args []string, err error)
 }
 
 func freePort() (string, error) {
@@ -34,81 +41,66 @@ func freePort() (string, error) {
 	return l.Addr().String(), nil
 }
 
-func spawn(dir string, s *server, name string, args ...string) (*server, error) {
-	out, err := os.Create(filepath.Join(dir, "server.log"))
+// start runs a kind in a folder, and waits until it listens.
+func (k kind) start(dir string, secure *authority) (*server, error) {
+	s := &server{kind: k, dir: dir, secure: secure}
+	for _, at := range []*string{&s.mqtt, &s.kafka, &s.http} {
+		var err error
+		if *at, err = freePort(); err != nil {
+			return nil, err
+		}
+	}
+	return s, s.spawn()
+}
+
+// spawn runs it (again), on what is in its folder.
+func (s *server) spawn() error {
+	path, args, err := s.kind.command(s)
 	if err != nil {
-		return nil, err
+		return err
+	}
+	log := filepath.Join(s.dir, "server.log")
+	out, err := os.OpenFile(log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
 	}
 	defer out.Close()
-	s.dir, s.cmd = dir, exec.CommandContext(context.Background(), name, args...)
-	s.cmd.Dir, s.cmd.Stdout, s.cmd.Stderr = dir, out, out
+	s.cmd = exec.CommandContext(context.Background(), path, args...)
+	s.cmd.Dir, s.cmd.Stdout, s.cmd.Stderr = s.dir, out, out
 	if err := s.cmd.Start(); err != nil {
-		return nil, fmt.Errorf("start %s: %w", name, err)
+		return fmt.Errorf("start %s: %w", s.kind.name, err)
 	}
-	for range 200 {
+	for range 600 {
 		if c, err := net.Dial("tcp", s.mqtt); err == nil {
 			c.Close()
-			return s, nil
+			return nil
 		}
-		time.Sleep(50 * time.Millisecond)
+		time.Sleep(20 * time.Millisecond)
 	}
 	s.stop()
-	log, _ := os.ReadFile(filepath.Join(dir, "server.log"))
-	return nil, fmt.Errorf("%s did not listen on %s: %s", name, s.mqtt, log)
-}
-
-// mosquitto runs with persistence on as it ships and no limits on queues, as in peers' published comparisons.
-func mosquitto(path string) kind {
-	return kind{"mosquitto", func(dir string) (*server, error) {
-		addr, err := freePort()
-		if err != nil {
-			return nil, err
-		}
-		_, port, _ := net.SplitHostPort(addr)
-		conf := "listener " + port + " 127.0.0.1\nallow_anonymous true\npersistence true\npersistence_location " + dir + "/\n" +
-			"max_queued_messages 0\nmax_queued_bytes 0\nmax_inflight_messages 0\nlog_dest none\nset_tcp_nodelay true\nuser root\n"
-		file := filepath.Join(dir, "mosquitto.conf")
-		if err := os.WriteFile(file, []byte(conf), 0o600); err != nil {
-			return nil, err
-		}
-		return spawn(dir, &server{mqtt: addr}, path, "-c", file)
-	}}
-}
-
-// millrace runs as it ships, or with a configuration and further flags.
-func millrace(name, path, config string, flags ...string) kind {
-	return kind{name, func(dir string) (*server, error) {
-		var addrs [3]string
-		for i := range addrs {
-			var err error
-			if addrs[i], err = freePort(); err != nil {
-				return nil, err
-			}
-		}
-		args := []string{"serve", "--data", filepath.Join(dir, "data"), "--mqtt-listen", addrs[0], "--kafka-listen", addrs[1], "--http-listen", addrs[2]}
-		if config != "" {
-			file := filepath.Join(dir, "millrace.yaml")
-			if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
-				return nil, err
-			}
-			args = append(args, "--config", file)
-		}
-		return spawn(dir, &server{mqtt: addrs[0], kafka: addrs[1]}, path, append(args, flags...)...)
-	}}
+	said, _ := os.ReadFile(log)
+	return fmt.Errorf("%s did not listen on %s: %s", s.kind.name, s.mqtt, said)
 }
 
 func (s *server) stop() {
-	if s.cmd.Process != nil {
-		_ = s.cmd.Process.Signal(syscall.SIGTERM)
-		done := make(chan struct{})
-		go func() { _ = s.cmd.Wait(); close(done) }()
-		select {
-		case <-done:
-		case <-time.After(20 * time.Second):
-			_ = s.cmd.Process.Kill()
-			<-done
-		}
+	if s.cmd.Process == nil || s.cmd.ProcessState != nil {
+		return
 	}
+	_ = s.cmd.Process.Signal(syscall.SIGTERM)
+	done := make(chan struct{})
+	go func() { _ = s.cmd.Wait(); close(done) }()
+	select {
+	case <-done:
+	case <-time.After(20 * time.Second):
+		_ = s.cmd.Process.Kill()
+		<-done
+	}
+}
+
+// kill is kill -9.
+func (s *server) kill() {
+	_ = s.cmd.Process.Kill()
+	_ = s.cmd.Wait()
 }
 
 // cpu is the CPU time the server has used, from /proc (100 ticks a second on Linux).
@@ -123,16 +115,28 @@ func (s *server) cpu() time.Duration {
 	return time.Duration(u+k) * 10 * time.Millisecond
 }
 
-// rss is the server's resident memory, bytes.
-func (s *server) rss() int64 {
+// memory is the server's resident memory in bytes, and the most it ever was.
+func (s *server) memory() (now, peak int64) {
 	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.cmd.Process.Pid))
 	for line := range strings.Lines(string(b)) {
-		if f := strings.Fields(line); len(f) >= 2 && f[0] == "VmRSS:" {
-			kb, _ := strconv.ParseInt(f[1], 10, 64)
-			return kb << 10
+		f := strings.Fields(line)
+		if len(f) < 2 {
+			continue
+		}
+		kb, _ := strconv.ParseInt(f[1], 10, 64)
+		switch f[0] {
+		case "VmRSS:":
+			now = kb << 10
+		case "VmHWM:":
+			peak = kb << 10
 		}
 	}
-	return 0
+	return now, peak
+}
+
+func (s *server) rss() int64 {
+	now, _ := s.memory()
+	return now
 }
 
 // disk is what the server's folder takes, in bytes of files that match.
@@ -144,4 +148,42 @@ func (s *server) disk(suffix string) (n int64) {
 		return nil
 	})
 	return n
+}
+
+// syncs is how many of Millrace's fdatasyncs took at most how long, by its own histogram; nil of a server that does not say.
+func (s *server) syncs() map[float64]float64 {
+	resp, err := http.Get("http://" + s.http + "/metrics")
+	if err != nil {
+		return nil
+	}
+	defer resp.Body.Close()
+	m := map[float64]float64{}
+	for lines := bufio.NewScanner(resp.Body); lines.Scan(); {
+		rest, ok := strings.CutPrefix(lines.Text(), `millrace_log_fsync_seconds_bucket{le="`)
+		if !ok {
+			continue
+		}
+		bound, count, _ := strings.Cut(rest, `"} `)
+		le, err1 := strconv.ParseFloat(bound, 64)
+		n, err2 := strconv.ParseFloat(count, 64)
+		if errors.Join(err1, err2) == nil {
+			m[le] = n
+		}
+	}
+	return m
+}
+
+// syncQuantile is the bound that a fraction of the syncs between two calls did not exceed, and how many there were.
+func syncQuantile(from, to map[float64]float64, q float64) (bound time.Duration, n int64) {
+	all := to[math.Inf(1)] - from[math.Inf(1)]
+	least := math.Inf(1)
+	for le, count := range to {
+		if count-from[le] >= q*all {
+			least = min(least, le)
+		}
+	}
+	if all == 0 || math.IsInf(least, 1) {
+		return 0, int64(all)
+	}
+	return time.Duration(least * float64(time.Second)), int64(all)
 }

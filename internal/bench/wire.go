@@ -11,6 +11,9 @@ import (
 // The generator writes MQTT 3.1.1 by hand: it shares the machine with what it measures, so it must cost next to nothing, and it
 // must not share code with the server under test.
 
+// everything is the filter of who receives what the loads publish. It ends in no #: NATS makes two subscriptions of that.
+const everything = "bench/+/data"
+
 const headerStamp = 16 // payload: due time (8), publisher (4), sequence (4), then filler
 
 func appendLen(b []byte, n int) []byte {
@@ -31,6 +34,16 @@ func dial(addr, id string, clean bool) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
+	return c, hello(c, id, clean)
+}
+
+// hello says CONNECT and waits for the answer; it closes a connection that is not taken.
+func hello(c net.Conn, id string, clean bool) (err error) {
+	defer func() {
+		if err != nil {
+			c.Close()
+		}
+	}()
 	flags := byte(0)
 	if clean {
 		flags = 2
@@ -38,16 +51,16 @@ func dial(addr, id string, clean bool) (net.Conn, error) {
 	body := append(appendString(nil, "MQTT"), 4, flags, 0, 0)
 	body = appendString(body, id)
 	if _, err := c.Write(append(appendLen([]byte{0x10}, len(body)), body...)); err != nil {
-		return nil, err
+		return err
 	}
 	var ack [4]byte
 	if _, err := io.ReadFull(c, ack[:]); err != nil {
-		return nil, err
+		return fmt.Errorf("CONNACK: %w", err)
 	}
 	if ack[0] != 0x20 || ack[3] != 0 {
-		return nil, fmt.Errorf("CONNACK % x", ack)
+		return fmt.Errorf("CONNACK % x", ack)
 	}
-	return c, nil
+	return nil
 }
 
 // subscribe asks for a filter and waits for the SUBACK.
