@@ -62,7 +62,7 @@ func (c *Core) Connect(now int64, conn Conn, r *Connect) {
 	a.r.Expiry = min(a.r.Expiry, c.o.MaxExpiry)
 	c.attempts[conn] = a
 	switch {
-	case r.Will != nil && !c.host.Allowed(r.Key, true, r.Will.Topic):
+	case r.Will != nil && !c.host.Allowed(r.Key, true, r.Will.Topic) && !spared(DropDenied, "will-set"):
 		c.turnDown(a, packet.NotAuthorized, "will not authorized")
 	case c.replaying:
 		c.early = append(c.early, a)

@@ -52,6 +52,7 @@ type modelWill struct {
 	never     bool // it must not
 	logged    int
 	uncertain bool
+	denied    bool // when it was to be set
 }
 
 type pos struct {
@@ -298,7 +299,7 @@ func (m *model) newWill(n *simConn) *modelWill {
 		will.packet.Props.Has, will.packet.Props.WillDelay = packet.PWillDelay, will.delay
 	}
 	if w.denied[n.client.key.ClientID+" "+will.packet.Topic] {
-		will.uncertain = true
+		will.uncertain, will.denied = true, true
 	}
 	m.wills = append(m.wills, will)
 	return will
@@ -333,6 +334,9 @@ func (m *model) accepted(n *simConn, a Accepted) {
 	}
 	s.expiry, s.offlineAt, s.conn, s.changed, s.loose = n.r.Expiry, 0, n, false, false
 	if n.will != nil {
+		if n.will.denied {
+			m.w.fail("%s: a will to %s was taken without right", c.key.ClientID, n.will.packet.Topic)
+		}
 		n.will.accepted = true
 	}
 }
@@ -751,6 +755,9 @@ func (m *model) emitted(n *simConn, o *simOut) {
 	}
 	if w.denied[id+" "+o.msg.Topic] {
 		w.fail("%s: %s delivered without right", id, o.msg.Topic)
+	}
+	if o.msg.Offset < 0 {
+		return // not in the log, and owed to nobody
 	}
 	if o.msg.Offset >= retainedBase {
 		m.emittedRetained(s, o)

@@ -86,6 +86,7 @@ func (w *world) policy(c *simClient) {
 	}
 	w.logf("policy %s denied %v", key, w.denied[key])
 	w.core.PolicyChanged(w.now)
+	w.core.Unlogged(w.now, &Message{Offset: -1, Time: w.now, Topic: name, Payload: []byte("unlogged"), QoS: 1})
 }
 
 // io lets one outstanding thing of the log happen; false if there is none.

@@ -1,6 +1,7 @@
 package session
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -390,7 +391,20 @@ var scenarios = map[string]func(s *scene){
 		s.core.PolicyChanged(s.now)
 		s.a.disconnect(Lost, nil)
 		s.settle()
-		s.want(s.logHas("w") == 0 && s.counts[DropDenied] == 1, "fired: %v", s.counts)
+		s.want(s.logHas("w") == 0 && s.counts[DropWillDenied] == 1, "fired: %v", s.counts)
+	},
+	"will: authorised again when it is tried again": func(s *scene) {
+		s.connect(s.a, 100, withWill("c", "w", 0))
+		s.a.disconnect(Lost, nil)
+		s.want(len(s.pubs) == 1, "not published")
+		token := s.pubs[0].token
+		s.pubs = nil
+		s.core.Published(s.now, token, Result{Err: errors.New("no room")})
+		s.denied[s.a.key.ClientID+" c"] = true
+		s.core.PolicyChanged(s.now)
+		s.tick(redoEvery)
+		s.settle()
+		s.want(len(s.pubs) == 0 && s.logHas("w") == 0 && s.counts[DropWillDenied] == 1, "fired: %v", s.counts)
 	},
 	"retain handling": func(s *scene) {
 		s.publish("a/1", "old", 1, retain)

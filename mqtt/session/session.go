@@ -212,6 +212,7 @@ const (
 	DropQoS0Full     = "qos0_slow_subscriber"
 	DropTooLarge     = "larger_than_client_maximum"
 	DropDenied       = "not_authorized"
+	DropWillDenied   = "will_not_authorized"
 	DropGap          = "gap_retention"
 	DropTopicDeleted = "topic_deleted"
 	DropDuplicate    = "qos2_duplicate_record"

@@ -59,20 +59,21 @@ func (w *will) record() StateRecord {
 	return StateRecord{sessionKey(kindWill, w.key), v.append(nil)}
 }
 
-// fire publishes a will that has been taken from its session, if it is still authorised; then runs once it is in the log.
-// Until then no CONNECT for the key goes on: its own will would replace the record.
+// fire publishes a will that has been taken from its session; then runs once it is in the log. Until then no CONNECT for the key
+// goes on: its own will would replace the record.
 func (c *Core) fire(w *will, then func()) {
 	c.hold(w.key)
 	w.then = then
-	if !c.host.Allowed(w.key, true, w.msg.Topic) {
-		c.host.Count(DropDenied, 1)
-		c.fired(w)
-		return
-	}
 	c.publish(w)
 }
 
+// publish publishes a will if it is still authorised, at the first time and each other one.
 func (c *Core) publish(w *will) {
+	if !c.host.Allowed(w.key, true, w.msg.Topic) && !spared(DropDenied, "will") {
+		c.host.Count(DropWillDenied, 1)
+		c.fired(w)
+		return
+	}
 	c.token++
 	c.wills[c.token] = w
 	m := w.msg

@@ -194,6 +194,9 @@ func (w *world) Read(token uint64, pos Position, maxBytes int) {
 }
 
 func (w *world) Publish(token uint64, m *Message) {
+	if w.denied[m.Client+" "+m.Topic] {
+		w.fail("%s: will to %s fired without right", m.Client, m.Topic)
+	}
 	w.pubs = append(w.pubs, &simAppend{msg: *m, token: token})
 }
 
