@@ -66,6 +66,7 @@ func (c *conn) read() (s *burst, data []byte, err error) {
 		return nil, nil, err
 	}
 	c.b.stats.bytesIn.Add(int64(s.n - len(c.rest)))
+	c.bytesIn.Add(int64(s.n - len(c.rest)))
 	c.rest = nil
 	return s, s.buf[:s.n], nil
 }
@@ -117,6 +118,7 @@ func (c *conn) readInPlace() (*burst, []byte, error) {
 	}
 	c.rest = c.rest[:len(c.rest)+n]
 	c.b.stats.bytesIn.Add(int64(n))
+	c.bytesIn.Add(int64(n))
 	return bursts.Get().(*burst), c.rest, nil
 }
 
@@ -164,7 +166,7 @@ func (c *conn) consume(s *burst, data []byte) {
 		s.dec.MaxSize = c.lis.limits.ConnectBytes
 	}
 	c.need = 0
-	used := 0
+	used, packets := 0, int64(0)
 	for used < len(data) && s.fault == nil && !s.stop && s.connect == nil {
 		p, n, need, err := s.dec.Next(data[used:])
 		if err != nil {
@@ -177,8 +179,10 @@ func (c *conn) consume(s *burst, data []byte) {
 			break
 		}
 		used += n
+		packets++
 		s.fault = c.handle(s, p)
 	}
+	c.b.stats.packetsIn.Add(packets)
 	c.append(s)
 	c.forwardAcks(s)
 	c.doing = nil
@@ -206,6 +210,9 @@ func (c *counters) enter(s *burst) {
 
 // handle acts on one packet.
 func (c *conn) handle(s *burst, p packet.Packet) *fault {
+	if list := c.b.traces.now.Load(); list != nil {
+		c.traceIn(*list, p)
+	}
 	switch p := p.(type) {
 	case *packet.Publish:
 		return c.publish(s, p)
@@ -214,6 +221,9 @@ func (c *conn) handle(s *burst, p packet.Packet) *fault {
 	case *packet.Ping:
 		c.pong()
 	case *packet.Subscribe:
+		if c.bridge {
+			bridged(p)
+		}
 		c.forward(s, p)
 	case *packet.Unsubscribe:
 		c.forward(s, p)
@@ -243,6 +253,9 @@ func (c *conn) pong() {
 		q := c.queue()
 		q.own = append(q.own, byte(packet.PINGRESP)<<4, 0)
 		c.queued(q, 2)
+		if list := c.b.traces.now.Load(); list != nil {
+			c.trace(*list, "", nil, func() TraceEvent { return TraceEvent{Out: true, Packet: packet.PINGRESP.String()} })
+		}
 	}
 	flush := c.schedule()
 	c.mu.Unlock()

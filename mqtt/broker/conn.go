@@ -30,6 +30,7 @@ type conn struct {
 	// Of the reader.
 	version   packet.Version // 0 until CONNECT; written under mu
 	quiet     bool           // the client wants no reason strings
+	bridge    bool           // it is another broker's, of version 3.1 or 3.1.1
 	halfOpen  bool
 	counted   bool // among those of its address that are half open
 	again     bool // rest may hold a whole packet: decode before reading
@@ -47,9 +48,12 @@ type conn struct {
 	owner     *owner  // from CONNECT on; written under mu
 	readFn    func(fd uintptr) bool
 	aliases   []string
+	rights    rights
 	key       session.Key
 
 	aliasBytes int32         // of aliases
+	keepAlive  uint16        // in force, seconds
+	cleanStart bool          // it was asked for
 	since      time.Duration // when its session was accepted, on the broker's clock; the owner's
 
 	// Of the owner.
@@ -59,6 +63,7 @@ type conn struct {
 	// Of the roster.
 	next, prev   *conn
 	patience     int64 // ticks
+	until        int64 // when what the client has shown ends, in milliseconds since 1970; 0: it does not
 	slot         int32
 	listed, gone bool
 	heard        atomic.Int64 // tick
@@ -66,14 +71,17 @@ type conn struct {
 
 	acked atomic.Uint32 // QoS 1 publishes
 
+	bytesIn, messagesIn atomic.Int64 // the reader's
+
 	mu        sync.Mutex
 	closing   bool // nothing is queued any more
 	accepted  bool // CONNACK is queued: deliveries and DISCONNECT may follow
 	ackPosted bool // the mailbox knows of acks
 	dismissed bool // the reader is to end the connection
 	maxPacket uint32
-	why       string // it ended
-	hello     *hello // until CONNACK
+	why       string      // it ended
+	holds     func() bool // Principal.Holds
+	hello     *hello      // until CONNACK
 	inbound   *session.Inbound
 	out       outbound
 	first     *flight // appends under way, in order
@@ -383,6 +391,7 @@ func (c *conn) finish() {
 	}
 	why, accepted := c.why, c.accepted
 	c.mu.Unlock()
+	c.tellEnd(accepted, why)
 	c.tellOwner()
 	if ended {
 		c.linger()
@@ -413,14 +422,17 @@ func (c *conn) leaveHalfOpen() {
 	}
 }
 
-// overdue is the roster's: the client has been silent for too long.
+// overdue is the roster's: the client has been silent for too long, or its time is up.
 func (c *conn) overdue() {
 	c.mu.Lock()
 	accepted := c.accepted
 	c.mu.Unlock()
-	if accepted {
+	switch {
+	case c.b.roster.expired(c):
+		c.lose(credentialExpired, "what the client authenticated with has expired")
+	case accepted:
 		c.end(packet.KeepAliveTimeout, "nothing heard for one and a half times the keep-alive")
-	} else {
+	default:
 		c.cut("connect_timeout")
 	}
 }

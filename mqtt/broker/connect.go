@@ -28,6 +28,7 @@ func (c *conn) open(p *packet.Connect) bool {
 	c.mu.Lock()
 	c.maxPacket = p.Props.MaximumPacket // a refusal too must fit [MQTT-3.2.2-19]
 	c.mu.Unlock()
+	c.bridge = p.Bridge
 	req, h, f := c.admit(p)
 	c.leaveHalfOpen()
 	if f != nil {
@@ -108,6 +109,12 @@ func (c *conn) admit(p *packet.Connect) (*session.Connect, *hello, *fault) {
 	if code.Failed() {
 		return nil, nil, &fault{code, "not authenticated"}
 	}
+	if f := c.admitAs(&who); f != nil {
+		return nil, nil, f
+	}
+	if f := c.bind(p, h, &who); f != nil {
+		return nil, nil, f
+	}
 	if c.b.bans.principal(c.b.o.Now(), who.Name) {
 		return nil, nil, faultBanned
 	}
@@ -130,24 +137,9 @@ func (c *conn) admit(p *packet.Connect) (*session.Connect, *hello, *fault) {
 	if l.KeepAlive > 0 && (p.KeepAlive == 0 || p.KeepAlive > l.KeepAlive) {
 		h.keepAlive, h.own = l.KeepAlive, true
 	}
+	c.keepAlive, c.cleanStart = h.keepAlive, p.CleanStart
 	h.limit = time.Duration(h.keepAlive) * time.Second * 3 / 2
 	return req, h, nil
-}
-
-func (c *conn) authenticate(p *packet.Connect) (Principal, packet.Code) {
-	info := c.info()
-	if c.b.o.Authenticate == nil {
-		switch {
-		case info.Identity != "":
-			return Principal{Name: info.Identity}, packet.Success
-		case c.lis.o.RefuseAnonymous:
-			return Principal{}, packet.NotAuthorized
-		}
-		return Anonymous, packet.Success
-	}
-	ctx, cancel := context.WithTimeout(c.b.ctx, c.b.o.Limits.AuthTimeout)
-	defer cancel()
-	return c.b.o.Authenticate(ctx, p, info)
 }
 
 // clientID checks the client id, or assigns one.
@@ -179,7 +171,7 @@ func (c *conn) admitWill(w *packet.Will) *fault {
 		return &fault{packet.TopicNameInvalid, "will topic not accepted"}
 	case reserved(w.Props.User):
 		return &fault{packet.ImplementationSpecificError, textReserved}
-	case !c.b.o.allowed(c.key, Publish, w.Topic):
+	case !c.mayWill(w.Topic):
 		return &fault{packet.NotAuthorized, "will topic not authorized"}
 	}
 	return nil
@@ -246,6 +238,7 @@ func (c *conn) Accept(a session.Accepted) {
 	c.b.roster.limit(c, h.limit)
 	c.wakeReader()
 	c.b.stats.connects.Add(1)
+	c.b.tell(c.key, EventConnected, c.describe(a.SessionPresent))
 	c.owner.flushLater(c)
 }
 

@@ -31,8 +31,12 @@ type Stats struct {
 	Paused       int64    // connections that are not read now because the log has no room
 	OutboundWait int64    // bytes waiting for slow subscribers
 	Stalls       int64    // flushes that had to wait for a client
+	PacketsIn    int64    // MQTT packets of every type, read
+	PacketsOut   int64    // and written
+	Expired      int64    // sessions that the clock has ended
 
 	Refused map[string]int64 // publishes refused
+	Denied  map[string]int64 // what clients may not do, by what it is: publish (among the refused, too), subscribe, will
 	Dropped map[string]int64 // messages dropped or skipped on their way out
 	Ended   map[string]int64 // connections ended
 	Turned  map[string]int64 // connections turned away before a session
@@ -47,8 +51,9 @@ type counters struct {
 	bytesIn, bytesOut                          atomic.Int64
 	acked, unreceipted, paused, outWait, stall atomic.Int64
 	repeated, broken, appending, wills         atomic.Int64
+	packetsIn, packetsOut, expired             atomic.Int64
 
-	refused, dropped, ended, turned, panics reasons
+	refused, denied, dropped, ended, turned, panics reasons
 }
 
 func (c *counters) snapshot() Stats {
@@ -57,7 +62,8 @@ func (c *counters) snapshot() Stats {
 		ReceivedIn: c.bytesIn.Load(), SentOut: c.bytesOut.Load(), Acked: c.acked.Load(), Unreceipted: c.unreceipted.Load(),
 		Repeated: c.repeated.Load(), Broken: c.broken.Load(), Appending: c.appending.Load(), Wills: c.wills.Load(),
 		Paused: c.paused.Load(), OutboundWait: c.outWait.Load(), Stalls: c.stall.Load(),
-		Refused: c.refused.snapshot(), Dropped: c.dropped.snapshot(), Ended: c.ended.snapshot(), Turned: c.turned.snapshot(), Panics: c.panics.snapshot(),
+		PacketsIn: c.packetsIn.Load(), PacketsOut: c.packetsOut.Load(), Expired: c.expired.Load(),
+		Refused: c.refused.snapshot(), Denied: c.denied.snapshot(), Dropped: c.dropped.snapshot(), Ended: c.ended.snapshot(), Turned: c.turned.snapshot(), Panics: c.panics.snapshot(),
 	}
 	for q := range 3 {
 		s.Received[q], s.Delivered[q] = c.received[q].Load(), c.delivered[q].Load()

@@ -12,6 +12,14 @@ import (
 // Deliver queues a PUBLISH; the owner's. The flush comes when the owner has handled the batch, so that a client gets what a
 // batch has for it in one write.
 func (c *conn) Deliver(d *session.Delivery) (room bool) {
+	room = c.deliver(d)
+	if list := c.b.traces.now.Load(); list != nil {
+		c.traceDelivery(*list, d)
+	}
+	return room
+}
+
+func (c *conn) deliver(d *session.Delivery) (room bool) {
 	o := c.owner
 	alias, how := c.named.name(d.Msg.Topic)
 	e := o.encoder.encode(d, c.version, how)
@@ -48,14 +56,17 @@ func (c *conn) Deliver(d *session.Delivery) (room bool) {
 		q.note(l)
 	}
 	q.size += len(e.b)
+	q.packets++
 	c.out.bytes += len(e.b)
 	total := c.b.stats.outWait.Add(int64(len(e.b)))
 	c.b.stats.delivered[d.QoS].Add(1)
+	c.out.delivered++
 	o.flushLater(c)
 	if c.out.bytes < l.OutboundBytes && (total < l.OutboundTotal || c.out.bytes < fairShare) {
 		return true
 	}
 	c.out.full = true
+	c.b.tell(c.key, EventSlow, "")
 	return false
 }
 
@@ -225,9 +236,17 @@ func fill(p *packet.Publish, d *session.Delivery, v packet.Version) {
 
 // Send queues an answer of the owner's.
 func (c *conn) Send(p packet.Packet) {
-	if s, ok := p.(*packet.Suback); ok && s.Kind == packet.SUBACK {
+	s, ok := p.(*packet.Suback)
+	if ok && s.Kind == packet.SUBACK {
 		p = c.withDenied(s)
 	}
+	c.sendNow(p)
+	if ok && len(c.owner.sysOwed) > 0 {
+		c.owner.sysNow(c, s)
+	}
+}
+
+func (c *conn) sendNow(p packet.Packet) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.answer(p)

@@ -30,6 +30,7 @@ func (c *conn) take() *outQueue {
 // written is the end of a queue that the socket has taken.
 func (c *conn) written(q *outQueue) {
 	c.b.written(q)
+	c.b.stats.packetsOut.Add(int64(q.packets))
 	c.taken(q)
 }
 
@@ -49,6 +50,7 @@ func (c *conn) credit(q *outQueue, n int) {
 	c.b.stats.outWait.Add(int64(answers - n))
 	c.mu.Lock()
 	c.out.bytes -= n
+	c.out.written += int64(n)
 	c.out.answers -= answers
 	writable := c.out.full && c.out.bytes <= c.b.o.Limits.OutboundBytes/2 && !c.closing
 	if writable {

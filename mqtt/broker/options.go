@@ -24,6 +24,9 @@ type Options struct {
 	Limits  Limits
 	Session session.Options
 
+	SysInterval time.Duration // between two rounds of the $SYS topics; 0: there are none
+	Version     string        // that they name
+
 	// Authenticate decides who a CONNECT comes from. It may take its time, within ctx; it is called by the connection's own
 	// goroutine. Default: who has shown a certificate is whom it names, everybody else is Anonymous.
 	Authenticate func(ctx context.Context, c *packet.Connect, info ConnInfo) (Principal, packet.Code)
@@ -43,12 +46,6 @@ type ConnInfo struct {
 	Listener      string               // its name
 	Transport     string               // tcp, tls, ws, wss
 }
-
-// Principal is who authenticated.
-type Principal struct{ Tenant, Name string }
-
-// Anonymous is everybody while there is no authentication.
-var Anonymous = Principal{Name: "anonymous"}
 
 // Action is what a session wants to do with a topic or a filter.
 type Action uint8
@@ -149,6 +146,8 @@ type ListenerOptions struct {
 	Transport transport.Options
 	// RefuseAnonymous refuses whoever shows no certificate, where Options.Authenticate does not decide.
 	RefuseAnonymous bool
+	// BoundClientIDs refuses client ids that are not the account's name, nor begin with it and a colon. Anonymous has what id it likes.
+	BoundClientIDs bool
 	// Limits that differ from Options.Limits: Connections and HalfOpen (of this listener alone), HandshakeTimeout, ConnectTimeout,
 	// HalfOpenPerIP, PacketBytes, ReceiveMaximum, KeepAlive. Others are not looked at.
 	Limits Limits

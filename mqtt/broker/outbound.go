@@ -25,6 +25,8 @@ type outbound struct {
 	scheduled bool      // a flush is due or under way, and will see whatever is added
 	full      bool      // Deliver has said that there is no room; Core.Writable is owed
 	shut      bool      // the write side is closed, nothing is written any more
+	written   int64     // bytes
+	delivered int64     // messages
 }
 
 // outQueue is a run of packets: bytes of its own, and between them payloads it shares with other queues. Idle connections have none.
@@ -35,6 +37,7 @@ type outQueue struct {
 	full    []*chunk // before own, laid out already
 	size    int      // not known to be written
 	answers int      // of it
+	packets int      // in all, written already or not
 	lags    []lag    // of its deliveries
 
 	// of the flush
@@ -96,7 +99,7 @@ func (q *outQueue) free() {
 	}
 	q.own, q.full, q.shared, q.iov, q.left = q.own[:0], q.full[:0], q.shared[:0], q.iov[:0], nil
 	q.layer = nil
-	q.size, q.answers, q.err, q.lags = 0, 0, nil, q.lags[:0]
+	q.size, q.answers, q.packets, q.err, q.lags = 0, 0, 0, nil, q.lags[:0]
 	outQueues.Put(q)
 }
 
@@ -165,6 +168,9 @@ func (c *conn) answer(p packet.Packet) {
 	}
 	q.own = own
 	c.queued(q, len(own)-before)
+	if list := c.b.traces.now.Load(); list != nil {
+		c.traceOut(*list, p)
+	}
 }
 
 // encode appends an answer that the client takes. Under c.mu, which a panic must not leave locked.
@@ -207,11 +213,15 @@ func (c *conn) answerAck(kind packet.Type, id uint16) {
 	q := c.queue()
 	q.own = binary.BigEndian.AppendUint16(append(q.own, byte(kind)<<4, 2), id)
 	c.queued(q, 4)
+	if list := c.b.traces.now.Load(); list != nil {
+		c.traceOut(*list, &packet.Ack{Kind: kind, PacketID: id})
+	}
 }
 
 func (c *conn) queued(q *outQueue, n int) {
 	q.size += n
 	q.answers += n
+	q.packets++
 	c.out.bytes += n
 	c.out.answers += n
 }

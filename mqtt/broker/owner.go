@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"fmt"
+	"maps"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -25,6 +26,7 @@ type owner struct {
 	dirty   []*conn // have something to flush, once the step is over
 	leaving map[session.Key]*conn
 	late    map[lateID]*conn
+	sysOwed map[sysAsked][]sysFilter
 	events  []TailEvent
 	retry   time.Time // of the tail, after an error
 
@@ -78,7 +80,7 @@ func (m *mailbox) take() []mail {
 func newOwner(b *Broker) *owner {
 	return &owner{
 		b: b, mail: mailbox{wake: make(chan struct{}, 1)}, writers: map[session.Target]StateWriter{},
-		leaving: map[session.Key]*conn{}, late: map[lateID]*conn{}, done: make(chan struct{}),
+		leaving: map[session.Key]*conn{}, late: map[lateID]*conn{}, sysOwed: map[sysAsked][]sysFilter{}, done: make(chan struct{}),
 	}
 }
 
@@ -92,7 +94,9 @@ func (o *owner) postAcks(c *conn) { o.mail.put(mail{acks: c}) }
 func (o *owner) start(ctx context.Context) error {
 	o.reads = newReaders(o)
 	targets := o.b.store.Targets()
-	o.core = session.New(o.b.o.Session, o, targets)
+	options := o.b.o.Session
+	options.Expired = o.expired
+	o.core = session.New(options, o, targets)
 	o.core.Counted(o.b.left.counted())
 	for _, t := range targets {
 		w, restore, err := o.b.store.Claim(ctx, t)
@@ -260,8 +264,11 @@ func (o *owner) packet(c *conn, p packet.Packet) {
 		c.packets -= cost
 		c.wakeReader()
 		c.mu.Unlock()
-		if s, ok := p.(*packet.Subscribe); ok && !o.permit(c, s) {
-			return
+		if s, ok := p.(*packet.Subscribe); ok {
+			if !o.permit(c, s) {
+				return
+			}
+			o.sysWanted(c, s)
 		}
 		o.core.Packet(now, c, p)
 	})
@@ -273,7 +280,7 @@ func (o *owner) permit(c *conn, s *packet.Subscribe) bool {
 	codes := make([]packet.Code, len(s.Filters))
 	left := s.Filters[:0]
 	for i, f := range s.Filters {
-		if o.b.o.allowed(c.key, Subscribe, f.Filter) {
+		if o.maySubscribe(c.key, f.Filter) {
 			left = append(left, f)
 		} else {
 			codes[i] = packet.NotAuthorized
@@ -371,6 +378,7 @@ func (o *owner) disconnected(now int64, c *conn) {
 			delete(o.late, id)
 		}
 	}
+	maps.DeleteFunc(o.sysOwed, func(asked sysAsked, _ []sysFilter) bool { return asked.c == c })
 	o.core.Disconnected(now, c, c.cause, c.expiry)
 }
 
@@ -425,6 +433,12 @@ func (o *owner) Allowed(k session.Key, publish bool, topic string) bool {
 
 // Count is the core's. Any goroutine.
 func (o *owner) Count(reason string, n int) { o.b.stats.dropped.add(reason, n) }
+
+// expired is the core's: the clock has ended a session.
+func (o *owner) expired(k session.Key) {
+	o.b.stats.expired.Add(1)
+	o.b.tell(k, EventExpired, "")
+}
 
 // Failed is the core's: its memory may not agree with the log any more. The loop ends, and a new owner begins from a new claim.
 func (o *owner) Failed(err error) {

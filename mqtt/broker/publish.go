@@ -152,7 +152,8 @@ func (c *conn) refusal(p *packet.Publish, name string) *packet.Error {
 		return refuseTopic
 	case len(p.Props.User) > 0 && reserved(p.Props.User):
 		return refuseReserved
-	case !c.b.o.allowed(c.key, Publish, name):
+	case !c.mayPublish(name):
+		c.b.stats.denied.add(deniedPublish, 1)
 		return refuseDenied
 	case p.Retain && len(p.Payload) > 0 && !c.owner.core.Retained().Admits(name, len(p.Payload)):
 		return refuseRetained
@@ -164,6 +165,9 @@ func (c *conn) refusal(p *packet.Publish, name string) *packet.Error {
 // connection ends instead [MQTT-3.3.5-2 of 3.1.1].
 func (c *conn) refusePublish(s *burst, p *packet.Publish, r *packet.Error) *fault {
 	c.b.refused(c, label(r.Code))
+	if list := c.b.traces.now.Load(); list != nil {
+		c.traceRefused(*list, p, r)
+	}
 	switch {
 	case p.QoS == 0:
 		return nil

@@ -68,6 +68,9 @@ const mutantAckBeforeDone = "ack-before-done"
 
 // append sends what the burst has gathered to the log.
 func (c *conn) append(s *burst) {
+	if n := s.received[0] + s.received[1] + s.received[2]; n > 0 {
+		c.messagesIn.Add(n)
+	}
 	c.b.stats.enter(s)
 	f := s.flight
 	s.flight = nil
