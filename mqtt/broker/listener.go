@@ -223,29 +223,6 @@ func (h *handshaker) Enter() error {
 // Leave implements transport.Gate.
 func (h *handshaker) Leave() { <-h.b.slots }
 
-// Recheck looks at every client's certificate again, and ends the connections of those whose certificate is not accepted any more.
-// It is to be called when what listeners trust has changed, and now and then, for certificates expire.
-func (b *Broker) Recheck() {
-	for _, c := range b.roster.all() {
-		if c.layer == nil {
-			continue
-		}
-		var lost *transport.Error
-		if err := c.layer.Recheck(); !errors.As(err, &lost) {
-			continue
-		}
-		b.samples.warn("connection ended: "+lost.Reason, "listener", c.lis.o.Name, "peer", c.nc.RemoteAddr(), "error", lost)
-		c.mu.Lock()
-		accepted := c.accepted
-		c.mu.Unlock()
-		if accepted {
-			c.endAs(packet.NotAuthorized, "the client's certificate is not accepted any more", lost.Reason)
-		} else { // what is under way may be the handshake: nobody else writes then
-			c.cut(lost.Reason)
-		}
-	}
-}
-
 // info is what is known of the connection before its CONNECT.
 func (c *conn) info() ConnInfo {
 	i := ConnInfo{Remote: c.nc.RemoteAddr(), Local: c.nc.LocalAddr(), Listener: c.lis.o.Name, Transport: c.lis.o.Transport.Name()}

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -9,7 +10,8 @@ import (
 // roster holds every connection, in the slot of the tick at which it is next to be looked at. One ticker for all of them: a
 // packet costs its connection one atomic store, not a timer.
 type roster struct {
-	now atomic.Int64 // in ticks; advances with the ticker
+	now  atomic.Int64 // in ticks; advances with the ticker
+	wall func() time.Time
 
 	mu    sync.Mutex
 	slots [rosterSlots + 1]*conn // intrusive lists; the last one is for connections without a limit
@@ -39,6 +41,28 @@ func (r *roster) limit(c *conn, d time.Duration) {
 	r.link(c)
 }
 
+// expire notes when c is overdue whatever is heard from it; limit comes later, and places it.
+func (r *roster) expire(c *conn, at time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	c.until = at.UnixMilli()
+}
+
+// expired tells whether that time has come.
+func (r *roster) expired(c *conn) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.untilUp(c) <= 0
+}
+
+// untilUp is the time that c has left. Under r.mu.
+func (r *roster) untilUp(c *conn) time.Duration {
+	if c.until == 0 {
+		return math.MaxInt64
+	}
+	return time.Duration(min(c.until-r.wall().UnixMilli(), math.MaxInt64/int64(time.Millisecond))) * time.Millisecond
+}
+
 func (r *roster) remove(c *conn) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -48,10 +72,16 @@ func (r *roster) remove(c *conn) {
 
 func (r *roster) link(c *conn) {
 	slot := rosterSlots
-	if c.patience > 0 {
+	if c.patience > 0 || c.until > 0 {
 		now := r.now.Load()
-		due := min(max(c.heard.Load()+c.patience+1, now+1), now+rosterSlots-1)
-		slot = int(due % rosterSlots)
+		due := now + rosterSlots - 1 // whoever has more time is looked at in between: the clock may have been set
+		if c.patience > 0 {
+			due = min(due, c.heard.Load()+c.patience+1)
+		}
+		if c.until > 0 {
+			due = min(due, now+ticks(min(r.untilUp(c), rosterSlots*tick)))
+		}
+		slot = int(max(due, now+1) % rosterSlots)
 	}
 	c.slot = int32(slot)
 	c.listed = true
@@ -88,9 +118,12 @@ func (r *roster) advance() (overdue []*conn) {
 	for c != nil {
 		next := c.next
 		c.next, c.prev, c.listed = nil, nil, false
-		if c.paused.Load() {
+		switch {
+		case r.untilUp(c) <= 0:
+			overdue = append(overdue, c)
+		case c.paused.Load():
 			r.touch(c)
-		} else if now > c.heard.Load()+c.patience {
+		case c.patience > 0 && now > c.heard.Load()+c.patience:
 			overdue = append(overdue, c)
 			c.heard.Store(now) // looked at again, should it linger
 		}
