@@ -30,7 +30,8 @@ func (n *Node) openAccess(context.Context) error {
 		return nil
 	}
 	if file := string(h.PasswordFile); file != "" {
-		p, err := identity.Load(func() ([]byte, error) { return readSmall(file, maxPasswordFile) })
+		p, err := identity.Open(identity.Options{Read: func() ([]byte, error) { return readSmall(file, maxPasswordFile) },
+			Roles: []string{identity.Admin, identity.Viewer}})
 		if errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("listeners.http.password_file: %w: make it with `millrace passwd %s NAME`", err, file)
 		}

@@ -52,12 +52,14 @@ const (
 const (
 	// Admin is the role of those who may read and change everything over HTTP.
 	Admin = "admin"
+	// Viewer is the role of those who may read everything over HTTP, and change nothing.
+	Viewer = "viewer"
 	// Device is the role of those who are only somebody: it opens no door but MQTT's.
 	Device = "device"
 )
 
 // Roles are those that there are.
-var Roles = []string{Admin, Device}
+var Roles = []string{Admin, Viewer, Device}
 
 func (c *Credential) id() credentialID { return sha256.Sum256([]byte(c.text)) }
 

@@ -60,7 +60,7 @@ as the user name. A token is shown once, the file has its hash only. Names with 
 	f.BoolVar(&p.stdin, "stdin", false, "read the password from standard input, one line")
 	f.BoolVar(&remove, "delete", false, "take the name out of the file")
 	f.BoolVar(&list, "list", false, "say who is in the file")
-	f.StringVar(&p.role, "role", identity.Admin, "what the name may do: admin (everything over HTTP), device (MQTT only)")
+	f.StringVar(&p.role, "role", identity.Admin, "what the name may do: admin (everything over HTTP), viewer (read over HTTP), device (MQTT only)")
 	outputFlag(c, &p.output)
 	return c
 }
