@@ -35,6 +35,7 @@ type Broker struct {
 	slots    chan struct{}            // of handshakes that compute
 	flushers flushers
 	owner    atomic.Pointer[owner]
+	policy   atomic.Uint64 // counts PolicyChanged
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -45,6 +46,13 @@ type Broker struct {
 	work   sync.WaitGroup // everything that is not a connection
 	owners chan struct{}  // closed when the owner's loop has ended; nil before Start
 	left   leftCounts
+
+	history history
+	traces  tracers
+
+	sys           atomic.Pointer[[]session.Message] // the values of now; nil: none are published
+	mostConnected int64                             // at the times that sysRun has looked
+	walking       sync.Mutex                        // see walk
 
 	mu        sync.Mutex
 	stopped   bool
@@ -67,6 +75,7 @@ func New(o Options) *Broker {
 	b.roster.wall = o.Now
 	b.flushers.wake.L = &b.flushers.mu
 	b.ctx, b.cancel = context.WithCancel(context.Background())
+	b.history.max = historyBytes
 	b.owner.Store(newOwner(b))
 	return b
 }
@@ -91,6 +100,9 @@ func (b *Broker) Start(ctx context.Context) error {
 	})
 	b.owners = make(chan struct{})
 	go b.own(o)
+	if b.o.SysInterval > 0 {
+		b.work.Go(b.sysRun)
+	}
 	return nil
 }
 

@@ -30,6 +30,7 @@ type conn struct {
 	// Of the reader.
 	version   packet.Version // 0 until CONNECT; written under mu
 	quiet     bool           // the client wants no reason strings
+	bridge    bool           // it is another broker's, of version 3.1 or 3.1.1
 	halfOpen  bool
 	counted   bool // among those of its address that are half open
 	again     bool // rest may hold a whole packet: decode before reading
@@ -47,9 +48,12 @@ type conn struct {
 	owner     *owner  // from CONNECT on; written under mu
 	readFn    func(fd uintptr) bool
 	aliases   []string
+	rights    rights
 	key       session.Key
 
 	aliasBytes int32         // of aliases
+	keepAlive  uint16        // in force, seconds
+	cleanStart bool          // it was asked for
 	since      time.Duration // when its session was accepted, on the broker's clock; the owner's
 
 	// Of the owner.
@@ -66,6 +70,8 @@ type conn struct {
 	paused       atomic.Bool  // we do not read: the client is not to blame for its silence
 
 	acked atomic.Uint32 // QoS 1 publishes
+
+	bytesIn, messagesIn atomic.Int64 // the reader's
 
 	mu        sync.Mutex
 	closing   bool // nothing is queued any more
@@ -385,6 +391,7 @@ func (c *conn) finish() {
 	}
 	why, accepted := c.why, c.accepted
 	c.mu.Unlock()
+	c.tellEnd(accepted, why)
 	c.tellOwner()
 	if ended {
 		c.linger()

@@ -28,6 +28,7 @@ func (c *conn) open(p *packet.Connect) bool {
 	c.mu.Lock()
 	c.maxPacket = p.Props.MaximumPacket // a refusal too must fit [MQTT-3.2.2-19]
 	c.mu.Unlock()
+	c.bridge = p.Bridge
 	req, h, f := c.admit(p)
 	c.leaveHalfOpen()
 	if f != nil {
@@ -136,6 +137,7 @@ func (c *conn) admit(p *packet.Connect) (*session.Connect, *hello, *fault) {
 	if l.KeepAlive > 0 && (p.KeepAlive == 0 || p.KeepAlive > l.KeepAlive) {
 		h.keepAlive, h.own = l.KeepAlive, true
 	}
+	c.keepAlive, c.cleanStart = h.keepAlive, p.CleanStart
 	h.limit = time.Duration(h.keepAlive) * time.Second * 3 / 2
 	return req, h, nil
 }
@@ -169,7 +171,7 @@ func (c *conn) admitWill(w *packet.Will) *fault {
 		return &fault{packet.TopicNameInvalid, "will topic not accepted"}
 	case reserved(w.Props.User):
 		return &fault{packet.ImplementationSpecificError, textReserved}
-	case !c.b.o.allowed(c.key, Publish, w.Topic):
+	case !c.mayWill(w.Topic):
 		return &fault{packet.NotAuthorized, "will topic not authorized"}
 	}
 	return nil
@@ -236,6 +238,7 @@ func (c *conn) Accept(a session.Accepted) {
 	c.b.roster.limit(c, h.limit)
 	c.wakeReader()
 	c.b.stats.connects.Add(1)
+	c.b.tell(c.key, EventConnected, c.describe(a.SessionPresent))
 	c.owner.flushLater(c)
 }
 

@@ -24,6 +24,9 @@ type Options struct {
 	Limits  Limits
 	Session session.Options
 
+	SysInterval time.Duration // between two rounds of the $SYS topics; 0: there are none
+	Version     string        // that they name
+
 	// Authenticate decides who a CONNECT comes from. It may take its time, within ctx; it is called by the connection's own
 	// goroutine. Default: who has shown a certificate is whom it names, everybody else is Anonymous.
 	Authenticate func(ctx context.Context, c *packet.Connect, info ConnInfo) (Principal, packet.Code)
