@@ -196,12 +196,6 @@ func clone(m *session.Message) *session.Message {
 	return &c
 }
 
-// PolicyChanged says that the Authorizer may now decide otherwise.
-func (b *Broker) PolicyChanged() {
-	o := b.owner.Load()
-	o.post(func(now int64) { o.core.PolicyChanged(now) })
-}
-
 // Drain sends every client away: it stops accepting, stops reading, waits until what was read is acked, and disconnects with
 // 0x8B. Wills do not fire, sessions stay. When ctx ends first, the rest is cut off.
 func (b *Broker) Drain(ctx context.Context) error {

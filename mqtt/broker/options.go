@@ -59,7 +59,8 @@ const (
 	Receive
 )
 
-// Authorizer decides. It is asked on the hot path by many goroutines, and must not block.
+// Authorizer decides. It is asked on the hot path by many goroutines, and must not block. What it has said holds until
+// Broker.PolicyChanged.
 type Authorizer interface {
 	Allowed(k session.Key, a Action, topicOrFilter string) bool
 }
