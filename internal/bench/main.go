@@ -23,7 +23,7 @@ func main() {
 	only := flag.String("only", "", "letters of the scenarios to run (default all), in this order: to go on after an interruption, name what is missing")
 	kinds := flag.String("kinds", "", "brokers to measure, by name: millrace,mosquitto,mochi,nats (default all that are there)")
 	bin := flag.String("millrace", "./millrace", "the binary to measure")
-	beside := flag.String("beside", "", "a second binary of Millrace, measured in turn with the first")
+	beside := flag.String("beside", "", "further binaries of Millrace, with commas between them, measured in turn with the first")
 	peers := flag.String("peers", ".bench/peers", "folder with the binaries mochi and nats-server")
 	flag.Parse()
 	b := &bench{runs: *runs, pace: pace{time.Second, *window}, kinds: *kinds}
@@ -48,11 +48,14 @@ func (b *bench) run(bin, beside, peers, only string) (err error) {
 		return err
 	}
 	b.ours = []kind{millrace("millrace", b.bin, "")}
-	if beside != "" {
-		if beside, err = filepath.Abs(beside); err != nil {
+	for path := range strings.SplitSeq(beside, ",") {
+		if path == "" {
+			continue
+		}
+		if path, err = filepath.Abs(path); err != nil {
 			return err
 		}
-		b.ours = append(b.ours, millrace("millrace, beside", beside, ""))
+		b.ours = append(b.ours, millrace("millrace, "+filepath.Base(path), path, ""))
 	}
 	var missing []string
 	b.peers, missing = findPeers(peers)

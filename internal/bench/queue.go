@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"sync/atomic"
 	"time"
@@ -128,7 +129,9 @@ func killedRow(s *server) (row string, err error) {
 	took := time.Since(start)
 	s.kill()
 	for range ps {
-		_ = <-errs // the connection is gone: that is what was to happen
+		if err := <-errs; err == nil {
+			return "", errors.New("a publisher did not notice that the server is gone")
+		}
 	}
 	n := acked.Load()
 	if err := s.spawn(); err != nil {
