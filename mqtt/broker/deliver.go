@@ -120,10 +120,13 @@ type layout struct {
 	how     naming
 	expiry  uint32
 	subIDs  []uint32
+	since   int64 // of history: the message's time, milliseconds since 1970; else 0
+	gap     int64 // Delivery.Gap
 }
 
 func (l *layout) equal(m *layout) bool {
-	return l.version == m.version && l.qos == m.qos && l.retain == m.retain && l.how == m.how && l.expiry == m.expiry && slices.Equal(l.subIDs, m.subIDs)
+	return l.version == m.version && l.qos == m.qos && l.retain == m.retain && l.how == m.how && l.expiry == m.expiry && slices.Equal(l.subIDs, m.subIDs) &&
+		l.since == m.since && l.gap == m.gap
 }
 
 // encoder remembers the encodings of the message that was delivered last: a fan-out encodes once per layout.
@@ -151,7 +154,9 @@ func (e *encoder) encode(d *session.Delivery, v packet.Version, how naming) *enc
 	}
 	want := layout{version: v, qos: d.QoS, retain: d.Retain, how: how}
 	if v >= packet.V5 {
-		want.expiry, want.subIDs = d.Expiry, d.SubIDs
+		if want.expiry, want.subIDs, want.gap = d.Expiry, d.SubIDs, d.Gap; d.Replayed {
+			want.since = max(d.Msg.Time, 1)
+		}
 	} else {
 		want.version = packet.V311 // 3.1 has the same
 	}
@@ -216,6 +221,9 @@ func fill(p *packet.Publish, d *session.Delivery, v packet.Version) {
 		return
 	}
 	p.Props.SubscriptionIDs = d.SubIDs
+	if d.Replayed || d.Gap != 0 {
+		defer func() { p.Props.User = withHistory(p.Props.User, d) }()
+	}
 	x := m.Props
 	if x == nil {
 		return

@@ -406,7 +406,12 @@ func (o *owner) Write(token uint64, to session.Target, recs []session.StateRecor
 
 // Read is the core's.
 func (o *owner) Read(token uint64, pos session.Position, maxBytes int) {
-	o.reads.push(readRequest{token, pos, maxBytes})
+	o.reads.push(readRequest{token: token, pos: pos, maxBytes: maxBytes})
+}
+
+// History is the core's.
+func (o *owner) History(token uint64, asks []session.HistoryAsk) {
+	o.reads.push(readRequest{token: token, asks: asks})
 }
 
 // Publish is the core's: a will fires.

@@ -26,6 +26,7 @@ type readRequest struct {
 	token    uint64
 	pos      session.Position
 	maxBytes int
+	asks     []session.HistoryAsk // instead of pos: where does history begin?
 }
 
 const (
@@ -61,6 +62,10 @@ func (r *readers) run() {
 		if r.ctx.Err() != nil {
 			return
 		}
+		if q.asks != nil {
+			r.answer(q)
+			continue
+		}
 		var err error
 		if !known {
 			b, err = r.read(q)
@@ -94,7 +99,9 @@ func (r *readers) next() (q readRequest, b session.Batch, known bool) {
 	}
 	q = r.queue[0]
 	r.queue = r.queue[1:]
-	b, known = r.recall(q.pos)
+	if q.asks == nil {
+		b, known = r.recall(q.pos)
+	}
 	return q, b, known
 }
 

@@ -36,6 +36,8 @@ type Store interface {
 	// Next > pos.Offset means: nothing for MQTT up to Next.
 	// session.ErrGap, wrapped in *session.GapError, if pos lies below the start.
 	Read(ctx context.Context, pos session.Position, maxBytes int) (session.Batch, error)
+	// History finds out where the history that an ask wants begins, in each partition that can have messages for its filter.
+	History(ctx context.Context, ask session.HistoryAsk) session.History
 	// Targets lists the partitions of the sessions and retained topics that this node owns.
 	Targets() []session.Target
 	// TargetPart is the log partition behind a target.

@@ -52,7 +52,8 @@ func (c *Core) releaseOut(s *session, l *link, e *flown) {
 	}
 	e.state = releasing
 	id, off := e.id, e.offset
-	v := outValue{inc: s.inc, released: true, pos: c.position(e.place, off)}
+	v := c.outOf(s, e)
+	v.released = true
 	c.write(s.shard.lane, func(err error) {
 		e := s.flight.find(id)
 		if e == nil || e.offset != off || e.state != releasing {
@@ -79,7 +80,7 @@ func (c *Core) complete(s *session, e *flown) {
 	switch {
 	case e.qos < 2 || !s.durable || e.state == unsaved:
 	case e.published:
-		s.flight.done = append(s.flight.done, doneID{offset: e.offset, place: e.place, id: e.id})
+		s.flight.done = append(s.flight.done, doneID{offset: e.offset, place: e.place, id: e.id, by: e.by})
 	default: // given up before it left: should a replay come to it again, it is decided on again
 		c.write(s.shard.lane, nil, StateRecord{Key: idKey(kindOut, s.key, e.id)})
 	}

@@ -27,6 +27,7 @@ type shard struct {
 	settled  []start    // subscriptions whose retained messages were all queued when their session was looked at
 	starts   []start    // subscriptions that begin above a frontier, perhaps
 	old      []start    // those of them that will not, once this checkpoint is done
+	over     []over     // histories of which nothing was left when their session was looked at
 	waits    int
 	refused  bool
 	replayed struct{ begun, done checkpointValue } // as restored
@@ -109,7 +110,7 @@ func (c *Core) beginCheckpoint() {
 func (c *Core) beginShard(sh *shard) {
 	sh.number++
 	sh.goal, sh.phase, sh.refused = c.next(), savingQueues, false
-	sh.todo, sh.dirty, sh.wrote, sh.settled = sh.dirty, nil, nil, nil
+	sh.todo, sh.dirty, sh.wrote, sh.settled, sh.over = sh.dirty, nil, nil, nil, nil
 	sh.old = c.old(sh, sh.goal)
 	for _, s := range sh.todo {
 		s.dirty = false
@@ -130,7 +131,7 @@ func (c *Core) coverDone(s *session, sh *shard) {
 		d := &s.flight.done[i]
 		set := s.queue.find(d.place)
 		switch {
-		case set != nil && set.runs.has(d.offset):
+		case set != nil && set.holds(d.offset, d.by):
 		case !c.places[d.place].retained && d.offset >= sh.goal.at(d.place):
 		default:
 			d.cover = sh.number
@@ -196,7 +197,7 @@ func (c *Core) abandon(sh *shard) {
 	for _, s := range append(sh.wrote, sh.todo...) {
 		c.touch(s)
 	}
-	sh.todo, sh.wrote, sh.settled = nil, nil, nil
+	sh.todo, sh.wrote, sh.settled, sh.over = nil, nil, nil, nil
 	c.since.start = c.now + redoEvery
 }
 
@@ -209,7 +210,12 @@ func (c *Core) queueRecords(s *session, sh *shard) (recs []StateRecord) {
 	}
 	v := queueValue{inc: s.inc, tag: sh.number, sets: c.setValues(s, sh.goal)}
 	v.base, v.inbound = s.inbound.checkpoint(sh.number)
-	switch empty := v.base == 0 && len(v.inbound) == 0 && len(v.sets) == 0; {
+	var done []*history
+	v.histories, done = c.historyValues(s)
+	for _, h := range done {
+		sh.over = append(sh.over, over{s, h})
+	}
+	switch empty := v.base == 0 && len(v.inbound) == 0 && len(v.sets) == 0 && len(v.histories) == 0; {
 	case !empty:
 		s.saved = true
 		recs = append(recs, StateRecord{sessionKey(kindQueue, s.key), v.append(nil)})
@@ -247,7 +253,7 @@ func (c *Core) setValues(s *session, f vector) (list []setValue) {
 		}
 	}
 	for _, d := range s.flight.all() {
-		if (d.qos == 1 || d.state == unsaved || d.state == saving) && d.offset < limit(d.place) {
+		if d.unwritten() && d.by&byQueue != 0 && d.offset < limit(d.place) {
 			byPlace[d.place] = append(byPlace[d.place], run{d.offset, d.offset + 1})
 		}
 	}
@@ -275,6 +281,7 @@ func (c *Core) finishCheckpoint(sh *shard) {
 			c.touch(s)
 		}, c.record(s, b, b.opts, false))
 	}
+	c.forgetOver(sh)
 	v := checkpointValue{sh.number, c.positions(sh.goal)}
 	c.write(sh.lane, func(err error) {
 		if err != nil {
@@ -348,7 +355,7 @@ func (c *Core) passed(s *session, b *sub, f vector) bool {
 		}
 	}
 	for i := range s.queue.sets {
-		if set := &s.queue.sets[i]; !set.none() && !c.places[set.place].retained && set.head() < b.start.at(set.place) {
+		if set := &s.queue.sets[i]; !c.places[set.place].retained && set.headOf(byQueue) < b.start.at(set.place) {
 			return false
 		}
 	}

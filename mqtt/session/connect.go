@@ -9,19 +9,20 @@ import (
 
 // session is one life of a session: from a CONNECT that creates it until it expires or a clean start replaces it.
 type session struct {
-	key     Key
-	seq     uint64
-	inc     Incarnation
-	shard   *shard
-	durable bool // it has a record: its expiry was not 0 when it was created
-	ended   bool
-	expiry  uint32
-	queue   queue
-	flight  flight
-	inbound *Inbound
-	cursors []cursor
-	link    *link // nil: offline
-	will    *will
+	key       Key
+	seq       uint64
+	inc       Incarnation
+	shard     *shard
+	durable   bool // it has a record: its expiry was not 0 when it was created
+	ended     bool
+	expiry    uint32
+	queue     queue
+	flight    flight
+	inbound   *Inbound
+	cursors   []cursor
+	histories []*history // that it has not all of, or of which no checkpoint says so yet
+	link      *link      // nil: offline
+	will      *will
 
 	offline  int64 // since when, milliseconds; 0: connected
 	willAt   int64 // when the will fires; 0: not by the clock

@@ -119,7 +119,8 @@ func (c *Core) copyRead(k copying, b Batch, err error) {
 		return
 	}
 	s := k.session
-	v := outValue{inc: s.inc, pos: c.position(k.place, k.offset), msg: &b.Msgs[i]}
+	v := c.outOf(s, e)
+	v.msg = &b.Msgs[i]
 	c.append(s.shard.lane, func(results []Result, err error) {
 		_, cp := k.open()
 		switch {

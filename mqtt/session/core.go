@@ -30,6 +30,7 @@ type Core struct {
 	stores   []*retainedStore
 	lanes    map[Target]*lane
 	writes   map[uint64][]outcome // by token
+	asked    map[uint64]func([]History)
 	reads    map[uint64]*fetch
 	copying  map[uint64]copying
 	aging    []aged           // in order of time
@@ -45,23 +46,28 @@ type Core struct {
 	traffic  traffic
 	policy   uint64 // counts PolicyChanged
 
-	sessions map[Key]*session
-	lives    map[Incarnation]*session // persistent sessions
-	armed    map[Incarnation]*will    // by the will's own id
-	links    map[Conn]*link
-	attempts map[Conn]*attempt
-	turns    map[Key]*turn
-	early    []*attempt // CONNECTs before Ready
-	timers   timers
-	retained RetainedIndex
-	cursors  []*session // waiting until a retained message is stable
-	paced    []*session // waiting for another call, to look on
-	looks    int        // at retained names that are left to this call
-	look     int        // retainedLook, but in tests
-	readers  []*link    // waiting for a read to be free
-	tallies  []*Tally   // that have something to tell
-	counted  Vector     // below, tallies have the deliveries owed already
-	retries  []retry
+	sessions    map[Key]*session
+	lives       map[Incarnation]*session // persistent sessions
+	armed       map[Incarnation]*will    // by the will's own id
+	links       map[Conn]*link
+	attempts    map[Conn]*attempt
+	turns       map[Key]*turn
+	early       []*attempt // CONNECTs before Ready
+	timers      timers
+	retained    RetainedIndex
+	cursors     []*session // waiting until a retained message is stable
+	paced       []*session // waiting for another call, to look on
+	looks       int        // at retained names that are left to this call
+	look        int        // retainedLook, but in tests
+	readers     []*link    // waiting for a read to be free
+	pastReaders []*link    // the same, of history
+	pastReads   int
+	histories   int     // of all sessions, and those being asked for
+	scratch     Message // a message of history with a tally of its own
+	unrowed     Tally
+	tallies     []*Tally // that have something to tell
+	counted     Vector   // below, tallies have the deliveries owed already
+	retries     []retry
 
 	restoring map[Key]*saved // until Restored
 	garbage   []deadKey
@@ -111,9 +117,11 @@ func New(o Options, h Host, targets []Target) *Core {
 	o.CheckpointEvery = cmp.Or(o.CheckpointEvery, 2*time.Second)
 	o.ReadBytes = cmp.Or(o.ReadBytes, 64<<10)
 	o.CopyAfter = cmp.Or(o.CopyAfter, time.Minute)
+	o.MaxReplays = min(cmp.Or(o.MaxReplays, 8), maxHistories-2)
+	o.MaxAllReplays = cmp.Or(o.MaxAllReplays, 256)
 	c := &Core{
 		o: o, host: h, replaying: true, look: retainedLook,
-		lanes: map[Target]*lane{}, writes: map[uint64][]outcome{}, reads: map[uint64]*fetch{}, copying: map[uint64]copying{}, wills: map[uint64]*will{},
+		lanes: map[Target]*lane{}, writes: map[uint64][]outcome{}, asked: map[uint64]func([]History){}, reads: map[uint64]*fetch{}, copying: map[uint64]copying{}, wills: map[uint64]*will{},
 		index: map[Part]int32{}, sessions: map[Key]*session{}, lives: map[Incarnation]*session{}, armed: map[Incarnation]*will{},
 		links: map[Conn]*link{}, attempts: map[Conn]*attempt{}, turns: map[Key]*turn{}, restoring: map[Key]*saved{}, triples: map[Triple]struct{}{}, stale: map[staleKey]*lane{},
 	}
@@ -260,13 +268,14 @@ type Stats struct {
 	QueueBytes    int64 // memory of all sets of positions
 	Behind        int   // sessions that are connected and not at the frontier
 	Inflight      int   // deliveries not yet acknowledged
+	Replays       int   // of history, under way
 	ReplayBytes   int64 // of log since the last checkpoint
 }
 
 // Stats returns the gauges of now. It visits every session.
 func (c *Core) Stats() Stats {
 	st := Stats{
-		Sessions: len(c.sessions), Connected: len(c.links), Subscriptions: c.filter.Len(), SubsRefused: c.subsRefused,
+		Sessions: len(c.sessions), Connected: len(c.links), Subscriptions: c.filter.Len(), SubsRefused: c.subsRefused, Replays: c.histories,
 		Retained: c.retained.live, RetainedBytes: c.retained.bytes, ReplayBytes: c.since.bytes,
 	}
 	for _, s := range c.sessions {

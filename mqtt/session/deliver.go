@@ -26,6 +26,9 @@ type link struct {
 	waiting   bool              // in Core.readers
 	stuck     bool              // in Core.cursors
 	paced     bool              // in Core.paced
+	asking    bool              // a SUBSCRIBE waits for Core.HistoryDone
+	later     later             // behind it
+	turn      bool              // of what no history holds up
 
 	last struct { // topic that target looked at
 		name   string
@@ -42,19 +45,20 @@ type held struct {
 	ids    []uint32
 	policy uint64 // as of which it was allowed
 	place  int32  // of the message
+	by     askers
 }
 
 func (h *held) size() int { return len(h.msg.Payload) + len(h.msg.Topic) + 128 }
 
 // deliver0 sends a message of effective QoS 0 if there is room.
-func (c *Core) deliver0(l *link, m *Message, place int32, ids []uint32, retain bool) {
+func (c *Core) deliver0(l *link, m *Message, place int32, a *applies, retain bool, by askers) {
 	switch {
 	case len(l.held) > 0 && l.heldBytes < c.o.ReadBytes:
-		c.keep(l, held{msg: *m, retain: retain, ids: ids, place: place})
+		c.keep(l, held{msg: *m, retain: retain, ids: a.ids, place: place, by: by})
 	case len(l.held) > 0 || !l.room:
 		c.drop(m.Tally, place, DropQoS0Full)
 	default:
-		c.send(l, m, place, 0, retain, false, 0, ids)
+		c.send(l, m, place, 0, retain, false, 0, a.ids, by)
 	}
 }
 
@@ -64,7 +68,7 @@ func (l *link) open(c *Core) bool {
 }
 
 // emit starts a delivery of QoS 1 or 2. It is false if there is no packet id; a checkpoint then frees some.
-func (c *Core) emit(l *link, m *Message, place int32, a applies, retain bool) bool {
+func (c *Core) emit(l *link, m *Message, place int32, a *applies, retain bool, by askers) bool {
 	s := l.session
 	id := s.flight.nextID()
 	if id == 0 {
@@ -72,7 +76,7 @@ func (c *Core) emit(l *link, m *Message, place int32, a applies, retain bool) bo
 		return false
 	}
 	// It goes before what is still to be sent again: that is how it must be should the connection be lost now.
-	e := s.flight.insert(l.resend, flown{offset: m.Offset, place: place, id: id, qos: a.qos, wire: true, tally: m.Tally})
+	e := s.flight.insert(l.resend, flown{offset: m.Offset, place: place, id: id, qos: a.qos, wire: true, tally: m.Tally, by: by})
 	l.resend++
 	l.used++
 	c.touch(s)
@@ -80,11 +84,11 @@ func (c *Core) emit(l *link, m *Message, place int32, a applies, retain bool) bo
 		c.saveOut(s, e)
 	}
 	if len(l.held) > 0 || e.state == saving {
-		c.keep(l, held{msg: *m, qos: a.qos, retain: retain, id: id, ids: a.ids, place: place})
+		c.keep(l, held{msg: *m, qos: a.qos, retain: retain, id: id, ids: a.ids, place: place, by: by})
 		return true
 	}
 	e.published = true
-	c.send(l, m, place, a.qos, retain, false, id, a.ids)
+	c.send(l, m, place, a.qos, retain, false, id, a.ids, by)
 	return true
 }
 
@@ -94,8 +98,12 @@ func (c *Core) keep(l *link, h held) {
 	l.heldBytes += h.size()
 }
 
-func (c *Core) send(l *link, m *Message, place int32, qos byte, retain, dup bool, id uint16, ids []uint32) {
+func (c *Core) send(l *link, m *Message, place int32, qos byte, retain, dup bool, id uint16, ids []uint32, by askers) {
 	c.out = Delivery{Msg: m, QoS: qos, Retain: retain, Dup: dup, PacketID: id, SubIDs: ids, Expiry: m.left(c.now)}
+	if by != byQueue {
+		c.out.Replayed = by&^tells > byQueue
+		c.out.Gap = l.session.gapFor(m, place)
+	}
 	if !c.deliver(l) {
 		l.room = false
 	}
@@ -124,7 +132,7 @@ func (c *Core) settle(e *flown, reason string) {
 func (c *Core) saveOut(s *session, e *flown) {
 	e.state, e.since = saving, uint32(c.now/1000)
 	id, off, l := e.id, e.offset, s.link
-	v := outValue{inc: s.inc, pos: c.position(e.place, off)}
+	v := c.outOf(s, e)
 	c.write(s.shard.lane, func(err error) {
 		e := s.flight.find(id)
 		if e == nil || e.offset != off || e.state != saving {
@@ -201,7 +209,7 @@ func (c *Core) flushHeld(s *session, l *link) bool {
 			if e != nil {
 				e.published = true
 			}
-			c.send(l, &h.msg, h.place, h.qos, h.retain, false, h.id, h.ids)
+			c.send(l, &h.msg, h.place, h.qos, h.retain, false, h.id, h.ids, h.by)
 		}
 	}
 	if n > 0 {
@@ -242,13 +250,13 @@ func (c *Core) resendOne(s *session, l *link) bool {
 		return false
 	}
 	// After a crash deliveries of QoS 1 are positions again; they keep their place before later ones of QoS 2.
-	if set := s.queue.find(e.place); set != nil && !c.places[e.place].retained && !set.none() && set.head() < e.offset {
-		m, wait := c.head(s, l, set)
+	if set := s.queue.find(e.place); set != nil && !c.places[e.place].retained && set.headOf(e.by) < e.offset {
+		m, wait := c.head(s, l, set, e.by)
 		if wait {
 			return false
 		}
 		if m != nil && m.Offset < e.offset {
-			return c.deliverQueued(s, l, set, m)
+			return c.deliverQueued(s, l, set, m, e.by)
 		}
 	}
 	if !l.room || l.used >= l.window {
@@ -281,7 +289,7 @@ func (c *Core) resendMessage(s *session, l *link, e *flown, m *Message) {
 	}
 	a := applies{}
 	if t := c.target(s, m.Topic); t != nil {
-		a = c.effective(t, m, e.place, e.offset)
+		a = c.amounts(t, m, e.place, e.offset, e.by)
 	}
 	switch {
 	case !c.host.Allowed(s.key, false, m.Topic) && !spared(DropDenied, "resend"):
@@ -295,7 +303,7 @@ func (c *Core) resendMessage(s *session, l *link, e *flown, m *Message) {
 		e.published, e.wire = true, true
 		l.used++
 		l.resend++
-		c.send(l, m, e.place, e.qos, c.places[e.place].retained || m.Retain && a.rap, dup, e.id, a.ids)
+		c.send(l, m, e.place, e.qos, c.places[e.place].retained || m.Retain && a.rap, dup, e.id, a.ids, e.by)
 	}
 }
 

@@ -1,9 +1,15 @@
 package session
 
+import (
+	"slices"
+
+	"github.com/millrace-io/millrace/mqtt/topic"
+)
+
 // drain delivers the next position of the set, the oldest message first; partitions are merged by time.
 func (c *Core) drain(s *session, l *link) bool {
-	var first *set
-	var time int64
+	var first, other *set // other: which no history holds up
+	var time, otherTime int64
 	wait, any := false, false
 	for i := range s.queue.sets {
 		set := &s.queue.sets[i]
@@ -11,16 +17,24 @@ func (c *Core) drain(s *session, l *link) bool {
 			continue
 		}
 		if set.timed != set.head()+1 {
-			m, waits := c.head(s, l, set)
+			m, waits := c.head(s, l, set, byAny)
 			wait, any = wait || waits, any || waits
 			if m == nil {
 				continue
 			}
 			set.timed, set.time = m.Offset+1, m.when(c.now)
+			set.apart = len(s.histories) > 0 && c.apart(s, set, m)
 		}
-		if any = true; first == nil || set.time < time {
+		if any = true; set.apart {
+			if other == nil || set.time < otherTime {
+				other, otherTime = set, set.time
+			}
+		} else if first == nil || set.time < time {
 			first, time = set, set.time
 		}
+	}
+	if l.turn = !l.turn; other != nil && (first == nil || wait || l.turn) {
+		return c.drainOne(s, l, other)
 	}
 	switch {
 	case wait:
@@ -39,40 +53,55 @@ func (c *Core) drain(s *session, l *link) bool {
 }
 
 func (c *Core) drainOne(s *session, l *link, set *set) bool {
-	m, wait := c.head(s, l, set)
+	m, wait := c.head(s, l, set, byAny)
 	if wait {
 		return false
 	}
 	if m == nil {
 		return true // nothing was left of it
 	}
-	return c.deliverQueued(s, l, set, m)
+	return c.deliverQueued(s, l, set, m, byAny)
 }
 
-// head returns the message at the head of a set, dropping positions that turn out to be no message. nil and wait: it is being
-// read; nil otherwise: the set is empty.
-func (c *Core) head(s *session, l *link, set *set) (m *Message, wait bool) {
-	for !set.none() {
-		off := set.head()
+// apart tells whether the message at the head of a set is of no subscription that waits for history, nor of a partition with history: it
+// need not wait for messages of other partitions that are older only because they are history.
+func (c *Core) apart(s *session, set *set, m *Message) bool {
+	return len(set.past) == 0 && !slices.ContainsFunc(s.histories, func(h *history) bool {
+		return h.left > 0 && topic.Match(h.sub.filter, m.Topic)
+	})
+}
+
+// head returns the message at the head of a set, as far as some askers want it, dropping positions that turn out to be no message. nil
+// and wait: it is being read; nil otherwise: the set is empty.
+func (c *Core) head(s *session, l *link, set *set, by askers) (m *Message, wait bool) {
+	for {
+		off := set.headOf(by)
+		if off == headNone {
+			return nil, false
+		}
 		m, next, ok := c.fetch(l, set.place, off)
 		switch {
 		case !ok:
 			return nil, true
 		case m == nil:
-			c.skip(s, set, next)
+			c.skip(s, set, next, by, l.bufs[set.place].gap)
 		case m.Offset > off:
-			c.skip(s, set, m.Offset)
+			c.skip(s, set, m.Offset, by, false)
 		default:
 			return m, false
 		}
 	}
-	return nil, false
 }
 
-// skip removes positions at which there is no message.
-func (c *Core) skip(s *session, set *set, to int64) {
+// skip removes positions at which there is no message. gap: not any more.
+func (c *Core) skip(s *session, set *set, to int64, by askers, gap bool) {
+	if gap {
+		c.miss(s, set, to, by, DropReplayGap)
+	}
 	exact := !set.merged
-	switch n := set.cut(to); {
+	n := set.cutOf(to, by)
+	c.tidy(s, set)
+	switch {
 	case exact:
 		c.gone(set.place, n, c.reasonGone(set.place))
 	default:
@@ -81,18 +110,26 @@ func (c *Core) skip(s *session, set *set, to int64) {
 	c.touch(s)
 }
 
-// deliverQueued delivers the message at the head of a set, if it is still wanted. It is false if that must wait.
-func (c *Core) deliverQueued(s *session, l *link, set *set, m *Message) bool {
+// deliverQueued delivers the message at the head of a set, as far as some askers want it, if it is still wanted. It is false if that
+// must wait.
+func (c *Core) deliverQueued(s *session, l *link, set *set, m *Message, by askers) bool {
 	t := c.target(s, m.Topic)
 	retained := c.places[set.place].retained
-	owed := !set.runs.empty() && set.runs.min() == m.Offset // else it is of QoS 0, which is owed once its turn has come
+	owed := by&byQueue != 0 && !set.runs.empty() && set.runs.min() == m.Offset // else it is owed once its turn has come
+	if by &= set.asked(m.Offset); by > byQueue {
+		if owed && m.Offset < c.floor.at(set.place) && s.flight.owns(set.place, m.Offset) {
+			c.take(s, set, m.Offset+1, byQueue) // as below
+			return true
+		}
+		return c.deliverPast(s, l, set, m, t, by, owed)
+	}
 	var a applies
 	drop := ""
 	switch {
 	case retained && !c.current(m.Topic, set.place, m.Offset):
 		drop = DropSuperseded
 	case !retained && m.Offset < c.floor.at(set.place) && s.flight.owns(set.place, m.Offset):
-		set.cut(m.Offset + 1) // in flight, or done before a crash: a merge has brought it back
+		c.take(s, set, m.Offset+1, by) // in flight, or done before a crash: a merge has brought it back
 		return true
 	case t == nil:
 		drop = DropUnmatched
@@ -114,20 +151,60 @@ func (c *Core) deliverQueued(s *session, l *link, set *set, m *Message) bool {
 		default:
 			c.host.Count(drop, 1)
 		}
-		set.cut(m.Offset + 1)
-		c.touch(s)
+		c.take(s, set, m.Offset+1, by)
 		return true
 	}
-	if reason := c.barred(t, m, l); reason != "" && !spared(reason, way(retained)) {
+	return c.handOver(s, l, set, m, t, &a, retained || m.Retain && a.rap, by, owed)
+}
+
+// deliverPast delivers the message at the head of a set that histories want, and perhaps the queue. What no history's filter matches
+// was never asked for. Deliveries of history are in the books, but in no row of the meter: its minute may be long over, and there would
+// be a row for every minute of the past that somebody looks at.
+func (c *Core) deliverPast(s *session, l *link, set *set, m *Message, t *target, by askers, owed bool) bool {
+	a := applies{none: true}
+	if t != nil {
+		a = c.pastSum(t, m, set.place, m.Offset, by)
+	}
+	switch {
+	case a.pending:
+		return false
+	case a.none && owed && set.merged:
+		c.places[set.place].book.lose(1)
+	case a.none && owed:
+		c.drop(m.Tally, set.place, DropUnmatched)
+	}
+	if a.none {
+		c.take(s, set, m.Offset+1, by)
+		return true
+	}
+	if !owed {
+		c.scratch = *m
+		c.scratch.Tally = &c.unrowed
+		m = &c.scratch
+	}
+	return c.handOver(s, l, set, m, t, &a, m.Retain && a.rap, by, owed)
+}
+
+// take removes what lies below off for some askers: it is dealt with.
+func (c *Core) take(s *session, set *set, off int64, by askers) {
+	set.cutOf(off, by)
+	c.tidy(s, set)
+	c.touch(s)
+}
+
+// handOver delivers the message at the head of a set, or gives it up. It is false if that must wait.
+func (c *Core) handOver(s *session, l *link, set *set, m *Message, t *target, a *applies, retain bool, by askers, owed bool) bool {
+	if reason := c.barred(t, m, l); reason != "" && !spared(reason, way(c.places[set.place].retained, by)) {
 		if !owed {
 			c.owe(m.Tally, set.place)
 		}
 		c.drop(m.Tally, set.place, reason)
-		set.cut(m.Offset + 1)
-		c.touch(s)
+		c.take(s, set, m.Offset+1, by)
 		return true
 	}
-	retain := retained || m.Retain && a.rap
+	if by == byQueue {
+		by = a.by()
+	}
 	if a.qos == 0 {
 		if !l.room || l.heldBytes >= c.o.ReadBytes {
 			return false
@@ -135,21 +212,23 @@ func (c *Core) deliverQueued(s *session, l *link, set *set, m *Message) bool {
 		if !owed {
 			c.owe(m.Tally, set.place)
 		}
-		c.deliver0(l, m, set.place, a.ids, retain)
-	} else if !l.open(c) || !c.emit(l, m, set.place, a, retain) {
+		c.deliver0(l, m, set.place, a, retain, by)
+	} else if !l.open(c) || !c.emit(l, m, set.place, a, retain, by) {
 		return false
 	} else if !owed {
-		c.owe(m.Tally, set.place) // the subscription has changed meanwhile
+		c.owe(m.Tally, set.place) // the subscription has changed meanwhile, or it is history
 	}
-	set.cut(m.Offset + 1)
-	c.touch(s)
+	c.take(s, set, m.Offset+1, by)
 	return true
 }
 
 // way is what tests call the way of a message that was queued.
-func way(retained bool) string {
-	if retained {
+func way(retained bool, by askers) string {
+	switch {
+	case retained:
 		return "retained"
+	case by > byQueue:
+		return "replayed"
 	}
 	return "queued"
 }

@@ -294,7 +294,8 @@ func (c *Core) remove(s *session) {
 	for _, b := range s.queue.subs.list {
 		c.uproot(s, b)
 	}
-	s.queue, s.flight, s.cursors = queue{}, flight{}, nil
+	c.histories -= len(s.histories)
+	s.queue, s.flight, s.cursors, s.histories = queue{}, flight{}, nil, nil
 	delete(c.sessions, s.key)
 	if c.lives[s.inc] == s {
 		delete(c.lives, s.inc)

@@ -12,6 +12,7 @@ type buffer struct {
 	place      int32
 	reading    bool
 	failed     bool // reading, once the retry is due
+	gap        bool // retention has taken what was to be read
 	base, next int64
 	msgs       []Message
 	bytes      int
@@ -22,6 +23,7 @@ type fetch struct {
 	link   *link
 	place  int32
 	offset int64
+	past   bool // for history alone
 }
 
 type retry struct {
@@ -84,12 +86,22 @@ func (c *Core) dropBuffers(l *link) {
 }
 
 func (c *Core) read(l *link, b *buffer, off int64) {
-	if len(c.reads) >= maxReads {
+	past := l.session.queue.isPast(b.place, off)
+	switch {
+	case past && c.pastReads >= historyReads:
+		if !l.waiting {
+			l.waiting = true
+			c.pastReaders = append(c.pastReaders, l)
+		}
+		return
+	case len(c.reads) >= maxReads:
 		if !l.waiting {
 			l.waiting = true
 			c.readers = append(c.readers, l)
 		}
 		return
+	case past:
+		c.pastReads++
 	}
 	c.buffered -= b.bytes
 	*b = buffer{place: b.place, reading: true}
@@ -100,7 +112,7 @@ func (c *Core) read(l *link, b *buffer, off int64) {
 		}
 	}
 	c.token++
-	c.reads[c.token] = &fetch{l, b.place, off}
+	c.reads[c.token] = &fetch{l, b.place, off, past}
 	c.host.Read(c.token, c.position(b.place, off), max(c.o.ReadBytes/max(share, 1), 4<<10))
 }
 
@@ -121,28 +133,40 @@ func (c *Core) ReadDone(now int64, token uint64, b Batch, err error) {
 		return
 	}
 	delete(c.reads, token)
+	if f.past {
+		c.pastReads--
+	}
 	if l := f.link; l.session.link == l {
 		c.filled(l, f, b, err)
 		c.pump(l.session)
 	}
+	for len(c.pastReaders) > 0 && c.pastReads < historyReads && len(c.reads) < maxReads {
+		c.pastReaders = c.awaken(c.pastReaders)
+	}
 	for len(c.readers) > 0 && len(c.reads) < maxReads {
-		l := c.readers[0]
-		c.readers = slices.Delete(c.readers, 0, 1)
-		l.waiting = false
-		c.pump(l.session)
+		c.readers = c.awaken(c.readers)
 	}
 	c.leave()
+}
+
+// awaken lets the first of those that wait to read go on.
+func (c *Core) awaken(list []*link) []*link {
+	l := list[0]
+	list = slices.Delete(list, 0, 1)
+	l.waiting = false
+	c.pump(l.session)
+	return list
 }
 
 func (c *Core) filled(l *link, f *fetch, b Batch, err error) {
 	buf := l.buffer(f.place)
 	buf.reading = false
 	c.buffered -= buf.bytes
-	buf.bytes = 0
+	buf.bytes, buf.gap = 0, false
 	var gap *GapError
 	switch {
 	case errors.As(err, &gap) && gap.Next > f.offset:
-		buf.base, buf.next = f.offset, gap.Next
+		buf.base, buf.next, buf.gap = f.offset, gap.Next, true
 	case err != nil || b.Next <= f.offset:
 		buf.reading, buf.failed = true, true
 		c.retries = append(c.retries, retry{c.now + readAgain, l})

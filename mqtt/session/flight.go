@@ -22,8 +22,12 @@ type flown struct {
 	wire      bool   // on this connection, so it takes a place in the client's receive maximum
 	settled   bool   // what became of it is counted
 	since     uint32 // seconds since 1970 when it was begun
+	by        askers
 	tally     *Tally
 }
+
+// unwritten tells whether nothing but the queue and its histories says that it is owed.
+func (d *flown) unwritten() bool { return d.qos == 1 || d.state == unsaved || d.state == saving }
 
 // flight is the deliveries that have a packet id, in the order in which they were first to be sent. They outlive connections.
 // An id of QoS 2 stays taken after its delivery is done, until a checkpoint covers its position: a replay must not bring it back.
@@ -41,6 +45,7 @@ type doneID struct {
 	offset int64
 	place  int32
 	id     uint16
+	by     askers
 	cover  uint64 // the checkpoint that covers its position, once done
 }
 
@@ -147,15 +152,15 @@ func distance(from, id uint16) int {
 	return d
 }
 
-// owns tells whether a position has an outbound QoS 2 id, open or done.
+// owns tells whether a position that the queue owes has an outbound QoS 2 id, open or done.
 func (f *flight) owns(place int32, off int64) bool {
 	for _, d := range f.all() {
-		if d.qos == 2 && d.place == place && d.offset == off {
+		if d.qos == 2 && d.place == place && d.offset == off && d.by&byQueue != 0 {
 			return true
 		}
 	}
 	for i := range f.done {
-		if d := &f.done[i]; d.place == place && d.offset == off {
+		if d := &f.done[i]; d.place == place && d.offset == off && d.by&byQueue != 0 {
 			return true
 		}
 	}

@@ -100,7 +100,7 @@ func sum(s *session, subs []*sub) target {
 	t := target{session: s, subs: subs}
 	for _, b := range subs {
 		t.add(b)
-		t.mixed = t.mixed || b.opts.noLocal || b.pending || b.start != nil
+		t.mixed = t.mixed || b.opts.noLocal || b.pending || b.start != nil || b.asking > 0 || b.gap.untold() != 0
 	}
 	return t
 }
@@ -119,6 +119,7 @@ type applies struct {
 	ids     []uint32
 	none    bool // no subscription applies
 	pending bool // wait: a subscription that is not durable yet makes a difference
+	tells   bool // the client is to be told of a gap in what came before
 }
 
 // effective is the sum for a message at a position. Where a subscription that is not durable yet would change whether or at
@@ -129,36 +130,51 @@ func (c *Core) effective(t *target, m *Message, place int32, off int64) applies 
 	if !t.mixed {
 		return all
 	}
-	positioned := off >= 0 && !c.places[place].retained
-	reached := func(b *sub) bool {
-		return (!positioned || off >= b.start.at(place)) &&
-			!(b.opts.noLocal && m.Client != "" && m.Client == t.session.key.ClientID)
-	}
-	n, waiting, pending := 0, byte(0), false
+	n, waiting, pending, asking, tells := 0, byte(0), false, false, false
 	for _, b := range t.subs {
-		switch {
-		case !reached(b):
-		case b.pending:
-			pending = true
+		if !c.reaches(t.session, b, m, place, off) {
+			continue
+		}
+		if b.pending || b.asking > 0 {
+			pending, asking = true, asking || b.asking > 0
 			waiting = max(waiting, min(b.opts.qos, m.QoS))
-		default:
-			n++
+		}
+		if !b.pending {
+			n, tells = n+1, tells || b.gap.untold() != 0
 		}
 	}
-	if n == len(t.subs) {
+	if all.tells = tells; n == len(t.subs) && !asking {
 		return all
 	}
 	var part target
 	for _, b := range t.subs {
-		if reached(b) && !b.pending {
+		if !b.pending && c.reaches(t.session, b, m, place, off) {
 			part.add(b)
 		}
 	}
-	a := applies{options: options{qos: min(part.qos, m.QoS), rap: part.rap}, ids: part.ids, none: n == 0 && !pending}
-	if pending && (n == 0 || waiting > a.qos) {
+	a := applies{options: options{qos: min(part.qos, m.QoS), rap: part.rap}, ids: part.ids, none: n == 0 && !pending, tells: tells}
+	if pending && (asking && off >= 0 || n == 0 || waiting > a.qos) {
 		a.pending, a.qos = true, max(a.qos, waiting)
 	}
 	return a
+}
+
+// reaches tells whether a subscription that matches the topic of a message is to have it as a live one.
+func (c *Core) reaches(s *session, b *sub, m *Message, place int32, off int64) bool {
+	return (off < 0 || c.places[place].retained || off >= b.start.at(place)) && !b.ownMessage(s, m)
+}
+
+// ownMessage tells whether a message is the session's own, which the subscription does not want.
+func (b *sub) ownMessage(s *session, m *Message) bool {
+	return b.opts.noLocal && m.Client != "" && m.Client == s.key.ClientID
+}
+
+// amounts says what the subscriptions of a target amount to for a position that somebody has asked for.
+func (c *Core) amounts(t *target, m *Message, place int32, off int64, by askers) applies {
+	if by &^= tells; by > byQueue {
+		return c.pastSum(t, m, place, off, by)
+	}
+	return c.effective(t, m, place, off)
 }
 
 // target finds what one session's subscriptions make of a topic, nil if none matches.

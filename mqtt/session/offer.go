@@ -33,8 +33,8 @@ func (c *Core) deliverLive(t *target, m *Message, place int32, a applies) {
 		c.drop(m.Tally, place, reason)
 	case a.qos == 0:
 		c.owe(m.Tally, place)
-		c.deliver0(l, m, place, a.ids, retain)
-	case !l.open(c) || !c.emit(l, m, place, a, retain):
+		c.deliver0(l, m, place, &a, retain, a.by())
+	case !l.open(c) || !c.emit(l, m, place, &a, retain, a.by()):
 		c.enqueue(t.session, m, place)
 	default:
 		c.owe(m.Tally, place)
@@ -56,7 +56,15 @@ func (c *Core) offerUnlogged(t *target, m *Message) {
 		c.drop(m.Tally, unplaced, reason)
 		return
 	}
-	c.deliver0(l, m, unplaced, a.ids, m.Retain && a.rap)
+	c.deliver0(l, m, unplaced, &a, m.Retain && a.rap, a.by())
+}
+
+// by is who asked for a message that the matcher has met.
+func (a *applies) by() askers {
+	if a.tells {
+		return byQueue | tells
+	}
+	return byQueue
 }
 
 // enqueue adds a position that is owed to the set.
@@ -78,6 +86,9 @@ func (c *Core) enqueue(s *session, m *Message, place int32) {
 // trail adds a position of effective QoS 0 to a queue that it must not overtake. It becomes owed when its turn comes.
 func (c *Core) trail(s *session, m *Message, place int32) {
 	set := s.queue.set(place)
+	if len(set.fleeting.mid) > fleetingBytes && len(set.past) > 0 {
+		set.fleeting.squeeze(0) // what is live waits for history as long as that takes: it is matched again
+	}
 	if len(set.fleeting.mid) > fleetingBytes {
 		c.owe(m.Tally, place)
 		c.drop(m.Tally, place, DropQoS0Full)

@@ -1,6 +1,9 @@
 package session
 
-import "slices"
+import (
+	"math"
+	"slices"
+)
 
 // queue is filters with options and start vectors, and the positions that are still to be delivered. It belongs to a session;
 // nothing in it knows of one.
@@ -16,27 +19,61 @@ type set struct {
 	place    int32
 	runs          // owed
 	fleeting runs // of effective QoS 0: they keep their place behind positions that are owed, and end with the connection
-	// The time of the message at timed-1, for the merge: there may be a thousand sets.
+	past     []past
+	// The time of the message at timed-1, for the merge: there may be a thousand sets. apart: it does not wait for history.
 	timed, time int64
+	apart       bool
 }
 
-func (s *set) none() bool { return s.runs.empty() && s.fleeting.empty() }
+// askers are those in a session for whom a position is to be delivered: the queue itself, because subscriptions match it, and the
+// histories of the session, by their bits.
+type askers uint32
+
+const (
+	byQueue askers = 1
+	byAny          = ^askers(0)
+	tells          = askers(1 << 31) // nobody: the delivery tells of a gap
+)
+
+// headNone is the head of what is empty.
+const headNone = math.MaxInt64
+
+func (s *set) none() bool { return s.head() == headNone }
 
 // head is the first position.
-func (s *set) head() int64 {
-	switch {
-	case s.fleeting.empty():
-		return s.runs.min()
-	case s.runs.empty():
-		return s.fleeting.min()
+func (s *set) head() int64 { return s.headOf(byAny) }
+
+// headOf is the first position for some askers.
+func (s *set) headOf(by askers) int64 {
+	first := int64(headNone)
+	if by&byQueue != 0 {
+		if !s.runs.empty() {
+			first = s.runs.min()
+		}
+		if !s.fleeting.empty() {
+			first = min(first, s.fleeting.min())
+		}
 	}
-	return min(s.runs.min(), s.fleeting.min())
+	for i := range s.past {
+		if p := &s.past[i]; p.history.bit&by != 0 && !p.runs.empty() {
+			first = min(first, p.runs.min())
+		}
+	}
+	return first
 }
 
-// cut removes everything below off and returns how much of it was owed.
-func (s *set) cut(off int64) int64 {
-	s.fleeting.cut(off)
-	return s.runs.cut(off)
+// cutOf removes everything below off for some askers, and returns how much of it the queue owed.
+func (s *set) cutOf(off int64, by askers) (owed int64) {
+	if by&byQueue != 0 {
+		s.fleeting.cut(off)
+		owed = s.runs.cut(off)
+	}
+	for i := range s.past {
+		if p := &s.past[i]; p.history.bit&by != 0 {
+			p.runs.cut(off)
+		}
+	}
+	return owed
 }
 
 // find returns the set of a place, nil if there is none.
@@ -108,7 +145,7 @@ func (q *queue) dropFleeting() {
 	kept := q.sets[:0]
 	for i := range q.sets {
 		q.sets[i].fleeting = runs{}
-		if !q.sets[i].runs.empty() {
+		if !q.sets[i].runs.empty() || len(q.sets[i].past) > 0 {
 			kept = append(kept, q.sets[i])
 		}
 	}
@@ -144,6 +181,10 @@ type sub struct {
 	asOf vector
 	// queued: the cursor has passed all of them, but the record still says owed.
 	queued bool
+	// history is what it asks for of the past, nil when it has all of that; asking, how many SUBSCRIBEs that ask are not committed.
+	history *history
+	asking  int
+	gap     gap
 }
 
 // subs are the subscriptions of one queue by filter. Most have one or two.

@@ -164,6 +164,9 @@ func (c *Core) restoreSession(k Key, sv *saved) {
 			s.queue.subs.set(b)
 			c.plant(s, b)
 			sh.starts = append(sh.starts, start{s, b})
+			if v.history != nil {
+				c.restoreHistory(s, b, v.history, sv.queue)
+			}
 		}
 	}
 	c.restoreQueue(s, sv)
@@ -240,7 +243,11 @@ func (c *Core) restoreOut(s *session, out map[uint16]outValue) {
 		if v.inc != s.inc {
 			continue
 		}
-		d := flown{offset: v.pos.Offset, place: c.place(v.pos.Part), id: id, qos: 2, published: true, since: uint32(c.now / 1000)}
+		d := flown{offset: v.pos.Offset, place: c.place(v.pos.Part), id: id, qos: 2, published: true, since: uint32(c.now / 1000),
+			by: s.askersOf(&v)}
+		if d.by != byQueue {
+			d.tally = &c.unrowed
+		}
 		if v.released {
 			d.state = released
 		}
@@ -259,7 +266,7 @@ func (c *Core) restoreOut(s *session, out map[uint16]outValue) {
 	for _, d := range list {
 		s.flight.push(d)
 		if set := s.queue.find(d.place); set != nil {
-			set.runs.remove(d.offset)
+			c.own(s, set, &d)
 		}
 	}
 }

@@ -134,6 +134,8 @@ type Host interface {
 	// Publish appends a message (a fired will) as if a client had. Then Core.Published. A will refused with a *packet.Error other
 	// than QuotaExceeded, or with ErrTooLarge, is given up; after any other refusal it is published again.
 	Publish(token uint64, m *Message)
+	// History finds out where history begins, one answer per ask. Then Core.HistoryDone.
+	History(token uint64, asks []HistoryAsk)
 	// Allowed decides whether a session may receive, or publish (as its will), a message on a topic now.
 	Allowed(k Key, publish bool, topic string) bool
 	// Count adds to the counter of things dropped or skipped, by reason (one of the Drop… constants).
@@ -168,6 +170,9 @@ type Delivery struct {
 	PacketID uint16 // 0 for QoS 0
 	SubIDs   []uint32
 	Expiry   uint32 // seconds left, when Msg.Props.HasExpiry
+
+	Replayed bool  // it is history: a 5.0 client is told when it was received
+	Gap      int64 // not 0: so many records of the history before it are gone (LostUnknown: some)
 
 	Dropped string // set by Deliver: why the client does not get it, already counted
 }
@@ -238,6 +243,8 @@ type Options struct {
 	MaxSubs       int    // subscriptions per session, by weight (a filter of more than 256 bytes counts as several); default 10,000
 	MaxAllSubs    int    // subscriptions in all, likewise; default 2,000,000
 	MaxSessions   int    // connected or not; default 1,000,000
+	MaxReplays    int    // of one session at once; default 8, at most 22; negative: none
+	MaxAllReplays int    // of all sessions; default 256; negative: none
 	// Topics with a retained message, default 1,000,000, and the bytes of their names and payloads, default 1 GiB. What is beyond is
 	// refused by who asks RetainedIndex.Admits; a will is published without retain.
 	MaxRetained      int

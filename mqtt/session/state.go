@@ -18,6 +18,7 @@ const (
 	kindQueue    kind = 'q' // session key
 	kindIn       kind = 'i' // session key, packet id
 	kindOut      kind = 'o' // session key, packet id
+	kindGroup    kind = 'g' // group key: tenant, share name, filter
 	kindWill     kind = 'w' // session key
 	kindBegin    kind = 'B' // of a checkpoint of a sessions partition
 	kindDone     kind = 'D'
@@ -66,7 +67,7 @@ func decodeKey(b []byte) (k stateKey, err error) {
 	case kindBegin, kindDone, kindFrontier:
 	case kindRetained:
 		k.rest = string(r.rest())
-	case kindSession, kindQueue, kindWill, kindSub, kindIn, kindOut:
+	case kindSession, kindQueue, kindWill, kindSub, kindIn, kindOut, kindGroup:
 		k.key = Key{r.text(), r.text(), r.text()}
 		switch k.kind {
 		case kindSub:
@@ -106,14 +107,17 @@ func (v *sessionValue) decode(b []byte) error {
 	return r.end()
 }
 
-// subValue is one subscription. Its vector is where it starts. While the retained messages it asked for have not all been
-// queued, owed is the vector as of which it is owed them.
+// subValue is one subscription. Its vector is where it starts; that of a shared one is its group's. While the retained messages it
+// asked for have not all been queued, owed is the vector as of which it is owed them.
 type subValue struct {
 	inc   Incarnation
 	opts  options
 	start []Position
 	owed  []Position
 	owes  bool
+
+	history *historyOf  // that it asked for, and does not have all of; nil: none
+	group   Incarnation // of a shared subscription: its group's, else 0
 }
 
 const (
@@ -121,18 +125,27 @@ const (
 	flagNoLocal = 0x04
 	flagRAP     = 0x08
 	flagOwed    = 0x10
+	flagShared  = 0x20
+	flagHistory = 0x40
 )
 
 func (v *subValue) append(dst []byte) []byte {
 	dst = append(dst, stateVersion)
 	dst = appendInt(dst, uint64(v.inc))
 	flags := v.opts.qos
-	flags |= bit(v.opts.noLocal, flagNoLocal) | bit(v.opts.rap, flagRAP) | bit(v.owes, flagOwed)
+	flags |= bit(v.opts.noLocal, flagNoLocal) | bit(v.opts.rap, flagRAP) | bit(v.owes, flagOwed) | bit(v.group != 0, flagShared)
+	flags |= bit(v.history != nil, flagHistory)
 	dst = append(dst, flags)
 	dst = appendInt(dst, uint64(v.opts.id))
 	dst = appendVector(dst, v.start)
 	if v.owes {
 		dst = appendVector(dst, v.owed)
+	}
+	if v.group != 0 {
+		dst = appendInt(dst, uint64(v.group))
+	}
+	if v.history != nil {
+		dst = v.history.append(dst)
 	}
 	return dst
 }
@@ -146,20 +159,28 @@ func (v *subValue) decode(b []byte) error {
 	if v.owes = flags&flagOwed != 0; v.owes {
 		v.owed = r.vector()
 	}
+	if flags&flagShared != 0 {
+		v.group = Incarnation(r.int())
+	}
+	if flags&flagHistory != 0 {
+		v.history = r.historyOf()
+	}
 	if v.opts.qos > 2 {
 		r.bad = true
 	}
 	return r.end()
 }
 
-// queueValue is what a checkpoint knows of a session: the positions below its frontier that are still owed, and the inbound
-// QoS 2 ids that are not forgotten.
+// queueValue is what a checkpoint knows of a session or a group: the positions below its frontier that are still owed, and a
+// session's inbound QoS 2 ids that are not forgotten.
 type queueValue struct {
 	inc     Incarnation
 	tag     uint64 // the checkpoint's number
 	base    uint32 // last released use of every id that has no record and is not in inbound
 	inbound []inboundValue
 	sets    []setValue
+
+	histories []historyValue
 }
 
 type inboundValue struct {
@@ -187,9 +208,17 @@ func (v *queueValue) append(dst []byte) []byte {
 		dst = appendInt(dst, uint64(in.seen))
 		dst = appendInt(dst, uint64(in.stable))
 	}
-	dst = appendInt(dst, uint64(len(v.sets)))
-	for i := range v.sets {
-		s := &v.sets[i]
+	dst = appendSets(dst, v.sets)
+	if len(v.histories) > 0 {
+		dst = appendHistories(dst, v.histories)
+	}
+	return dst
+}
+
+func appendSets(dst []byte, sets []setValue) []byte {
+	dst = appendInt(dst, uint64(len(sets)))
+	for i := range sets {
+		s := &sets[i]
 		dst = appendPart(dst, s.part)
 		dst = append(dst, bit(s.merged, 1))
 		dst = appendInt(dst, uint64(len(s.runs)))
@@ -210,14 +239,22 @@ func (v *queueValue) decode(b []byte) error {
 	for range n {
 		v.inbound = append(v.inbound, inboundValue{r.uint16(), r.uint32(), r.uint32(), r.uint32()})
 	}
-	n = r.count(19)
-	v.sets = make([]setValue, 0, n)
+	v.sets = r.sets()
+	if !r.bad && len(r.b) > 0 {
+		v.histories = r.histories()
+	}
+	return r.end()
+}
+
+func (r *reader) sets() []setValue {
+	n := r.count(19)
+	sets := make([]setValue, 0, n)
 	for range n {
 		s := setValue{part: r.part(), merged: r.byte() != 0}
 		s.runs = r.runs()
-		v.sets = append(v.sets, s)
+		sets = append(sets, s)
 	}
-	return r.end()
+	return sets
 }
 
 // inValue is the last released use of an inbound packet id.
@@ -239,27 +276,41 @@ func (v *inValue) decode(b []byte) error {
 }
 
 // outValue says which position an outbound QoS 2 packet id stands for, and whether its PUBREC has come. If the delivery has been open
-// for long it has a copy of the message.
+// for long it has a copy of the message. A position that was a group's belongs to this session once the record is in the log, and
+// to nobody else ever after.
 type outValue struct {
 	inc      Incarnation
 	released bool
 	pos      Position
-	msg      *Message // to be written; decode leaves it nil
+	group    Incarnation // whose position it was; 0: the session's own
+	msg      *Message    // to be written; decode leaves it nil
 	copied   bool
 	at       int64 // offset of the record, as restored
+
+	past      bool // it is for these histories, and for the queue only if queued is set; else for the queue alone
+	queued    bool
+	histories []uint64
 }
 
 const (
 	flagReleased = 0x01
 	flagCopied   = 0x02
+	flagLeased   = 0x04
+	flagPast     = 0x08
 )
 
 func (v *outValue) append(dst []byte) []byte {
 	dst = append(dst, stateVersion)
 	dst = appendInt(dst, uint64(v.inc))
-	dst = append(dst, bit(v.released, flagReleased)|bit(v.msg != nil, flagCopied))
+	dst = append(dst, bit(v.released, flagReleased)|bit(v.msg != nil, flagCopied)|bit(v.group != 0, flagLeased)|bit(v.past, flagPast))
 	dst = appendPart(dst, v.pos.Part)
 	dst = appendInt(dst, uint64(v.pos.Offset))
+	if v.group != 0 {
+		dst = appendInt(dst, uint64(v.group))
+	}
+	if v.past {
+		dst = appendAskers(dst, v)
+	}
 	if v.msg == nil {
 		return dst
 	}
@@ -278,6 +329,12 @@ func (r *reader) out(v *outValue, m *Message) (copied bool) {
 	flags := r.byte()
 	v.released = flags&flagReleased != 0
 	v.pos = Position{r.part(), r.offset()}
+	if flags&flagLeased != 0 {
+		v.group = Incarnation(r.int())
+	}
+	if v.past = flags&flagPast != 0; v.past {
+		r.askers(v)
+	}
 	if flags&flagCopied == 0 {
 		return false
 	}

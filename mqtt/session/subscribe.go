@@ -9,28 +9,47 @@ import (
 // what it matches from now on is collected. SUBACK and delivery wait until it is durable; if the write is refused, the filter
 // goes again. A filter that is there already gets the new options once they are durable, and keeps its start.
 func (c *Core) subscribe(l *link, p *packet.Subscribe) {
-	s := l.session
-	codes := make([]packet.Code, len(p.Filters))
+	if c.waits(l, p) {
+		return
+	}
+	s, a := l.session, c.asksOf(l, p)
+	codes := make([]packet.Code, len(a.filters))
 	var changes []change
-	var recs []StateRecord
 	id := uint32(0)
 	if len(p.Props.SubscriptionIDs) > 0 {
 		id = p.Props.SubscriptionIDs[0]
 	}
-	for i := range p.Filters {
-		if codes[i] = c.checkFilter(s, &p.Filters[i]); codes[i].Failed() {
-			if l.version < packet.V5 {
-				codes[i] = packet.UnspecifiedError
-			}
+	for i := range a.filters {
+		f := &a.filters[i]
+		if codes[i] = a.code(i); !codes[i].Failed() {
+			codes[i] = c.checkFilter(s, f)
+		}
+		if codes[i].Failed() || !a.wanted(i) && c.unchanged(s, f, id) {
 			continue
 		}
-		if c.unchanged(s, &p.Filters[i], id) {
-			continue
+		ch := c.change(s, f, id)
+		ch.index = i
+		if a.wanted(i) {
+			c.await(s, a, &ch, len(changes))
 		}
-		ch := c.change(s, &p.Filters[i], id)
 		changes = append(changes, ch)
+	}
+	pid := p.PacketID
+	write := func(kept []change) { c.writeSubs(l, pid, a, codes, kept) }
+	if len(a.of) > 0 {
+		c.ask(l, a, codes, changes, write)
+	} else {
+		write(changes)
+	}
+}
+
+// writeSubs makes the changes of a SUBSCRIBE durable, and answers it.
+func (c *Core) writeSubs(l *link, pid uint16, a *asks, codes []packet.Code, changes []change) {
+	s := l.session
+	var recs []StateRecord
+	for _, ch := range changes {
 		if s.durable {
-			recs = append(recs, c.record(s, ch.sub, ch.opts, ch.sub.owes))
+			recs = append(recs, c.recordOf(s, ch.sub, ch.opts, ch.sub.owes, ch.asksFor()))
 		}
 	}
 	done := func(err error) {
@@ -42,33 +61,34 @@ func (c *Core) subscribe(l *link, p *packet.Subscribe) {
 			}
 		}
 		for i := range codes {
-			if err != nil && !codes[i].Failed() {
+			if err != nil && !codes[i].Failed() || codes[i].Failed() && l.version < packet.V5 {
 				codes[i] = packet.UnspecifiedError
 			}
 		}
 	}
+	answer := &packet.Suback{Kind: packet.SUBACK, PacketID: pid, Codes: codes, Props: a.props()}
 	if len(recs) == 0 {
 		done(nil)
-		c.suback(l, packet.SUBACK, p.PacketID, codes)
+		c.suback(l, answer)
 		return
 	}
-	pid, early := p.PacketID, mutant("early-suback")
+	early := mutant("early-suback")
 	if early {
-		c.suback(l, packet.SUBACK, pid, codes)
+		c.suback(l, answer)
 	}
 	c.write(s.shard.lane, func(err error) {
 		done(err)
 		if !early {
-			c.suback(l, packet.SUBACK, pid, codes)
+			c.suback(l, answer)
 		}
 		c.pump(s)
 	}, recs...)
 }
 
 // suback answers, if the connection is still there.
-func (c *Core) suback(l *link, kind packet.Type, id uint16, codes []packet.Code) {
+func (c *Core) suback(l *link, answer *packet.Suback) {
 	if s := l.session; s.link == l && !s.ended {
-		l.conn.Send(&packet.Suback{Kind: kind, PacketID: id, Codes: codes})
+		l.conn.Send(answer)
 		c.pump(s)
 	}
 }
@@ -97,6 +117,9 @@ type change struct {
 	opts options
 	owes bool // retained messages
 	asOf vector
+
+	index   int      // of the filter in its packet
+	history *history // nil: none is asked for
 }
 
 // unchanged tells whether a SUBSCRIBE says nothing that is not durable already: devices subscribe again whenever they connect.
@@ -129,6 +152,9 @@ func (c *Core) change(s *session, f *packet.Filter, id uint32) change {
 	b := s.queue.subs.get(f.Filter)
 	isNew := b == nil || b.ending > 0
 	if isNew {
+		if b != nil {
+			c.endHistory(s, b.history)
+		}
 		b = &sub{filter: f.Filter, opts: opts, pending: s.durable}
 		if s.durable || !s.queue.empty() {
 			b.start = c.next()
@@ -149,6 +175,7 @@ func (c *Core) change(s *session, f *packet.Filter, id uint32) change {
 }
 
 func (c *Core) commit(s *session, ch change) {
+	c.answered(&ch)
 	if s.ended {
 		return
 	}
@@ -164,10 +191,14 @@ func (c *Core) commit(s *session, ch change) {
 		b.queued = false
 		s.scan(cursor{sub: b, asOf: ch.asOf})
 	}
+	if ch.history != nil {
+		c.beginHistory(s, ch.history)
+	}
 }
 
 // refuse undoes a change. A pending subscription stays while another write may still make it durable.
 func (c *Core) refuse(s *session, ch change) {
+	c.answered(&ch)
 	b := ch.sub
 	b.writes--
 	switch {
@@ -183,6 +214,7 @@ func (c *Core) refuse(s *session, ch change) {
 func (c *Core) removeSub(s *session, b *sub) {
 	s.queue.subs.delete(b)
 	s.unscan(b.filter)
+	c.endHistory(s, b.history)
 	c.uproot(s, b)
 }
 
@@ -201,11 +233,15 @@ func (c *Core) uproot(s *session, b *sub) {
 
 // unsubscribe removes subscriptions once that is durable; till then they go on.
 func (c *Core) unsubscribe(l *link, p *packet.Unsubscribe) {
+	if c.waits(l, p) {
+		return
+	}
 	s := l.session
 	codes := make([]packet.Code, len(p.Filters))
 	gone := make([]*sub, len(p.Filters))
 	var recs []StateRecord
 	for i, f := range p.Filters {
+		f, _, _ = PlainFilter(f)
 		b := s.queue.subs.get(f)
 		if b == nil {
 			codes[i] = packet.NoSubscriptionExisted
@@ -232,12 +268,12 @@ func (c *Core) unsubscribe(l *link, p *packet.Unsubscribe) {
 		}
 		c.touch(s)
 	}
+	answer := &packet.Suback{Kind: packet.UNSUBACK, PacketID: p.PacketID, Codes: codes}
 	if len(recs) == 0 {
 		done(nil)
-		c.suback(l, packet.UNSUBACK, p.PacketID, codes)
+		c.suback(l, answer)
 		return
 	}
-	pid := p.PacketID
 	c.write(s.shard.lane, func(err error) {
 		done(err)
 		if err != nil && l.version < packet.V5 { // its UNSUBACK cannot say no
@@ -246,7 +282,7 @@ func (c *Core) unsubscribe(l *link, p *packet.Unsubscribe) {
 			}
 			return
 		}
-		c.suback(l, packet.UNSUBACK, pid, codes)
+		c.suback(l, answer)
 		c.pump(s)
 	}, recs...)
 }
@@ -254,9 +290,16 @@ func (c *Core) unsubscribe(l *link, p *packet.Unsubscribe) {
 // record is the subscription as it is once the change is made. It says that retained messages are owed until a checkpoint has
 // written their positions.
 func (c *Core) record(s *session, b *sub, opts options, owes bool) StateRecord {
+	return c.recordOf(s, b, opts, owes, b.history)
+}
+
+func (c *Core) recordOf(s *session, b *sub, opts options, owes bool, h *history) StateRecord {
 	v := subValue{inc: s.inc, opts: opts, start: c.positions(b.start), owes: owes}
 	if owes {
 		v.owed = c.positions(b.asOf)
+	}
+	if h != nil {
+		v.history = h.value(c)
 	}
 	return StateRecord{subKey(s.key, b.filter), v.append(nil)}
 }

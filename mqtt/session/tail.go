@@ -108,7 +108,8 @@ func (c *Core) Gap(now int64, p Part, next int64) {
 	}
 	for _, s := range c.ordered() {
 		if set := s.queue.find(i); set != nil {
-			c.lose(s, i, set.cut(next), DropGap)
+			c.miss(s, set, next, byAny, DropReplayGap)
+			c.lose(s, i, set.cutOf(next, byQueue), DropGap)
 		}
 	}
 	c.advance(i, next)
@@ -126,7 +127,8 @@ func (c *Core) Deleted(now int64, topic [16]byte) {
 			c.snapshot = nil
 			for _, s := range c.ordered() {
 				if set := s.queue.find(int32(i)); set != nil {
-					c.lose(s, int32(i), set.cut(math.MaxInt64), DropTopicDeleted)
+					c.miss(s, set, math.MaxInt64, byAny, DropReplayDeleted)
+					c.lose(s, int32(i), set.cutOf(math.MaxInt64, byQueue), DropTopicDeleted)
 				}
 			}
 		}

@@ -132,9 +132,11 @@ func (c *Core) openBooks() {
 // unplaced is the place of a message that is not in the log.
 const unplaced = -1
 
-// list notes that a tally has something to tell.
+// list notes that a tally has something to tell. What history brings is in the books alone.
 func (c *Core) list(t *Tally) {
-	if !t.listed {
+	if t == &c.unrowed {
+		t.owed, t.delivered, t.dropped = 0, 0, nil
+	} else if !t.listed {
 		t.listed = true
 		c.tallies = append(c.tallies, t)
 	}

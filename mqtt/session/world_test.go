@@ -21,13 +21,14 @@ type world struct {
 	core  *Core
 	epoch int64
 
-	parts   []*simPart
-	targets []*simTarget
-	reads   []*simRead
-	pubs    []*simAppend // outstanding appends, in order
-	late    []*simAppend
-	slow    []func() // outcomes of appends that are on their way
-	fed     []int64  // per part, what the core has seen
+	parts     []*simPart
+	targets   []*simTarget
+	reads     []*simRead
+	histories []*simHistory
+	pubs      []*simAppend // outstanding appends, in order
+	late      []*simAppend
+	slow      []func() // outcomes of appends that are on their way
+	fed       []int64  // per part, what the core has seen
 
 	clients      []*simClient
 	denied       map[string]bool
@@ -448,7 +449,7 @@ func (w *world) crash() {
 			w.late = append(w.late, a)
 		}
 	}
-	w.pubs, w.reads, w.slow = nil, nil, nil
+	w.pubs, w.reads, w.slow, w.histories = nil, nil, nil, nil
 	w.model.crash()
 	for _, c := range w.clients {
 		c.crash()
