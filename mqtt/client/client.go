@@ -25,6 +25,8 @@ var (
 	ErrOffline = errors.New("mqtt: not connected")
 	// ErrOnline says that there is a connection already.
 	ErrOnline = errors.New("mqtt: already connected")
+	// ErrDial says that there was no network connection.
+	ErrDial = errors.New("mqtt: dial")
 	// ErrSilent says that the server has not answered for too long.
 	ErrSilent = errors.New("mqtt: no answer")
 )
@@ -61,6 +63,8 @@ type Options struct {
 	OnRepeated func(p *packet.Publish)
 	// OwnIDs: packet ids from this one on are used by Deliver only; 0: none.
 	OwnIDs uint16
+	// Prepare, if there is one, completes each CONNECT before it is sent, with a password that may have changed, say.
+	Prepare func(p *packet.Connect) error
 	// Quota, if there is one, says at each connection how many QoS 1 and 2 messages may be unanswered at once, beside the server's
 	// receive maximum.
 	Quota func() int
@@ -90,6 +94,7 @@ type Client struct {
 	changed chan struct{} // closed and made anew by wake
 	waiting int           // how many wait for it
 	stats   Stats
+	why     error // the last connection ended
 
 	lastID   uint16
 	order    uint64
@@ -144,6 +149,11 @@ func (c *Client) Connect(ctx context.Context) (ack *packet.Connack, err error) {
 		return nil, err
 	}
 	connect := c.o.Connect
+	if c.o.Prepare != nil {
+		if err := c.o.Prepare(&connect); err != nil {
+			return nil, err
+		}
+	}
 	if c.o.Fresh && c.Stats().Connects == 0 && !connect.CleanStart {
 		connect.CleanStart = true
 		if connect.Version < packet.V5 { // a clean session of these ends with its connection
@@ -197,7 +207,7 @@ func (c *Client) greet(ctx context.Context, l *link, connect *packet.Connect) (*
 func (c *Client) dial(ctx context.Context) (*link, error) {
 	conn, err := c.o.Dial(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("mqtt: dial: %w", err)
+		return nil, fmt.Errorf("%w: %w", ErrDial, err)
 	}
 	l := &link{
 		conn:    conn,
@@ -359,6 +369,13 @@ func (c *Client) Stats() Stats {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.stats
+}
+
+// Err is why the last connection ended; nil: none has yet.
+func (c *Client) Err() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.why
 }
 
 // Done returns a channel that closes when the present connection has ended and its last message is delivered; a closed one if

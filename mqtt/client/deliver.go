@@ -18,8 +18,8 @@ const (
 )
 
 // Deliver is Publish of QoS 1 or 2 for who keeps books that outlive the process. follow hears each step, from the goroutine that reads.
-// Of QoS 2 the caller chooses the packet id, from Options.OwnIDs on and not in use, and PUBREL is sent only after Release. When the
-// server has lost its session, the message is sent as a new one, whatever had become of it.
+// Of QoS 2 the caller chooses the packet id, from Options.OwnIDs on and not in use, and PUBREL is sent only after Release; of QoS 1 p has
+// the packet id afterwards. When the server has lost its session, the message is sent as a new one, whatever had become of it.
 func (c *Client) Deliver(ctx context.Context, p *packet.Publish, follow func(s Step, code packet.Code)) error {
 	o := &outgoing{qos: p.QoS, follow: follow}
 	if p.QoS == 2 {
@@ -28,7 +28,11 @@ func (c *Client) Deliver(ctx context.Context, p *packet.Publish, follow func(s S
 	if err := o.encode(p, c.o.Connect.Version); err != nil {
 		return err
 	}
-	return c.put(ctx, p, o)
+	if err := c.put(ctx, p, o); err != nil {
+		return err
+	}
+	p.PacketID = o.id
+	return nil
 }
 
 // Release lets the PUBREL of a message leave of which Received was told.

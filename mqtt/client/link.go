@@ -187,7 +187,7 @@ func (c *Client) read(l *link) {
 	}
 	<-l.written
 	c.mu.Lock()
-	c.link = nil
+	c.link, c.why = nil, l.err
 	close(l.ended)
 	c.wake()
 	c.mu.Unlock()

@@ -1,0 +1,120 @@
+package bridge
+
+import (
+	"maps"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// The states of a bridge.
+const (
+	Connecting = "connecting" // for the first time, or again
+	Connected  = "connected"
+	Waiting    = "waiting" // before the next attempt
+	Fenced     = "fenced"  // another node on this log runs the bridges
+	Stopped    = "stopped"
+)
+
+// Status is how a bridge is at present.
+type Status struct {
+	Name      string    `json:"name"`
+	Remote    string    `json:"remote"`
+	State     string    `json:"state"`
+	Since     time.Time `json:"since"` // it is so
+	Connects  uint64    `json:"connects"`
+	LastError string    `json:"last_error,omitempty"`
+	LastErrAt time.Time `json:"last_error_at,omitzero"`
+
+	// Behind is how many records lie between what the remote has taken and the end of the log, whether or not they are for it; Lag is
+	// the age of the oldest message that waits for it.
+	Behind   int64   `json:"behind_records"`
+	Lag      float64 `json:"lag_seconds"`
+	InFlight int     `json:"in_flight"` // messages that the remote has not acknowledged
+
+	Sent     uint64            `json:"sent"`     // to the remote, resent ones not counted
+	Resent   uint64            `json:"resent"`   //
+	Acked    uint64            `json:"acked"`    // by the remote; at QoS 0, written to the connection
+	Received uint64            `json:"received"` // from the remote
+	Stored   uint64            `json:"stored"`   // of these, in the log
+	Dropped  map[string]uint64 `json:"dropped"`  // by reason, both ways
+}
+
+// Reasons why a message does not go over a bridge.
+const (
+	DropLoop      = "loop"              // it has been here, or there, before
+	DropExpired   = "message_expired"   // its expiry interval is over
+	DropAge       = "buffer_max_age"    // it has waited for longer than the buffer keeps
+	DropBytes     = "buffer_max_bytes"  // more waits than the buffer keeps
+	DropGap       = "gap_retention"     // the log's retention passed it; counts records, whether or not they are for the remote
+	DropTooLarge  = "too_large"         // for the remote
+	DropRefused   = "refused_by_remote" // it answered with a failure
+	DropPoison    = "remote_disconnects"
+	DropInvalid   = "invalid"            // the remote's version of MQTT cannot say it
+	DropUnmatched = "unmatched"          // in: no topic of the bridge
+	DropLog       = "refused_by_log"     // in: for good
+	DropRetained  = "retained_limit"     // in: stored without the retain flag
+	DropDuplicate = "qos2_duplicate"     // in: had come before
+	DropTopic     = "topic_not_accepted" // in: begins with $
+)
+
+// counters count what a bridge did.
+type counters struct {
+	sent, acked, received, stored atomic.Uint64
+
+	mu      sync.Mutex
+	dropped map[string]uint64
+}
+
+func (c *counters) drop(reason string, n uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.dropped == nil {
+		c.dropped = map[string]uint64{}
+	}
+	c.dropped[reason] += n
+}
+
+func (c *counters) drops() map[string]uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	m := maps.Clone(c.dropped)
+	if m == nil {
+		m = map[string]uint64{}
+	}
+	return m
+}
+
+// condition is the state of a bridge, and its last error.
+type condition struct {
+	mu    sync.Mutex
+	state string
+	since time.Time
+	err   string
+	errAt time.Time
+}
+
+func (c *condition) set(state string, now time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.state != state && c.state != Fenced {
+		c.state, c.since = state, now
+	}
+}
+
+// fail notes an error; news: it is another one than before.
+func (c *condition) fail(err error, now time.Time) (news bool) {
+	text := err.Error()
+	text = text[:min(len(text), 500)]
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	news = text != c.err
+	c.err, c.errAt = text, now
+	return news
+}
+
+func (c *condition) fill(s *Status) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s.State, s.Since, s.LastError, s.LastErrAt = c.state, c.since, c.err, c.errAt
+}
