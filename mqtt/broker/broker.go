@@ -30,6 +30,7 @@ type Broker struct {
 	samples  sampler
 	roster   roster
 	half     halfOpen
+	inbound  budget
 	bans     banList
 	away     atomic.Pointer[farewell] // nil: clients are let in
 	slots    chan struct{}            // of handshakes that compute
@@ -69,6 +70,7 @@ func New(o Options) *Broker {
 		stop: make(chan struct{}), hurry: make(chan struct{}), quit: make(chan struct{}),
 	}
 	b.slots = make(chan struct{}, o.Limits.Handshakes)
+	b.inbound.limit = o.Limits.InboundTotal
 	b.bans.max = o.Limits.Bans
 	b.restoreBans(o.Bans)
 	b.bans.tell = o.OnBan
@@ -161,6 +163,7 @@ func (b *Broker) Ready() bool { return b.owner.Load().ready.Load() }
 // Stats returns the counters.
 func (b *Broker) Stats() Stats {
 	s := b.stats.snapshot()
+	s.InboundWait = b.inbound.used.Load()
 	if p := b.owner.Load().stats.Load(); p != nil {
 		s.Session = *p
 	}

@@ -35,12 +35,16 @@ type burst struct {
 	stop    bool            // DISCONNECT came
 	fault   *fault
 	wait    <-chan struct{} // the log has no room until it is closed
+	hold    time.Duration   // the client is ahead of its rates by so much
+	why     string
+	size    int // of msgs
 }
 
 var bursts = sync.Pool{New: func() any { return &burst{} }}
 
 func (s *burst) free() {
 	s.n, s.err, s.now, s.connect, s.stop, s.fault, s.wait = 0, nil, 0, nil, false, nil, nil
+	s.hold, s.why, s.size = 0, "", 0
 	s.acks = s.acks[:0]
 	bursts.Put(s)
 }
@@ -75,7 +79,7 @@ func (c *conn) read() (s *burst, data []byte, err error) {
 func (c *conn) readable(fd uintptr) bool {
 	s := bursts.Get().(*burst)
 	n := copy(s.buf[:], c.rest)
-	m, again, err := c.tryRead(fd, s.buf[n:])
+	m, again, err := c.tryRead(fd, s.buf[n:c.readTo(n)])
 	if again {
 		bursts.Put(s)
 		return false
@@ -83,6 +87,14 @@ func (c *conn) readable(fd uintptr) bool {
 	s.n, s.err = n+m, err
 	c.got = s
 	return true
+}
+
+// readTo is how far into the buffer a read may go that begins at n.
+func (c *conn) readTo(n int) int {
+	if c.flow == nil && !c.b.inbound.over() && !c.lis.inbound.over() {
+		return burstBytes
+	}
+	return min(n+limitedRead, burstBytes)
 }
 
 // tryRead reads what has come, through whatever stands between the socket and MQTT.
@@ -167,7 +179,7 @@ func (c *conn) consume(s *burst, data []byte) {
 	}
 	c.need = 0
 	used, packets := 0, int64(0)
-	for used < len(data) && s.fault == nil && !s.stop && s.connect == nil {
+	for used < len(data) && s.fault == nil && !s.stop && s.connect == nil && s.hold == 0 {
 		p, n, need, err := s.dec.Next(data[used:])
 		if err != nil {
 			s.fault = faultOf(err)
@@ -181,13 +193,16 @@ func (c *conn) consume(s *burst, data []byte) {
 		used += n
 		packets++
 		s.fault = c.handle(s, p)
+		if c.flow != nil {
+			c.charge(s, p, n)
+		}
 	}
 	c.b.stats.packetsIn.Add(packets)
 	c.append(s)
 	c.forwardAcks(s)
 	c.doing = nil
 	c.keep(data, used)
-	c.again = s.connect != nil && len(c.rest) > 0
+	c.again = (s.connect != nil || s.hold > 0) && len(c.rest) > 0
 }
 
 // enter counts what a burst has brought, before any of it can be counted further on.
@@ -205,6 +220,14 @@ func (c *counters) enter(s *burst) {
 		c.repeated.Add(s.repeated)
 		c.broken.Add(s.broken)
 		s.repeated, s.broken = 0, 0
+	}
+}
+
+// stamp notes when the burst came, once.
+func (s *burst) stamp(b *Broker) {
+	if s.now == 0 {
+		now := b.o.Now()
+		s.now, s.clock = now.UnixMilli(), b.reading(now)
 	}
 }
 

@@ -32,11 +32,12 @@ type conn struct {
 	quiet     bool           // the client wants no reason strings
 	bridge    bool           // it is another broker's, of version 3.1 or 3.1.1
 	halfOpen  bool
-	counted   bool // among those of its address that are half open
-	again     bool // rest may hold a whole packet: decode before reading
-	qos2      bool // the client has published at QoS 2
-	inherited int  // ids of inbound that were open before
-	joined    bool // the owner knows the connection
+	counted   bool  // among those of its address that are half open
+	again     bool  // rest may hold a whole packet: decode before reading
+	flow      *flow // nil: there are no rates to keep to
+	qos2      bool  // the client has published at QoS 2
+	inherited int   // ids of inbound that were open before
+	joined    bool  // the owner knows the connection
 	cause     session.Cause
 	expiry    *uint32 // of a DISCONNECT
 	asked     uint32  // session expiry of the CONNECT
@@ -86,6 +87,7 @@ type conn struct {
 	out       outbound
 	first     *flight // appends under way, in order
 	last      *flight
+	inflight  int           // bytes of theirs
 	acks      []ack         // for the owner
 	packets   int           // SUBSCRIBEs and UNSUBSCRIBEs that the owner has not answered, by their work
 	wakeup    chan struct{} // the reader waits for something; see await
@@ -166,7 +168,7 @@ func (c *conn) step() bool {
 		c.b.roster.touch(c)
 	}
 	c.consume(s, data)
-	connect, fault, stop, wait := s.connect, s.fault, s.stop, s.wait
+	connect, fault, stop, wait, hold, why := s.connect, s.fault, s.stop, s.wait, s.hold, s.why
 	s.free()
 	switch {
 	case fault != nil && c.accepted:
@@ -183,7 +185,7 @@ func (c *conn) step() bool {
 	case connect != nil:
 		return c.open(connect)
 	}
-	c.awaitRoom(wait)
+	c.awaitRoom(wait, hold, why)
 	return true
 }
 
@@ -237,30 +239,6 @@ func (c *conn) wakeReader() {
 		close(c.wakeup)
 		c.wakeup = nil
 	}
-}
-
-// awaitRoom holds the reader, and with it the client, while the log or the owner or the client itself is behind.
-func (c *conn) awaitRoom(wait <-chan struct{}) {
-	if wait == nil && !c.behind() {
-		return
-	}
-	c.paused.Store(true)
-	c.b.stats.paused.Add(1)
-	if wait != nil {
-		c.await(func() bool { return c.dismissed }, wait, c.b.stop)
-	}
-	c.await(func() bool {
-		return c.dismissed || len(c.acks) <= maxAcks/2 && c.packets <= maxPackets/2 && c.out.answers <= maxAnswers/2
-	}, nil, c.b.stop)
-	c.b.stats.paused.Add(-1)
-	c.b.roster.touch(c)
-	c.paused.Store(false)
-}
-
-func (c *conn) behind() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return len(c.acks) > maxAcks || c.packets > maxPackets || c.out.answers > maxAnswers
 }
 
 func (c *conn) isDismissed() bool {

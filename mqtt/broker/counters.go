@@ -28,7 +28,7 @@ type Stats struct {
 	Appending    int64    // messages at the store now
 	Wills        int64    // that were published
 	Unreceipted  int64    // QoS 1 and 2 publishes of `store: false` routes, acked without one
-	Paused       int64    // connections that are not read now because the log has no room
+	Paused       int64    // connections that are not read now, for one of the reasons of Pauses
 	OutboundWait int64    // bytes waiting for slow subscribers
 	Stalls       int64    // flushes that had to wait for a client
 	PacketsIn    int64    // MQTT packets of every type, read
@@ -40,7 +40,11 @@ type Stats struct {
 	Dropped map[string]int64 // messages dropped or skipped on their way out
 	Ended   map[string]int64 // connections ended
 	Turned  map[string]int64 // connections turned away before a session
-	Panics  map[string]int64 // survived, by where; each is a bug
+	Pauses  map[string]int64 // times that a connection was not read for a while
+	// PausedFor is how long that was, in all.
+	PausedFor   map[string]time.Duration
+	InboundWait int64            // bytes of publishes that the log has not answered
+	Panics      map[string]int64 // survived, by where; each is a bug
 
 	Session session.Stats
 }
@@ -54,6 +58,7 @@ type counters struct {
 	packetsIn, packetsOut, expired             atomic.Int64
 
 	refused, denied, dropped, ended, turned, panics reasons
+	pauses, pausedFor                               reasons // in microseconds
 }
 
 func (c *counters) snapshot() Stats {
@@ -64,6 +69,10 @@ func (c *counters) snapshot() Stats {
 		Paused: c.paused.Load(), OutboundWait: c.outWait.Load(), Stalls: c.stall.Load(),
 		PacketsIn: c.packetsIn.Load(), PacketsOut: c.packetsOut.Load(), Expired: c.expired.Load(),
 		Refused: c.refused.snapshot(), Denied: c.denied.snapshot(), Dropped: c.dropped.snapshot(), Ended: c.ended.snapshot(), Turned: c.turned.snapshot(), Panics: c.panics.snapshot(),
+	}
+	s.Pauses, s.PausedFor = c.pauses.snapshot(), map[string]time.Duration{}
+	for why, us := range c.pausedFor.snapshot() {
+		s.PausedFor[why] = time.Duration(us) * time.Microsecond
 	}
 	for q := range 3 {
 		s.Received[q], s.Delivered[q] = c.received[q].Load(), c.delivered[q].Load()

@@ -58,11 +58,11 @@ func (c *conn) deliver(d *session.Delivery) (room bool) {
 	q.size += len(e.b)
 	q.packets++
 	c.out.bytes += len(e.b)
-	total := c.b.stats.outWait.Add(int64(len(e.b)))
+	total, ofOne := c.b.stats.outWait.Add(int64(len(e.b))), c.lis.waitsMore(len(e.b))
 	c.b.stats.delivered[d.QoS].Add(1)
 	c.out.delivered++
 	o.flushLater(c)
-	if c.out.bytes < l.OutboundBytes && (total < l.OutboundTotal || c.out.bytes < fairShare) {
+	if c.out.bytes < l.OutboundBytes && (total < l.OutboundTotal && ofOne || c.out.bytes < fairShare) {
 		return true
 	}
 	c.out.full = true

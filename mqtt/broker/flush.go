@@ -47,7 +47,7 @@ func (c *conn) credit(q *outQueue, n int) {
 	q.size -= n
 	q.answers -= answers
 	c.b.stats.bytesOut.Add(int64(n))
-	c.b.stats.outWait.Add(int64(answers - n))
+	c.waitsLess(n - answers)
 	c.mu.Lock()
 	c.out.bytes -= n
 	c.out.written += int64(n)
@@ -60,6 +60,14 @@ func (c *conn) credit(q *outQueue, n int) {
 	c.mu.Unlock()
 	if writable {
 		c.owner.post(func(now int64) { c.owner.core.Writable(now, c) })
+	}
+}
+
+// waitsLess notes that n bytes of deliveries wait no more.
+func (c *conn) waitsLess(n int) {
+	c.b.stats.outWait.Add(int64(-n))
+	if c.lis.limits.OutboundOfOne > 0 {
+		c.lis.outWait.Add(int64(-n))
 	}
 }
 
@@ -177,7 +185,7 @@ func (c *conn) nextPieces() *outQueue {
 func (c *conn) flushPanicked(q *outQueue, r any) {
 	c.b.notePanic("flush", &panicked{r, debug.Stack()})
 	if q != nil {
-		c.b.stats.outWait.Add(int64(q.answers - q.size))
+		c.waitsLess(q.size - q.answers)
 	}
 	c.mu.Lock()
 	c.out.shut = true
@@ -202,7 +210,7 @@ func (c *conn) drop() {
 		c.out.q = nil
 		c.out.bytes -= q.size
 		c.out.answers -= q.answers
-		c.b.stats.outWait.Add(int64(q.answers - q.size))
+		c.waitsLess(q.size - q.answers)
 		q.free()
 	}
 }

@@ -19,12 +19,17 @@ type listener struct {
 	l      net.Listener
 	limits Limits
 
+	rates   rates
+	inbound budget
+
 	connections, halfOpen atomic.Int64
+	outWait               atomic.Int64 // counted if there is a limit
 }
 
 // Serve accepts connections until the listener is closed, by Drain, Close or the caller. It owns l. Start comes first.
 func (b *Broker) Serve(l net.Listener, o ListenerOptions) error {
 	lis := &listener{o: o, l: l, limits: o.limits(b.o.Limits)}
+	lis.rates, lis.inbound.limit = newRates(&lis.limits), lis.limits.InboundOfOne
 	if !b.addListener(lis) {
 		l.Close()
 		return ErrClosed
@@ -68,6 +73,17 @@ func (b *Broker) accept(lis *listener, nc net.Conn) {
 		nc.Close()
 		return
 	}
+	if counted && !lis.rates.byAddress.admits(&lis.rates.addresses, b.clock(), network(nc.RemoteAddr())) {
+		b.stats.turned.add(turnedAddressRate, 1)
+		nc.Close()
+		return
+	}
+	wait, ok := lis.rates.turn(b.clock())
+	if !ok {
+		b.stats.turned.add(turnedRate, 1)
+		nc.Close()
+		return
+	}
 	if counted && !b.half.enter(nc.RemoteAddr(), lis.limits.HalfOpenPerIP) {
 		b.stats.turned.add("half_open_limit", 1)
 		nc.Close()
@@ -96,11 +112,37 @@ func (b *Broker) accept(lis *listener, nc net.Conn) {
 	if c.raw != nil {
 		c.readFn = c.readable
 	}
+	if lis.rates.flows() {
+		c.flow = &flow{}
+	}
+	if wait > 0 {
+		row := begin
+		begin = func() {
+			c.awaitTurn(wait)
+			b.roster.limit(c, patience) // from now on
+			row()
+		}
+		c.paused.Store(true)
+	}
 	b.roster.limit(c, patience)
 	if b.stopping() { // Drain may have looked at the roster before c was in it
 		c.nc.SetReadDeadline(longAgo)
 	}
 	go begin()
+}
+
+// Reasons of rates for turning a connection away.
+const (
+	turnedRate        = "connect_rate"
+	turnedAddressRate = "connect_rate_of_address"
+)
+
+// awaitTurn is where a connection waits that has come too early. Nothing of it was read.
+func (c *conn) awaitTurn(wait time.Duration) {
+	over := make(chan struct{})
+	t := time.AfterFunc(wait, func() { close(over) })
+	c.pause(pausedHandshake, nil, over)
+	t.Stop()
 }
 
 // full names the limit that is reached; "": none.
@@ -115,6 +157,12 @@ func (b *Broker) full(lis *listener) string {
 		return "listener_half_open_limit"
 	}
 	return ""
+}
+
+// waitsMore notes that n more bytes wait for the listener's clients; false: they are as many as may.
+func (l *listener) waitsMore(n int) (room bool) {
+	most := l.limits.OutboundOfOne
+	return most == 0 || l.outWait.Add(int64(n)) < most
 }
 
 // ListenerStats are one listener's.
@@ -181,6 +229,9 @@ func (c *conn) prepare() error {
 		if c.b.bans.address(c.b.o.Now(), address(c.nc.RemoteAddr())) {
 			return &transport.Error{Reason: label(packet.Banned), Err: errBanned}
 		}
+		if !c.lis.rates.byAddress.admits(&c.lis.rates.addresses, c.b.clock(), network(c.nc.RemoteAddr())) {
+			return &transport.Error{Reason: turnedAddressRate, Err: errAddressRate}
+		}
 		if !c.b.half.enter(c.nc.RemoteAddr(), c.lis.limits.HalfOpenPerIP) {
 			return &transport.Error{Reason: "half_open_limit", Err: errHalfOpen}
 		}
@@ -190,9 +241,10 @@ func (c *conn) prepare() error {
 }
 
 var (
-	errBanned   = errors.New("the address is banned")
-	errHalfOpen = errors.New("too many connections of this address have not sent CONNECT")
-	errStopping = errors.New("the server is stopping")
+	errBanned      = errors.New("the address is banned")
+	errAddressRate = errors.New("the address connects too often")
+	errHalfOpen    = errors.New("too many connections of this address have not sent CONNECT")
+	errStopping    = errors.New("the server is stopping")
 )
 
 // handshaker is a conn that needs a processor for its handshake. Waiting for one is no fault of the client.

@@ -87,12 +87,22 @@ type Limits struct {
 	// be told.
 	KeepAlive     uint16
 	ClientIDBytes int           // default 256
+	InboundBytes  int           // of one client's publishes that the log has not answered: beyond it the client is not read; default 4 MiB
+	InboundTotal  int64         // of all clients; default 128 MiB
+	InboundOfOne  int64         // of one listener's clients; default: no bound of its own
 	OutboundBytes int           // waiting for one slow subscriber: beyond it a session reads on from the log, and QoS 0 is dropped; default 2 MiB
 	OutboundTotal int64         // waiting for all of them; default 256 MiB
+	OutboundOfOne int64         // waiting for those of one listener; default: no bound of its own
 	WriteTimeout  time.Duration // a client that takes nothing for so long is cut off; default 60 s
 	UnloggedBytes int64         // messages of `store: false` routes on their way to the owner; default 16 MiB
 	Readers       int           // reads of the log for lagging sessions at once; default 4
 	Bans          int           // in the list; default 10,000
+
+	// Rates; default: none. Clients that are ahead of them are not read until they are not.
+	Messages, Bytes Rate // of one client: its PUBLISHes, and all that it sends
+	// Connects is of one listener: beyond it connections wait, and those that would wait for more than 10 s are closed. ConnectsPerIP is
+	// of one address (IPv6: of one /64): what is beyond is closed before TLS, and takes nothing from the others.
+	Connects, ConnectsPerIP Rate
 }
 
 func (o Options) withDefaults() Options {
@@ -119,6 +129,8 @@ func (o Options) withDefaults() Options {
 	def(&l.TopicAliases, 32)
 	def(&l.AliasBytes, 64<<10)
 	def(&l.ClientIDBytes, 256)
+	def(&l.InboundBytes, 4<<20)
+	def(&l.InboundTotal, 128<<20)
 	def(&l.OutboundBytes, 2<<20)
 	def(&l.OutboundTotal, 256<<20)
 	def(&l.WriteTimeout, 60*time.Second)
@@ -150,7 +162,7 @@ type ListenerOptions struct {
 	// BoundClientIDs refuses client ids that are not the account's name, nor begin with it and a colon. Anonymous has what id it likes.
 	BoundClientIDs bool
 	// Limits that differ from Options.Limits: Connections and HalfOpen (of this listener alone), HandshakeTimeout, ConnectTimeout,
-	// HalfOpenPerIP, PacketBytes, ReceiveMaximum, KeepAlive. Others are not looked at.
+	// HalfOpenPerIP, PacketBytes, ReceiveMaximum, KeepAlive, the rates, InboundOfOne and OutboundOfOne. Others are not looked at.
 	Limits Limits
 	// Lenient lets a 5.0 client exceed our Receive Maximum, which some libraries do; it is counted. Otherwise it is
 	// disconnected with 0x93, as the standard wants.
@@ -166,7 +178,11 @@ func (o *ListenerOptions) limits(l Limits) Limits {
 	over(&l.PacketBytes, o.Limits.PacketBytes)
 	over(&l.ReceiveMaximum, o.Limits.ReceiveMaximum)
 	over(&l.KeepAlive, o.Limits.KeepAlive)
-	l.Connections = o.Limits.Connections
+	over(&l.Messages, o.Limits.Messages)
+	over(&l.Bytes, o.Limits.Bytes)
+	over(&l.Connects, o.Limits.Connects)
+	over(&l.ConnectsPerIP, o.Limits.ConnectsPerIP)
+	l.Connections, l.InboundOfOne, l.OutboundOfOne = o.Limits.Connections, o.Limits.InboundOfOne, o.Limits.OutboundOfOne
 	return l
 }
 

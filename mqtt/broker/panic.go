@@ -64,6 +64,7 @@ func (c *conn) abandonBurst() {
 	}
 	if s.sending != nil {
 		c.b.stats.appending.Add(-int64(len(s.msgs)))
+		c.giveBack(s.sending)
 		c.abandon(s.sending)
 	}
 }

@@ -79,10 +79,8 @@ func (c *conn) publish(s *burst, p *packet.Publish) *fault {
 	case 2:
 		c.expect(s, receipt{kind: packet.PUBREC, id: p.PacketID, msg: int32(len(s.msgs)), triple: triple})
 	}
-	if s.now == 0 {
-		now := c.b.o.Now()
-		s.now, s.clock = now.UnixMilli(), c.b.reading(now)
-	}
+	s.stamp(c.b)
+	s.size += messageOverhead + len(name) + len(p.Payload)
 	s.msgs = append(s.msgs, session.Message{
 		Offset: -1, Time: s.now, Topic: name, Payload: p.Payload, QoS: p.QoS, Retain: p.Retain,
 		Clear: p.Retain && len(p.Payload) == 0, Client: c.key.ClientID, Props: s.propsOf(&p.Props), QoS2: triple,
@@ -90,6 +88,9 @@ func (c *conn) publish(s *burst, p *packet.Publish) *fault {
 	})
 	return nil
 }
+
+// messageOverhead is what a message takes beside its topic and payload, about.
+const messageOverhead = 128
 
 // validate checks a topic; there is none if the packet has an alias instead.
 func validate(name []byte) error {

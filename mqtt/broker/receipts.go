@@ -31,7 +31,8 @@ type flight struct {
 	receipts []receipt
 	held     packet.Packet
 	landed   bool
-	received time.Duration // its messages
+	size     int           // of its messages
+	received time.Duration // they were
 	done     func([]session.Result)
 }
 
@@ -50,7 +51,7 @@ func (f *flight) free() {
 	if cap(f.receipts) > 4096 {
 		return
 	}
-	f.c, f.next, f.held, f.landed, f.receipts = nil, nil, nil, false, f.receipts[:0]
+	f.c, f.next, f.held, f.landed, f.size, f.receipts = nil, nil, nil, false, 0, f.receipts[:0]
 	flights.Put(f)
 }
 
@@ -80,15 +81,20 @@ func (c *conn) append(s *burst) {
 		}
 		f = newFlight()
 	}
-	f.c, f.received = c, s.clock
+	f.c, f.received, f.size = c, s.clock, s.size
+	s.size = 0
 	c.mu.Lock()
 	c.launch(f)
+	c.inflight += f.size
 	c.mu.Unlock()
+	c.b.inbound.take(f.size)
+	c.lis.inbound.take(f.size)
 	if len(s.msgs) == 0 {
 		f.land()
 		return
 	}
 	if mutant(mutantAckBeforeDone) {
+		c.giveBack(f)
 		f.land()
 		f = &flight{c: c}
 		f.done = func([]session.Result) {}
@@ -124,8 +130,20 @@ func (f *flight) complete(results []session.Result) {
 			c.abandon(f)
 		}
 	}()
+	c.giveBack(f)
 	f.settle(results)
 	f.land()
+}
+
+// giveBack returns what f's messages took of the budgets.
+func (c *conn) giveBack(f *flight) {
+	c.b.inbound.give(f.size)
+	c.lis.inbound.give(f.size)
+	c.mu.Lock()
+	c.inflight -= f.size
+	c.wakeReader()
+	c.mu.Unlock()
+	f.size = 0
 }
 
 // settle takes in what became of the messages, and ends the connection if that cannot be told by acks.

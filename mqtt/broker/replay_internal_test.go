@@ -6,4 +6,6 @@ import (
 	"github.com/millrace-io/millrace/mqtt/session"
 )
 
-func (*instantStore) History(context.Context, session.HistoryAsk) session.History { return session.History{} }
+func (*instantStore) History(context.Context, session.HistoryAsk) session.History {
+	return session.History{}
+}

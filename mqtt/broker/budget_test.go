@@ -1,0 +1,148 @@
+package broker_test
+
+import (
+	"fmt"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/millrace-io/millrace/mqtt/broker"
+	"github.com/millrace-io/millrace/mqtt/packet"
+	"github.com/millrace-io/millrace/mqtt/session"
+)
+
+// flood publishes as much as the broker takes, and says at the end how many messages that was.
+func flood(t testing.TB, c *client, payload string, stop <-chan struct{}) (sent chan int) {
+	t.Helper()
+	one, err := (&packet.Publish{QoS: 0, Topic: []byte("x"), Payload: []byte(payload)}).Append(nil, packet.V5)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sent = make(chan int, 1)
+	go func() {
+		for n, rest := 0, one; ; {
+			select {
+			case <-stop:
+				if len(rest) == len(one) {
+					sent <- n
+					return
+				}
+			default:
+			}
+			c.nc.SetWriteDeadline(time.Now().Add(20 * time.Millisecond))
+			k, _ := c.nc.Write(rest)
+			if rest = rest[k:]; len(rest) == 0 {
+				n, rest = n+1, one
+			}
+		}
+	}()
+	return sent
+}
+
+// heldBytes is what of messages waits for the log.
+func (s *memStore) heldBytes() (n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, a := range s.queue {
+		for i := range a.msgs {
+			n += len(a.msgs[i].Topic) + len(a.msgs[i].Payload)
+		}
+	}
+	return n
+}
+
+// TestInboundBudgets floods a log that does not answer: of one client, one listener, and all of them only so much waits for it. When the log
+// answers, everything that was sent is in it.
+func TestInboundBudgets(t *testing.T) {
+	const room, clients = 512 << 10, 8
+	for _, x := range []struct {
+		reason string
+		limits broker.Limits
+		lis    broker.Limits
+		most   int // by how much of a read each connection may pass it
+	}{
+		{"inbound_of_client", broker.Limits{InboundBytes: room / clients}, broker.Limits{}, 64 << 10},
+		{"inbound_total", broker.Limits{InboundTotal: room}, broker.Limits{}, 8 << 10},
+		{"inbound_of_listener", broker.Limits{}, broker.Limits{InboundOfOne: room}, 8 << 10},
+	} {
+		t.Run(x.reason, func(t *testing.T) {
+			w := way{reach: reach()}
+			n := w.over(t, func(o *broker.Options) { o.Limits = x.limits }, func(o *broker.ListenerOptions) { o.Limits = x.lis })
+			n.store.hold()
+			stop := make(chan struct{})
+			var floods []chan int
+			for i := range clients {
+				c := n.connected(fmt.Sprintf("CONNECT v5 clean id=c%d", i))
+				floods = append(floods, flood(t, c, strings.Repeat("x", 3000), stop))
+			}
+			eventually(t, "everybody to be paused", func() bool { return n.b.Stats().Paused == clients })
+			held, most := n.store.heldBytes(), room+clients*x.most+8*(64<<10) // as many as read at the same time
+			if held < room/2 || held > most {
+				t.Errorf("%d bytes wait for the log, want at most %d", held, most)
+			}
+			close(stop)
+			n.store.release()
+			want := 0
+			for _, f := range floods {
+				want += <-f
+			}
+			eventually(t, "every message", func() bool { return len(n.store.logged("x")) == want })
+			if s := n.b.Stats(); s.Pauses[x.reason] < clients {
+				t.Errorf("pauses: %v", s.Pauses)
+			}
+			if s := n.b.Stats(); s.InboundWait != 0 || len(s.Dropped)+len(s.Refused) != 0 {
+				t.Errorf("%d bytes wait; dropped: %v; refused: %v", s.InboundWait, s.Dropped, s.Refused)
+			}
+		})
+	}
+}
+
+// TestOutboundOfListener: slow subscribers of one listener use up what that listener may have, and nobody else's.
+func TestOutboundOfListener(t *testing.T) {
+	const room = 256 << 10
+	n := newNode(t, nil)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan error, 1)
+	go func() {
+		served <- n.b.Serve(l, broker.ListenerOptions{Name: "slow", Limits: broker.Limits{OutboundOfOne: room}})
+	}()
+	const slow = 20
+	for i := range slow {
+		nc, err := net.Dial("tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { nc.Close() })
+		nc.(*net.TCPConn).SetReadBuffer(4 << 10)
+		c := &client{t: t, nc: nc}
+		c.send(fmt.Sprintf("CONNECT v5 clean id=slow%d", i))
+		c.expect("CONNACK")
+		c.send("SUBSCRIBE #1 x:0")
+		c.expect("SUBACK #1 0x00")
+	}
+	fast := n.connected("CONNECT v5 clean id=fast")
+	fast.send("SUBSCRIBE #1 x:1")
+	fast.expect("SUBACK #1 0x01")
+	p := n.connected("CONNECT v5 clean id=p")
+	payload := strings.Repeat("x", 16<<10)
+	most := int64(0)
+	eventually(t, "drops", func() bool {
+		p.send(`PUBLISH q1 #1 t=x "` + payload + `"`)
+		p.expect("PUBACK #1")
+		got := fast.next().(*packet.Publish)
+		fast.send(fmt.Sprintf("PUBACK #%d", got.PacketID))
+		s := n.b.Stats()
+		most = max(most, s.OutboundWait)
+		return s.Dropped[session.DropQoS0Full] > 1000
+	})
+	// Each may have its fair share beyond it, and one message on top of that.
+	if limit := int64(room + slow*(32<<10+2*len(payload))); most > limit {
+		t.Errorf("%d bytes waited, want at most %d", most, limit)
+	}
+	n.stop()
+	<-served
+}
