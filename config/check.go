@@ -18,6 +18,7 @@ func (c *Config) Check() Problems {
 		ck.route(i)
 	}
 	ck.policy()
+	ck.bridges()
 	ck.limits()
 	ck.oneOf("logging.level", c.Logging.Level, "debug", "info", "warn", "error")
 	ck.oneOf("logging.format", c.Logging.Format, "text", "json")

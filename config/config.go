@@ -23,6 +23,7 @@ type Config struct {
 	Log       Log       `yaml:"log"`
 	Routes    []Route   `yaml:"routes"`
 	Policy    Policy    `yaml:"policy"`
+	Bridges   []Bridge  `yaml:"bridges"`
 	Limits    Limits    `yaml:"limits"`
 	Logging   Logging   `yaml:"logging"`
 	// InsecureAllowAnonymous lets listeners without authentication be reached from other machines.
