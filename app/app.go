@@ -66,6 +66,7 @@ type Node struct {
 	metrics *metrics.Registry
 	http    *console.Server
 	access  access
+	auth    auth
 	log     *eventlog.Log
 	engine  *engine.Engine // nil on a Kafka cluster
 	now     func() int64
@@ -99,6 +100,7 @@ func (n *Node) stages() []stage {
 		{"check the configuration", n.check, nil},
 		{"listen", n.listen, n.unlisten},
 		{"read who may look on", n.openAccess, nil},
+		{"read who gets in", n.openAuth, nil},
 		{"serve health and metrics", n.serveHTTP, n.stopHTTP},
 		{"open the log", n.openLog, n.closeLog},
 		{"open the meter", n.openMeter, n.closeMeter},
@@ -111,6 +113,7 @@ func (n *Node) stages() []stage {
 		{"let clients in", n.letIn, nil},
 		{"watch", n.watch, n.unwatch},
 		{"follow certificates", n.followTLS, nil},
+		{"follow passwords and keys", n.followAuth, nil},
 	}
 }
 

@@ -103,7 +103,7 @@ func (n *Node) takeKafka(d door, k *config.Kafka) (err error) {
 // takeMQTT takes the address of a listener for devices, once its certificate is read.
 func (n *Node) takeMQTT(d door) (err error) {
 	if d.mqtt.TLS.Any() {
-		if d.certs, err = n.readTLS(&d.mqtt.TLS, d.mqtt.AllowAnonymous()); err != nil {
+		if d.certs, err = n.readTLS(&d.mqtt.TLS, d.mqtt.CertificateOptional()); err != nil {
 			return fmt.Errorf("%s.tls: %w", d.path, err)
 		}
 	}
@@ -132,7 +132,7 @@ func (n *Node) letDevicesIn() {
 func (d *door) options() broker.ListenerOptions {
 	m, l := d.mqtt, &d.mqtt.Limits
 	o := broker.ListenerOptions{
-		Name: d.path, RefuseAnonymous: !m.AllowAnonymous(),
+		Name: d.path, BoundClientIDs: m.BoundClientIDs(),
 		Transport: transport.Options{TLS: d.certs, PlainOthers: m.ProxyOthers == "plain"},
 		Limits: broker.Limits{
 			Connections: l.Connections, HalfOpen: l.HalfOpen, HalfOpenPerIP: l.HalfOpenPerIP, HandshakeTimeout: time.Duration(l.HandshakeTimeout),
@@ -180,6 +180,9 @@ func (d *door) tryMQTT() (does, line string) {
 		if d.certs.Mutual() {
 			where += " --cert CLIENT.pem --key CLIENT.key"
 		}
+	}
+	if !d.mqtt.AllowAnonymous() && d.mqtt.SecretsShown() {
+		where += " -u NAME -P PASSWORD"
 	}
 	return "watch every message, as any MQTT client does", "mosquitto_sub " + where + " -t '#' -v"
 }

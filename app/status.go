@@ -39,6 +39,7 @@ func (n *Node) warnings() (ws []string) {
 		ws = append(ws, "insecure_allow_anonymous: everybody who reaches a listener may publish, subscribe, read and administer")
 	}
 	ws = append(ws, n.accessWarnings()...)
+	ws = append(ws, n.authWarnings()...)
 	ws = append(ws, n.tlsWarnings()...)
 	for i, r := range n.o.Config.Routes {
 		if r.Ack == "memory" {

@@ -30,8 +30,13 @@ func (n *Node) readTLS(t *config.ListenerTLS, optional bool) (*certs.Source, err
 	return certs.New(o)
 }
 
-// Reload looks at the files of certificates, authorities and revocation lists now, as it does by itself every few seconds.
+// Reload looks at the files of certificates, authorities, revocation lists, passwords and keys now, as it does by itself every few seconds.
 func (n *Node) Reload() {
+	n.reloadAuth()
+	n.reloadTLS()
+}
+
+func (n *Node) reloadTLS() {
 	changed := false
 	for _, d := range n.doors {
 		if d.certs == nil {
@@ -67,7 +72,7 @@ func (n *Node) followTLS(context.Context) error {
 		for {
 			select {
 			case <-look.C:
-				n.Reload()
+				n.reloadTLS()
 				now := map[string]bool{}
 				for _, w := range n.tlsWarnings() {
 					if now[w] = true; !said[w] {

@@ -81,6 +81,11 @@ func (m *MQTT) CertificateOptional() bool {
 	return len(chain) > 1 && slices.Contains(chain, linkCertificate)
 }
 
+// SecretsShown tells whether clients show something that whoever sees it can use.
+func (m *MQTT) SecretsShown() bool {
+	return slices.ContainsFunc(m.Chain(), func(l string) bool { return l != linkCertificate && l != linkAnonymous })
+}
+
 // BoundClientIDs tells whether a client id must be its account's.
 func (m *MQTT) BoundClientIDs() bool { return m.ClientID == clientIDBound }
 

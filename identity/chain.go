@@ -53,6 +53,9 @@ const (
 	LinkAnonymous   = "anonymous"
 )
 
+// noLink is what counters call claims that no link knew.
+const noLink = "none"
+
 // Anonymous is the account of those who show nothing. Nobody else has it.
 const Anonymous = "anonymous"
 
@@ -87,7 +90,10 @@ func (r refusal) Is(target error) bool { return target == ErrRefused }
 
 // Chain asks link after link; the first that says yes or no decides. It is shut: who is not let in by a link stays out, and a link that
 // cannot say ends the judgement.
-type Chain struct{ links []namedLink }
+type Chain struct {
+	links  []namedLink
+	counts *Counts
+}
 
 type namedLink struct {
 	name  string
@@ -95,9 +101,12 @@ type namedLink struct {
 	count *linkCount
 }
 
+// NewChain returns a chain without links, which lets nobody in.
+func NewChain(counts *Counts) *Chain { return &Chain{counts: counts} }
+
 // Add appends a link. It is not for a chain that is in use.
-func (c *Chain) Add(name string, l Link, counts *Counts) {
-	c.links = append(c.links, namedLink{name, l, counts.of(name)})
+func (c *Chain) Add(name string, l Link) {
+	c.links = append(c.links, namedLink{name, l, c.counts.of(name)})
 }
 
 // Judge judges a claim. An error that is not ErrRefused says that it could not be judged.
@@ -117,6 +126,7 @@ func (c *Chain) Judge(ctx context.Context, claim *Claim) (Grant, error) {
 		}
 		return g, nil
 	}
+	c.counts.of(noLink).add(ErrRefused, 0)
 	return Grant{}, refusal("nothing was shown that a link of the listener's auth knows")
 }
 

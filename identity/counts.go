@@ -16,12 +16,12 @@ type Counts struct {
 }
 
 type linkCount struct {
-	results [len(results)]atomic.Int64
+	results [len(Results)]atomic.Int64
 	time    metrics.Histogram
 }
 
-// results of a judgement, for counters: let in, refused, not looked at for want of a place, and not known for want of an answer.
-var results = [...]string{"accepted", "refused", "busy", "failed"}
+// Results of a judgement, for counters: let in, refused, not looked at for want of a place, and not known for want of an answer.
+var Results = [...]string{"accepted", "refused", "busy", "failed"}
 
 func (c *Counts) of(link string) *linkCount {
 	c.mu.Lock()
@@ -54,8 +54,8 @@ func (c *Counts) Each(yield func(link string, byResult map[string]int64, took *m
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for name, l := range c.links {
-		m := make(map[string]int64, len(results))
-		for i, r := range results {
+		m := make(map[string]int64, len(Results))
+		for i, r := range Results {
 			m[r] = l.results[i].Load()
 		}
 		yield(name, m, &l.time)

@@ -108,11 +108,16 @@ func (k *Keys) ask() <-chan struct{} {
 		return nil
 	}
 	k.asked = make(chan struct{})
+	k.Hurry()
+	return k.asked
+}
+
+// Hurry has Run refresh now.
+func (k *Keys) Hurry() {
 	select {
 	case k.want <- struct{}{}:
 	default:
 	}
-	return k.asked
 }
 
 // Fault is why the set that is there could not be read the last time; nil: it could.
