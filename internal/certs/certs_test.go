@@ -199,7 +199,8 @@ func TestIdentity(t *testing.T) {
 			{[]func(*x509.Certificate){ip}, "cn"},
 			{[]func(*x509.Certificate){mail("ops@fleet.example"), ip}, "ops@fleet.example"},
 			{[]func(*x509.Certificate){mail("ops@fleet.example"), dns("Truck-7.fleet.example")}, "truck-7.fleet.example"},
-			{[]func(*x509.Certificate){dns("truck-7.fleet.example"), uri("spiffe://fleet.example/device/7")}, "spiffe://fleet.example/device/7"},
+			{[]func(*x509.Certificate){dns("truck-7.fleet.example"), uri("spiffe://fleet.example/device/7")}, "7"},
+			{[]func(*x509.Certificate){uri("urn:dev:mac:0024befffe804ff1")}, "urn:dev:mac:0024befffe804ff1"},
 		} {
 			want := c.want
 			if fromCN {
@@ -208,6 +209,22 @@ func TestIdentity(t *testing.T) {
 			if said, err := s.dial(with(ca.Client("cn", c.change...))); err != nil || said != want+" false" {
 				t.Errorf("%q %v, want %q", said, err, want)
 			}
+		}
+	}
+}
+
+// What is not a SPIFFE ID of a device is no name, nor is a URI that would be more than one level of a topic.
+func TestURIsThatAreNoNames(t *testing.T) {
+	ca := certtest.NewCA(t, "fleet authority")
+	s := newServer(t, func(o *certs.Options) { o.ClientCA = "ca" }, "ca", ca.PEM)
+	for _, bad := range []string{
+		"spiffe://fleet.example/ns/prod/sa/web", "spiffe://fleet.example/device/", "spiffe://fleet.example/device/a/b", "spiffe://fleet.example/device/a%2Fb",
+		"spiffe://fleet.example/device/a+b", "spiffe://fleet.example:1/device/a", "spiffe://me@fleet.example/device/a", "spiffe://fleet.example/device/a?x=1",
+		"spiffe:///device/a", "spiffe://fleet.example/device/anonymous", "https://fleet.example/device/7", "urn:a#b",
+	} {
+		change := func(c *x509.Certificate) { u, _ := url.Parse(bad); c.URIs = []*url.URL{u} }
+		if reason, err := s.refusal(with(ca.Client("cn", change))); reason != "client_certificate_name" {
+			t.Errorf("%s: %s %v", bad, reason, err)
 		}
 	}
 }

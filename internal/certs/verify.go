@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/url"
 	"strings"
 	"time"
 	"unicode"
@@ -86,13 +87,16 @@ func (g *generation) verify(cs tls.ConnectionState, again bool) (p Pass, err err
 }
 
 // identity is the name that a certificate gives its holder: of the subject alternative names a URI, else a DNS name, else an
-// e-mail address; else the common name.
+// e-mail address; else the common name. Of spiffe://…/device/ID it is the ID.
 func identity(c *x509.Certificate, fromCN bool) (string, error) {
 	name := c.Subject.CommonName
 	if !fromCN {
 		switch {
 		case len(c.URIs) > 0:
-			name = c.URIs[0].String()
+			var err error
+			if name, err = fromURI(c.URIs[0]); err != nil {
+				return "", err
+			}
 		case len(c.DNSNames) > 0:
 			name = strings.ToLower(c.DNSNames[0])
 		case len(c.EmailAddresses) > 0:
@@ -106,11 +110,23 @@ func identity(c *x509.Certificate, fromCN bool) (string, error) {
 		return "", errors.New("the name anonymous is for those without a certificate")
 	case len(name) > maxName:
 		return "", fmt.Errorf("its name has %d bytes, at most %d are accepted", len(name), maxName)
-	case !utf8.ValidString(name), strings.ContainsAny(name, "+#"), strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsGraphic(r) || r == utf8.RuneError }),
-		strings.Contains(name, "/") && (fromCN || len(c.URIs) == 0):
+	case !utf8.ValidString(name), strings.ContainsAny(name, "/+#"), strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsGraphic(r) || r == utf8.RuneError }):
 		return "", errors.New("its name has a character that no name may have")
 	}
 	return name, nil
+}
+
+// fromURI is the name in a URI: the device's of a SPIFFE ID, and any other as it stands, if it can be a name. What SPIFFE does not allow is not
+// guessed at: two ways to write one name would be two devices.
+func fromURI(u *url.URL) (string, error) {
+	if u.Scheme != "spiffe" {
+		return u.String(), nil
+	}
+	id, ok := strings.CutPrefix(u.EscapedPath(), "/device/")
+	if !ok || id == "" || strings.ContainsAny(id, "/%") || u.Host == "" || u.Port() != "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+		return "", errors.New("its SPIFFE ID is not spiffe://TRUST-DOMAIN/device/ID")
+	}
+	return id, nil
 }
 
 const maxName = 256
