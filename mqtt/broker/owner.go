@@ -24,6 +24,7 @@ type owner struct {
 	reads   *readers
 	encoder encoder
 	dirty   []*conn // have something to flush, once the step is over
+	policy  uint64  // Broker.policy as the core knows it
 	leaving map[session.Key]*conn
 	late    map[lateID]*conn
 	sysOwed map[sysAsked][]sysFilter
@@ -175,7 +176,9 @@ func (o *owner) run(stop <-chan struct{}) error {
 // step handles what is there: stable records first, so that who subscribes after a publish was acked finds it matched.
 func (o *owner) step(now int64) (again bool) {
 	again = o.pollTail(now)
-	for _, m := range o.mail.take() {
+	mail := o.mail.take()
+	o.heedPolicy(now)
+	for _, m := range mail {
 		again = true
 		o.encoder.forget()
 		if m.acks != nil {
@@ -226,6 +229,7 @@ func (o *owner) pollTail(now int64) bool {
 		o.b.samples.warn("the tail of the log failed", "error", err)
 		o.retry = time.Now().Add(100 * time.Millisecond)
 	}
+	o.heedPolicy(now)
 	for i := range events {
 		o.encoder.forget()
 		switch e := &events[i]; {

@@ -29,13 +29,18 @@ const (
 
 var rightsSeed = maphash.MakeSeed()
 
-// PolicyChanged says that Options.Authorizer may decide otherwise from now on. Who was let do something is not trusted any more:
-// publishes that are decided on after it has returned, and deliveries once the owner has heard of it, go by what it says now.
-// Subscriptions stay: who gets the right back gets its messages again. Any goroutine.
-func (b *Broker) PolicyChanged() {
-	b.policy.Add(1)
-	o := b.owner.Load()
-	o.post(func(now int64) { o.core.PolicyChanged(now) })
+// PolicyChanged says that Options.Authorizer may decide otherwise from now on. What comes in after it has returned, from a client or
+// from the log, is decided on anew; only what is already on its way to a socket goes out. Subscriptions stay: who gets the right back
+// gets its messages again. Any goroutine.
+func (b *Broker) PolicyChanged() { b.policy.Add(1) }
+
+// heedPolicy has the core forget what it was told under an older policy. It is called after something was taken from the tail or the
+// mailbox, before that is acted on: whatever came after a change finds it made.
+func (o *owner) heedPolicy(now int64) {
+	if p := o.b.policy.Load(); p != o.policy {
+		o.policy = p
+		o.core.PolicyChanged(now)
+	}
 }
 
 // mayPublish decides on a publish. The name may alias a burst.

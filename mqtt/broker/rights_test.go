@@ -204,13 +204,12 @@ func TestRightsAreRemembered(t *testing.T) {
 	publish(many...)
 }
 
-// A policy that changes while clients publish as fast as they can: who sends after PolicyChanged has returned is denied.
+// A policy that changes while a client publishes as fast as it can: what is sent after PolicyChanged has returned is decided on by the new
+// one, on its way in and on its way out.
 func TestPolicyChangesUnderLoad(t *testing.T) {
 	g := &gate{}
 	n := newNode(t, func(o *broker.Options) { o.Authorizer = g })
 	root := n.connected("CONNECT v5 clean id=root")
-	root.send("SUBSCRIBE #1 x:1")
-	root.expect("SUBACK #1 0x01")
 	var wg sync.WaitGroup
 	stop := make(chan struct{})
 	c := n.connected("CONNECT v5 clean id=p")
@@ -230,13 +229,28 @@ func TestPolicyChangesUnderLoad(t *testing.T) {
 			}
 		}
 	})
+	g.set(true, true, true)
+	sub := n.connected("CONNECT v5 clean id=sub")
+	sub.send("SUBSCRIBE #1 x/#:0")
+	sub.expect("SUBACK #1 0x00")
 	for i := range 200 {
 		allowed := i%2 == 0
-		g.publish.Store(allowed)
+		g.set(allowed, true, allowed)
 		n.b.PolicyChanged()
 		c.send(`PUBLISH q1 #1 t=x "m"`)
 		if a, ok := c.next().(*packet.Ack); !ok || a.Code.Failed() == allowed {
 			t.Fatalf("publish %d: %v", i, show(a))
+		}
+		root.send(fmt.Sprintf(`PUBLISH q1 #1 t=x/1 "%v"`, allowed), `PUBLISH q1 #2 t=x/open "open"`)
+		for acks := 0; acks < 2; {
+			if _, ok := root.next().(*packet.Ack); ok {
+				acks++
+			}
+		}
+		for _, got := range sub.before("open") {
+			if got == "false" {
+				t.Fatalf("delivery %d: what was published after the right was taken away has come", i)
+			}
 		}
 	}
 	close(stop)
