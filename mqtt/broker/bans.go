@@ -13,7 +13,7 @@ import (
 	"github.com/millrace-io/millrace/mqtt/packet"
 )
 
-// Ban keeps somebody out: a client id, whoever comes with it, a principal, or a network of addresses. Exactly one of the three is set.
+// Ban keeps somebody out: a client id, whoever comes with it; a principal; a client id of one principal; or a network of addresses.
 type Ban struct {
 	Client, Principal string
 	Network           netip.Prefix
@@ -24,7 +24,7 @@ type Ban struct {
 
 // Errors of Broker.Ban.
 var (
-	ErrNobodyBanned = errors.New("a ban names one client id, one principal or one network")
+	ErrNobodyBanned = errors.New("a ban names a client id, a principal, both, or a network")
 	ErrTooManyBans  = errors.New("there are as many bans as the list takes")
 )
 
@@ -123,21 +123,24 @@ func (l *banList) holds(now time.Time, who banned) bool {
 	return there
 }
 
+// client tells whether a client id is banned, whoever comes with it.
 func (l *banList) client(now time.Time, id string) bool {
-	return l.asked(now, banned{client: id})
-}
-
-func (l *banList) principal(now time.Time, name string) bool {
-	return l.asked(now, banned{principal: name})
-}
-
-func (l *banList) asked(now time.Time, who banned) bool {
-	if !l.some.Load() || who == (banned{}) {
+	if !l.some.Load() {
 		return false
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.holds(now, who)
+	return l.holds(now, banned{client: id})
+}
+
+// principal tells whether a principal is banned, or this client of it.
+func (l *banList) principal(now time.Time, name, id string) bool {
+	if !l.some.Load() || name == "" {
+		return false
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.holds(now, banned{principal: name}) || l.holds(now, banned{client: id, principal: name})
 }
 
 // address tells whether an address is in a banned network.
@@ -180,13 +183,8 @@ func (b *Broker) Ban(x Ban) error {
 }
 
 func (b *Ban) check() error {
-	named := 0
-	for _, is := range []bool{b.Client != "", b.Principal != "", b.Network != netip.Prefix{}} {
-		if is {
-			named++
-		}
-	}
-	if named != 1 || b.Network != (netip.Prefix{}) && !b.Network.IsValid() {
+	client, net := b.Client != "" || b.Principal != "", b.Network != netip.Prefix{}
+	if client == net || net && !b.Network.IsValid() {
 		return fmt.Errorf("ban: %w", ErrNobodyBanned)
 	}
 	if a := b.Network.Addr(); a.Is4In6() && b.Network.Bits() >= 96 { // addresses are compared as IPv4
@@ -247,11 +245,8 @@ func (c *conn) within(x *Ban) bool {
 	if !accepted { // key is still the reader's
 		return false
 	}
-	switch {
-	case x.Client != "":
-		return c.key.ClientID == x.Client
-	case x.Principal != "":
-		return c.key.Principal == x.Principal
+	if !x.Network.IsValid() {
+		return (x.Client == "" || c.key.ClientID == x.Client) && (x.Principal == "" || c.key.Principal == x.Principal)
 	}
 	a := address(c.nc.RemoteAddr())
 	return a.IsValid() && x.Network.Contains(a)
@@ -269,7 +264,7 @@ func (c *conn) bannedBefore(clientID string) bool {
 
 // bannedSince is asked when the session is there.
 func (c *conn) bannedSince() bool {
-	return c.b.bans.some.Load() && (c.bannedBefore(c.key.ClientID) || c.b.bans.principal(c.b.o.Now(), c.key.Principal))
+	return c.b.bans.some.Load() && (c.bannedBefore(c.key.ClientID) || c.b.bans.principal(c.b.o.Now(), c.key.Principal, c.key.ClientID))
 }
 
 // endBanned sends away who is connected. DISCONNECT has no code for it: 0x8A is CONNACK's.

@@ -33,12 +33,14 @@ func TestBan(t *testing.T) {
 	}{
 		{"client", broker.Ban{Client: "a"}, 0},
 		{"principal", broker.Ban{Principal: "alice"}, 1},
+		{"client of a principal", broker.Ban{Client: "a", Principal: "alice"}, 1},
 	} {
 		t.Run(x.name, func(t *testing.T) {
 			var asked atomic.Int64
 			n := newNode(t, named(&asked))
 			v5 := n.connected("CONNECT v5 id=a user=alice expiry=1000")
 			other := n.connected("CONNECT v5 id=b user=bob")
+			same := n.connected("CONNECT v5 id=a user=carol")
 			if err := n.b.Ban(x.ban); err != nil {
 				t.Fatal(err)
 			}
@@ -57,6 +59,14 @@ func TestBan(t *testing.T) {
 				t.Errorf("two refused CONNECTs were authenticated %d times", got)
 			}
 			other.quiet()
+			ended := int64(1)
+			if x.ban.Principal == "" {
+				same.expect("DISCONNECT 0x98")
+				ended++
+			} else {
+				same.quiet()
+			}
+			same.nc.Close()
 			if !n.b.Unban(x.ban) || n.b.Unban(x.ban) {
 				t.Error("lifted not once")
 			}
@@ -66,7 +76,7 @@ func TestBan(t *testing.T) {
 			v5.nc.Close()
 			eventually(t, "the counters", func() bool {
 				s := n.b.Stats()
-				return s.Ended["banned"] == 1 && s.Turned["banned"] == 2
+				return s.Ended["banned"] == ended && s.Turned["banned"] == 2
 			})
 		})
 	}
@@ -168,7 +178,7 @@ func TestBanList(t *testing.T) {
 		defer o.Store.(*memStore).close()
 		o.Bans = []broker.Ban{{Client: "old", Until: time.Now()}, {Client: "kept", Since: time.Now().Add(-time.Hour), Until: time.Now().Add(time.Hour)}}
 		b := broker.New(o)
-		for _, bad := range []broker.Ban{{}, {Client: "a", Principal: "b"}, {Client: "a", Network: netip.MustParsePrefix("10.0.0.0/8")}} {
+		for _, bad := range []broker.Ban{{}, {Principal: "a", Network: netip.MustParsePrefix("10.0.0.0/8")}, {Client: "a", Network: netip.MustParsePrefix("10.0.0.0/8")}} {
 			if err := b.Ban(bad); !errors.Is(err, broker.ErrNobodyBanned) {
 				t.Errorf("%v: %v", bad, err)
 			}

@@ -32,6 +32,7 @@ type Broker struct {
 	half     halfOpen
 	inbound  budget
 	bans     banList
+	flapping flapping
 	away     atomic.Pointer[farewell] // nil: clients are let in
 	slots    chan struct{}            // of handshakes that compute
 	flushers flushers
@@ -70,6 +71,7 @@ func New(o Options) *Broker {
 		stop: make(chan struct{}), hurry: make(chan struct{}), quit: make(chan struct{}),
 	}
 	b.slots = make(chan struct{}, o.Limits.Handshakes)
+	b.flapping = newFlapping(o.Flapping)
 	b.inbound.limit = o.Limits.InboundTotal
 	b.bans.max = o.Limits.Bans
 	b.restoreBans(o.Bans)

@@ -385,6 +385,7 @@ func (c *conn) finish() {
 	} else {
 		c.b.stats.turned.add(why, 1)
 	}
+	c.b.flaps(c.key, c.nc.RemoteAddr(), accepted, why)
 	c.lis.connections.Add(-1)
 	c.b.stats.connections.Add(-1)
 }

@@ -115,7 +115,7 @@ func (c *conn) admit(p *packet.Connect) (*session.Connect, *hello, *fault) {
 	if f := c.bind(p, h, &who); f != nil {
 		return nil, nil, f
 	}
-	if c.b.bans.principal(c.b.o.Now(), who.Name) {
+	if c.b.bans.principal(c.b.o.Now(), who.Name, p.ClientID) {
 		return nil, nil, faultBanned
 	}
 	c.key = session.Key{Tenant: who.Tenant, Principal: who.Name, ClientID: p.ClientID}

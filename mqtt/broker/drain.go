@@ -58,7 +58,7 @@ func (b *Broker) Retire(ctx context.Context, reference string, rate int) error {
 	return b.sendAway(ctx, f, rate)
 }
 
-// Admit lets clients in again after an Evacuate; false: it was not closed to them.
+// Admit lets clients in again, after an Evacuate or in the middle of one; false: it was not closed to them.
 func (b *Broker) Admit() bool { return b.away.Swap(nil) != nil }
 
 // Evacuation tells how far Evacuate or Retire has come.
@@ -75,6 +75,9 @@ func (b *Broker) Evacuation() Evacuation {
 
 // ErrEvacuating is what Evacuate and Retire return while another one is under way.
 var ErrEvacuating = errors.New("clients are being sent away already")
+
+// ErrAdmitted is what they return when Admit has ended them.
+var ErrAdmitted = errors.New("clients are let in again")
 
 // guests are the connections that have a session.
 func (b *Broker) guests() (cs []*conn) {
@@ -110,6 +113,9 @@ func (b *Broker) sendAway(ctx context.Context, f *farewell, rate int) error {
 	defer step.Stop()
 	told := map[*conn]time.Time{}
 	for began := time.Now(); ; {
+		if b.away.Load() != f {
+			return ErrAdmitted
+		}
 		cs := b.guests()
 		if len(cs) == 0 {
 			return nil
@@ -127,6 +133,9 @@ func (b *Broker) sendAway(ctx context.Context, f *farewell, rate int) error {
 				if err := b.farewellWait(ctx, step.C); err != nil {
 					return err
 				}
+				if b.away.Load() != f {
+					return ErrAdmitted
+				}
 			}
 			told[c] = time.Now()
 			f.told.Add(1)
@@ -138,6 +147,7 @@ func (b *Broker) sendAway(ctx context.Context, f *farewell, rate int) error {
 	}
 }
 
+// farewellWait waits a step, or until it is all over.
 func (b *Broker) farewellWait(ctx context.Context, step <-chan time.Time) error {
 	select {
 	case <-step:

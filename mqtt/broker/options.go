@@ -32,6 +32,7 @@ type Options struct {
 	Authenticate func(ctx context.Context, c *packet.Connect, info ConnInfo) (Principal, packet.Code)
 	// Authorizer decides what a session may do. Default: everything.
 	Authorizer Authorizer
+	Flapping   Flapping
 	// Bans are those of an earlier run. OnBan is told of each ban that begins (true), and of each that ends, lifted or expired. It is
 	// called in order, and must not block.
 	Bans  []Ban
