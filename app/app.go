@@ -16,6 +16,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/millrace-io/millrace/bridge"
 	"github.com/millrace-io/millrace/config"
 	"github.com/millrace-io/millrace/console"
 	"github.com/millrace-io/millrace/eventlog"
@@ -48,6 +49,7 @@ type Options struct {
 type tuning struct {
 	engine func(*engine.Options)
 	broker func(*broker.Options)
+	bridge func(*bridge.Options)
 }
 
 // Test makes a node behave as on other machines, or in worse moments. It is for measurements only.
@@ -76,6 +78,7 @@ type Node struct {
 	strip   strip
 	broker  *broker.Broker
 	kafka   *kafkawire.Server // nil on a Kafka cluster
+	bridges *bridge.Set
 
 	legs      []leg // whose time is measured; complete when the node runs
 	verifying atomic.Bool
@@ -109,6 +112,7 @@ func (n *Node) stages() []stage {
 		{"start the MQTT broker", n.startBroker, n.stopBroker},
 		{"count messages", n.startMeter, nil},
 		{"start the Kafka server", n.startKafka, n.stopKafka},
+		{"start the bridges", n.startBridges, n.stopBridges},
 		{"show it", n.show, n.hide},
 		{"let clients in", n.letIn, nil},
 		{"watch", n.watch, n.unwatch},
@@ -171,6 +175,9 @@ func (n *Node) check(context.Context) error {
 	}
 	n.specs = Routes(n.o.Config)
 	if err := CheckRoutes(n.o.Config); err != nil {
+		return err
+	}
+	if err := CheckBridges(n.o.Config); err != nil {
 		return err
 	}
 	n.budget = divide(raiseFileLimit(), n.o.Config)

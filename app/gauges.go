@@ -24,6 +24,7 @@ func (n *Node) collect(s *metrics.Samples) {
 	n.collectFleet(s)
 	n.collectLatency(s)
 	n.collectConsole(s)
+	n.collectBridges(s)
 	if n.engine != nil {
 		n.collectEngine(s)
 	}

@@ -14,7 +14,7 @@ type backlog struct {
 	b     *bridge
 	total atomic.Int64
 
-	anew  chan struct{} // of one
+	anew chan struct{} // of one
 }
 
 // waiting is how many bytes wait for who has passed so many.

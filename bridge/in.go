@@ -213,4 +213,3 @@ func received(p *packet.Properties) *session.Props {
 	return &session.Props{HasExpiry: p.Has&packet.PMessageExpiry != 0, Expiry: p.MessageExpiry, PayloadFormat: p.PayloadFormat,
 		ContentType: p.ContentType, ResponseTopic: p.ResponseTopic, Correlation: bytes.Clone(p.Correlation), User: slices.Clone(p.User)}
 }
-

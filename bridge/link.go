@@ -20,7 +20,9 @@ type limits struct {
 }
 
 // refusal is the error of an answer that is a failure.
-func refusal(what string, code packet.Code) error { return fmt.Errorf("%q: %w", what, &client.Refused{Code: code}) }
+func refusal(what string, code packet.Code) error {
+	return fmt.Errorf("%q: %w", what, &client.Refused{Code: code})
+}
 
 // run keeps the bridge connected until ctx is done.
 func (b *bridge) run(ctx context.Context) {

@@ -61,6 +61,9 @@ func (s *settings) load(e env) (*config.Config, error) {
 	if err := app.CheckRoutes(c); err != nil {
 		return nil, err
 	}
+	if err := app.CheckBridges(c); err != nil {
+		return nil, err
+	}
 	return c, nil
 }
 

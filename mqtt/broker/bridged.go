@@ -14,3 +14,8 @@ func bridged(p *packet.Subscribe) {
 		f.NoLocal, f.RetainAsPublished = !strings.HasPrefix(f.Filter, "$share/"), true
 	}
 }
+
+// AdmitsRetained tells whether there is room for one more retained message, for who publishes past a connection.
+func (b *Broker) AdmitsRetained(topic string, payload int) bool {
+	return b.owner.Load().core.Retained().Admits(topic, payload)
+}
