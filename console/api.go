@@ -19,6 +19,7 @@ import (
 type endpoint struct {
 	method, path string
 	open         bool // to anybody, logged in or not
+	admin        bool // to administrators only: it changes something, or shows what only they may see
 	sum          string
 	params       []param
 	request      any    // its body
@@ -27,6 +28,7 @@ type endpoint struct {
 	status       int    // of success; 0: 200
 
 	get    func(*Server, *http.Request) (answer, error)                     // answers once
+	act    func(*Server, *http.Request, visitor) (answer, error)            // likewise, and changes something
 	stream func(*Server, http.ResponseWriter, *http.Request, visitor) error // answers in parts
 }
 
@@ -34,8 +36,8 @@ type param struct{ name, in, kind, doc string }
 
 const verifyPath = "/api/v1/verify"
 
-// endpoints is the whole API.
-var endpoints = []endpoint{
+// endpoints is the whole API. What changes something is not a GET, and is marked for administrators: a test goes through them.
+var endpoints = append([]endpoint{
 	{method: "GET", path: "/api/v1/status", sum: "Is the node ready, where are its doors", response: Status{}, get: (*Server).status},
 	{method: "GET", path: "/api/v1/pipeline", sum: "Totals, rates and latencies of each stage, and whether it adds up", response: Pipeline{}, get: (*Server).pipeline},
 	{method: "GET", path: "/api/v1/devices", sum: "The devices", params: deviceParams, response: Devices{}, get: (*Server).devices},
@@ -51,7 +53,7 @@ var endpoints = []endpoint{
 	{method: "POST", path: "/api/v1/login", sum: "Begin a session, where the node has a password file", open: true, request: Login{}, response: LoggedIn{}, get: (*Server).login},
 	{method: "POST", path: "/api/v1/logout", sum: "End the session", open: true, status: http.StatusNoContent, get: (*Server).logout},
 	{method: "GET", path: "/api/v1/openapi.json", sum: "This description", open: true, response: map[string]any{}, get: (*Server).describe},
-}
+}, mqttEndpoints...)
 
 // answer is a whole response.
 type answer struct {
@@ -60,39 +62,60 @@ type answer struct {
 	cookie *http.Cookie
 }
 
-// serve answers an endpoint's path.
-func (s *Server) serve(e *endpoint) http.HandlerFunc {
+// serve answers the endpoints of one path.
+func (s *Server) serve(es []endpoint) http.HandlerFunc {
+	var methods []string
+	for _, e := range es {
+		methods = append(methods, e.method)
+	}
+	allow := strings.Join(methods, ", ")
 	return func(w http.ResponseWriter, r *http.Request) {
-		if r.Method != e.method && (r.Method != http.MethodHead || e.method != http.MethodGet || e.stream != nil) {
-			w.Header().Set("Allow", e.method)
-			s.fail(w, r, problem(http.StatusMethodNotAllowed, "this route answers "+e.method))
-			return
-		}
-		var v visitor
-		if !e.open {
-			var err error
-			if v, err = s.admit(r); err != nil {
-				s.fail(w, r, err)
+		for i := range es {
+			if e := &es[i]; r.Method == e.method || r.Method == http.MethodHead && e.method == http.MethodGet && e.stream == nil {
+				s.answer(e, w, r)
 				return
 			}
 		}
-		if e.stream != nil {
-			if err := e.stream(s, w, r, v); err != nil {
-				s.fail(w, r, err)
-			}
-			return
-		}
-		a, err := e.get(s, r)
-		if err != nil {
-			s.fail(w, r, err)
-			return
-		}
-		if st, ok := a.body.(Status); ok {
-			st.User, st.Login = v.who.Name, s.o.Passwords != nil
-			a.body = st
-		}
-		s.give(w, r, a)
+		w.Header().Set("Allow", allow)
+		s.fail(w, r, problem(http.StatusMethodNotAllowed, "this route answers "+allow))
 	}
+}
+
+func (s *Server) answer(e *endpoint, w http.ResponseWriter, r *http.Request) {
+	var v visitor
+	var a answer
+	var err error
+	if !e.open {
+		if v, err = s.admit(r); err == nil && e.admin {
+			err = s.administers(v)
+		}
+	}
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	switch {
+	case e.stream != nil:
+		if err = e.stream(s, w, r, v); err != nil {
+			s.fail(w, r, err)
+		}
+		return
+	case e.act != nil:
+		a, err = e.act(s, r, v)
+		s.o.Logger.Info("an administrator's request", "what", e.method+" "+e.path, "path", r.URL.Path, "query", r.URL.RawQuery, "name", v.who.Name,
+			"from", client(r.RemoteAddr), "done", err == nil)
+	default:
+		a, err = e.get(s, r)
+	}
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	if st, ok := a.body.(Status); ok {
+		st.User, st.Login = v.who.Name, s.o.Passwords != nil
+		a.body = st
+	}
+	s.give(w, r, a)
 }
 
 // give writes an answer.
@@ -163,6 +186,9 @@ func (p *Problem) Error() string { return fmt.Sprintf("%d %s: %s", p.Status, p.T
 func problem(status int, detail string) *Problem {
 	return &Problem{Title: http.StatusText(status), Status: status, Detail: detail}
 }
+
+// NewProblem is an error whose detail the client is to hear.
+func NewProblem(status int, detail string) *Problem { return problem(status, detail) }
 
 func badParam(name, what string) *Problem {
 	return problem(http.StatusBadRequest, "the parameter "+name+" "+what)

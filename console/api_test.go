@@ -199,13 +199,19 @@ func TestOpenAPI(t *testing.T) {
 		t.Errorf("%v", doc["openapi"])
 	}
 	paths := doc["paths"].(map[string]any)
-	served := map[string]string{}
+	served := map[string][]string{}
 	for _, e := range endpoints {
-		served[e.path] = strings.ToLower(e.method)
+		served[e.path] = append(served[e.path], strings.ToLower(e.method))
 	}
+	names := map[any]bool{}
 	for path, ops := range paths {
 		for method, op := range ops.(map[string]any) {
-			if served[path] != method {
+			if name := op.(map[string]any)["operationId"]; names[name] {
+				t.Errorf("two operations are %v", name)
+			} else {
+				names[name] = true
+			}
+			if !slices.Contains(served[path], method) {
 				t.Errorf("%s %s is described, not served", method, path)
 			}
 			if op.(map[string]any)["summary"] == "" {
@@ -213,18 +219,22 @@ func TestOpenAPI(t *testing.T) {
 			}
 		}
 	}
-	for path, method := range served {
-		if ops, _ := paths[path].(map[string]any); ops == nil || ops[method] == nil {
-			t.Errorf("%s %s is served, not described", method, path)
+	for path, methods := range served {
+		for _, method := range methods {
+			if ops, _ := paths[path].(map[string]any); ops == nil || ops[method] == nil {
+				t.Errorf("%s %s is served, not described", method, path)
+			}
 		}
 		// The mux has it too: another method is refused by the route itself.
-		if a := w.get("DELETE", strings.NewReplacer("{id}", "x", "{name}", "x").Replace(path)); a.Code != http.StatusMethodNotAllowed {
+		if a := w.get("PATCH", strings.NewReplacer("{id}", "x", "{name}", "x").Replace(path)); a.Code != http.StatusMethodNotAllowed {
 			t.Errorf("%s is not served: %d", path, a.Code)
 		}
 	}
 	login := w.login("127.0.0.1", "anna", annasPassword)
 	answers := map[string][]byte{"Problem": w.get("GET", "/api/v1/status").Body.Bytes(), "LoggedIn": login.Body.Bytes()}
-	for name, path := range map[string]string{"Status": "status", "Pipeline": "pipeline", "Devices": "devices", "DeviceDetail": "devices/truck", "Topics": "topics"} {
+	for name, path := range map[string]string{"Status": "status", "Pipeline": "pipeline", "Devices": "devices", "DeviceDetail": "devices/truck", "Topics": "topics",
+		"Clients": "mqtt/clients", "ClientDetail": "mqtt/clients/truck-1", "Subscribers": "mqtt/subscriptions?topic=a", "TopicMetrics": "mqtt/topics?interval=1ms",
+		"RetainedMessages": "mqtt/retained?limit=1", "SharedGroups": "mqtt/groups", "Bans": "mqtt/bans", "Drain": "mqtt/drain"} {
 		a := w.get("GET", "/api/v1/"+path, "Authorization", "Bearer "+token)
 		if a.Code != 200 {
 			t.Fatalf("%s: %d %s", path, a.Code, a.Body)
@@ -241,6 +251,14 @@ func TestOpenAPI(t *testing.T) {
 	conforms(t, schemas, used, "Record", "Record", decode(t, r))
 	l, _ := json.Marshal(Login{})
 	conforms(t, schemas, used, "Login", "Login", decode(t, l))
+	for name, method := range map[string]string{"Kicked": "POST mqtt/clients/truck-1/kick", "SessionEnded": "DELETE mqtt/clients/truck-1/session"} {
+		method, path, _ := strings.Cut(method, " ")
+		conforms(t, schemas, used, name, name, decode(t, w.get(method, "/api/v1/"+path, "Authorization", "Bearer "+token).Body.Bytes()))
+	}
+	for name, v := range map[string]any{"Kick": Kick{Reason: "x"}, "NewBan": NewBan{"a", "b", "c", "d", "e"}, "NewDrain": NewDrain{"a", 1}, "TraceEvent": wholeTraceEvent} {
+		b, _ := json.Marshal(v)
+		conforms(t, schemas, used, name, name, decode(t, b))
+	}
 	for name := range schemas {
 		if !used[name] {
 			t.Errorf("the schema %s describes nothing", name)

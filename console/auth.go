@@ -1,6 +1,7 @@
 package console
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"io"
@@ -42,6 +43,20 @@ func (s *Server) admit(r *http.Request) (visitor, error) {
 	return visitor{}, needLogin("log in, or send an Authorization header with a bearer token (`millrace passwd --token`)")
 }
 
+// administers says why somebody who may read may not change anything, or nil. Where nobody has to say who they are, nobody is an
+// administrator: whatever runs on this machine, a page in a browser or a device's gateway, could be it.
+func (s *Server) administers(v visitor) error {
+	switch {
+	case s.o.Passwords == nil:
+		return problem(http.StatusForbidden, "only an administrator may do this, and the node knows none: make one with `millrace passwd FILE NAME`, "+
+			"set listeners.http.password_file: FILE, and start the node again")
+	case v.who.Role != identity.Admin:
+		return problem(http.StatusForbidden, "only an administrator may do this: "+v.who.Name+" has the role "+v.who.Role+
+			"; `millrace passwd FILE NAME --role admin` gives a name that role")
+	}
+	return nil
+}
+
 // welcome tells whether somebody who was let in still may stay.
 func (s *Server) welcome(v visitor) bool {
 	if s.o.Passwords == nil {
@@ -64,7 +79,7 @@ func cookieName(r *http.Request) string {
 	return "millrace"
 }
 
-const maxLogin = 4 << 10 // bytes of a login's body
+const maxBody = 4 << 10 // bytes of a request's body
 
 func (s *Server) login(r *http.Request) (answer, error) {
 	if s.o.Passwords == nil {
@@ -98,19 +113,33 @@ func (s *Server) login(r *http.Request) (answer, error) {
 }
 
 func readLogin(r *http.Request) (l Login, err error) {
-	if kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || kind != "application/json" {
-		return l, problem(http.StatusUnsupportedMediaType, "the body is JSON: send Content-Type: application/json")
+	if err := readBody(r, &l); err != nil {
+		return l, err
 	}
-	b, err := io.ReadAll(io.LimitReader(r.Body, maxLogin+1))
-	switch {
-	case err != nil:
-		return l, problem(http.StatusBadRequest, "the body cannot be read")
-	case len(b) > maxLogin:
-		return l, problem(http.StatusRequestEntityTooLarge, "the body has more than 4096 bytes")
-	case json.Unmarshal(b, &l) != nil || l.Name == "" || len(l.Name) > identity.MaxName || l.Password == "":
+	if l.Name == "" || len(l.Name) > identity.MaxName || l.Password == "" {
 		return l, problem(http.StatusBadRequest, `the body is {"name": …, "password": …}`)
 	}
 	return l, nil
+}
+
+// readBody reads a small JSON object, of which every field must be known.
+func readBody(r *http.Request, into any) error {
+	if kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || kind != "application/json" {
+		return problem(http.StatusUnsupportedMediaType, "the body is JSON: send Content-Type: application/json")
+	}
+	b, err := io.ReadAll(io.LimitReader(r.Body, maxBody+1))
+	switch {
+	case err != nil:
+		return problem(http.StatusBadRequest, "the body cannot be read")
+	case len(b) > maxBody:
+		return problem(http.StatusRequestEntityTooLarge, "the body has more than 4096 bytes")
+	}
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	if err := d.Decode(into); err != nil || d.More() {
+		return problem(http.StatusBadRequest, "the body is not one JSON object of the fields that /api/v1/openapi.json names")
+	}
+	return nil
 }
 
 // logout ends the session that the request has, if it has one.

@@ -1,7 +1,8 @@
 // Package console is the HTTP server of a node: its API, the live channel, the web page (console/web), health and metrics.
 //
-// It shows and never changes anything; the only requests that are not GET or HEAD are login and logout. A page of another origin cannot
-// read it, nor can a name that merely resolves here (DNS rebinding): Host must be an address, localhost or a name the node was told.
+// Requests that are GET or HEAD change nothing. Those that do are for administrators, who have shown who they are: without a password file
+// there are none, not on loopback either. A page of another origin cannot read it, nor can a name that merely resolves here (DNS rebinding):
+// Host must be an address, localhost or a name the node was told.
 // Whoever may read is asked at every request, and again and again while a stream lasts. Everything that a client can make grow has a bound:
 // connections (in all and per address), streams, pages, sessions, failed logins.
 //
@@ -51,6 +52,7 @@ type Parts struct {
 	Pipeline func() Pipeline
 	// Bytes is what a topic takes on disk; false: that is not known.
 	Bytes func(eventlog.Topic) (int64, bool)
+	MQTT  MQTT // the broker
 }
 
 // attached are the parts while they are shown; ctx ends with that.
@@ -80,6 +82,7 @@ type Server struct {
 	hub       hub
 	tails     atomic.Int32
 	verifying atomic.Bool
+	measuring atomic.Bool // the rates of topics
 	times     times
 	streets   asset
 	openapi   []byte
@@ -107,8 +110,12 @@ func New(o Options) *Server {
 // routes is everything that is answered.
 func (s *Server) routes() *http.ServeMux {
 	mux := http.NewServeMux()
+	paths := map[string][]endpoint{}
 	for _, e := range s.o.endpoints() {
-		mux.HandleFunc(e.path, s.serve(&e))
+		paths[e.path] = append(paths[e.path], e)
+	}
+	for path, es := range paths {
+		mux.HandleFunc(path, s.serve(es))
 	}
 	mux.HandleFunc("/api/", func(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, problem(http.StatusNotFound, "there is no such route; /api/v1/openapi.json lists them all"))

@@ -43,8 +43,12 @@ type object = map[string]any
 
 func (e *endpoint) describe(schemas object) object {
 	op := object{"summary": e.sum, "operationId": e.name()}
-	if e.open {
+	switch {
+	case e.open:
 		op["security"] = []any{}
+	case e.admin:
+		op["security"] = []any{object{"token": []string{}}, object{"session": []string{}}}
+		op["description"] = "For administrators only: accounts of the role admin in listeners.http.password_file. Others are answered 403."
 	}
 	var params []any
 	for _, p := range e.params {
@@ -73,10 +77,14 @@ func (e *endpoint) describe(schemas object) object {
 	return op
 }
 
-// name is the operation's: its path's words.
+// name is the operation's: its path's words, and what it does with that.
 func (e *endpoint) name() string {
 	words := strings.FieldsFunc(strings.TrimPrefix(e.path, "/api/v1/"), func(r rune) bool { return strings.ContainsRune("/{}.", r) })
-	return strings.Join(words, "_")
+	name := strings.Join(words, "_")
+	if e.admin && e.method != http.MethodGet {
+		name += "_" + strings.ToLower(e.method)
+	}
+	return name
 }
 
 // schemaOf describes a type; of structs it puts the schema among schemas and refers to it.
