@@ -66,11 +66,13 @@ func (n *Node) collectBroker(s *metrics.Samples) {
 	s.Gauge("mqtt_sessions_behind", "Connected sessions that read from the log instead of live.", float64(b.Session.Behind))
 	s.Gauge("mqtt_subscriptions", "Subscriptions.", float64(b.Session.Subscriptions))
 	s.Counter("mqtt_subscriptions_refused", "Subscriptions refused because there were as many as there may be.", float64(b.Session.SubsRefused))
+	s.Gauge("mqtt_replays", "Replays of history to subscribers, under way.", float64(b.Session.Replays))
 	s.Gauge("mqtt_retained", "Topics with a retained message.", float64(b.Session.Retained))
 	s.Gauge("mqtt_retained_bytes", "Bytes of the names and payloads of retained messages.", float64(b.Session.RetainedBytes))
 	l := &n.o.Config.Limits
 	s.Gauge("mqtt_sessions_limit", "Sessions that the node takes at most.", float64(l.Sessions))
 	s.Gauge("mqtt_subscriptions_limit", "Subscriptions that the node takes at most.", float64(l.AllSubs))
+	s.Gauge("mqtt_replays_limit", "Replays that the node runs at once at most.", float64(l.AllReplays))
 	s.Gauge("mqtt_retained_limit", "Topics with a retained message that the node takes at most.", float64(l.Retained))
 	s.Gauge("mqtt_retained_limit_bytes", "Bytes of names and payloads of retained messages that the node takes at most.", float64(l.RetainedBytes))
 	s.Gauge("mqtt_inflight", "Deliveries not yet acknowledged.", float64(b.Session.Inflight))

@@ -56,8 +56,16 @@ func (n *Node) brokerOptions() broker.Options {
 			HalfOpen: l.HalfOpen, Handshakes: l.Handshakes, HandshakeTimeout: time.Duration(l.Handshake),
 		},
 		Session: session.Options{MaxExpiry: expiry, MaxInflight: l.Inflight, MaxSubs: l.Subscriptions, MaxAllSubs: l.AllSubs,
-			MaxSessions: l.Sessions, MaxRetained: l.Retained, MaxRetainedBytes: int64(l.RetainedBytes)},
+			MaxReplays: orNone(l.Replays), MaxAllReplays: orNone(l.AllReplays), MaxSessions: l.Sessions, MaxRetained: l.Retained, MaxRetainedBytes: int64(l.RetainedBytes)},
 	}
+}
+
+// orNone is a limit of a core, where 0 is its default: 0 is none.
+func orNone(n int) int {
+	if n == 0 {
+		return -1
+	}
+	return n
 }
 
 // budget divides the descriptors that the system gives us.

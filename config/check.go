@@ -130,6 +130,8 @@ func (ck *checker) limits() {
 	ck.between("limits.sessions", int64(l.Sessions), 1, 100_000_000)
 	ck.between("limits.subscriptions", int64(l.Subscriptions), 1, 10_000_000)
 	ck.between("limits.total_subscriptions", int64(l.AllSubs), 1, 1_000_000_000)
+	ck.between("limits.replays", int64(l.Replays), 0, 22)
+	ck.between("limits.total_replays", int64(l.AllReplays), 0, 1_000_000)
 	ck.between("limits.retained", int64(l.Retained), 1, 1_000_000_000)
 	ck.between("limits.retained_bytes", int64(l.RetainedBytes), 1024, 1<<50)
 	ck.between("limits.inflight", int64(l.Inflight), 1, 65_535)

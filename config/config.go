@@ -83,6 +83,8 @@ type Limits struct {
 	Sessions       int      `yaml:"sessions"`        // connected or not
 	Subscriptions  int      `yaml:"subscriptions"`   // per session
 	AllSubs        int      `yaml:"total_subscriptions"`
+	Replays        int      `yaml:"replays"` // of history, per session at once; 0: none
+	AllReplays     int      `yaml:"total_replays"`
 	Retained       int      `yaml:"retained"`       // topics with a retained message
 	RetainedBytes  Size     `yaml:"retained_bytes"` // of their names and payloads
 	Inflight       int      `yaml:"inflight"`       // deliveries to one client not yet acknowledged
@@ -110,7 +112,7 @@ func Default() *Config {
 			Hook: Hook{Timeout: Duration(5 * time.Second), Concurrency: 32, Cache: Duration(time.Minute), CacheDenied: Duration(5 * time.Second)}},
 		Log: Log{Data: "./millrace-data", MaxBytes: Share{Percent: 80}, Retention: Duration(7 * 24 * time.Hour), Partitions: 8},
 		Limits: Limits{PacketBytes: 1_000_000, ReceiveMaximum: 1024, SessionExpiry: Duration(7 * 24 * time.Hour),
-			Sessions: 1_000_000, Subscriptions: 10_000, AllSubs: 2_000_000, Retained: 1_000_000, RetainedBytes: 1 << 30,
+			Sessions: 1_000_000, Subscriptions: 10_000, AllSubs: 2_000_000, Replays: 8, AllReplays: 256, Retained: 1_000_000, RetainedBytes: 1 << 30,
 			Inflight: 1024, HalfOpenPerIP: 4096, HalfOpen: 16_384, Handshake: Duration(10 * time.Second)},
 		Logging: Logging{Level: "info", Format: "text"},
 	}
