@@ -249,9 +249,8 @@ func (c *conn) connack(h *hello, a *session.Accepted) *packet.Connack {
 	}
 	l := &c.lis.limits
 	p := &ack.Props
-	p.Has = packet.PReceiveMaximum | packet.PMaximumPacket | packet.PTopicAliasMax | packet.PSharedAvail
+	p.Has = packet.PReceiveMaximum | packet.PMaximumPacket | packet.PTopicAliasMax
 	p.ReceiveMaximum, p.MaximumPacket, p.TopicAliasMax = l.ReceiveMaximum, uint32(l.PacketBytes), l.TopicAliases
-	p.SharedAvail = 0
 	if a.Expiry != h.asked {
 		p.Has |= packet.PSessionExpiry
 		p.SessionExpiry = a.Expiry

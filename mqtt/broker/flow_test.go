@@ -143,7 +143,7 @@ func TestConnack(t *testing.T) {
 	c.send("CONNECT v5 clean")
 	ack := c.next().(*packet.Connack)
 	p := &ack.Props
-	if p.AssignedClientID == "" || p.SharedAvail != 0 || p.Has&packet.PSharedAvail == 0 || p.ReceiveMaximum != 1024 ||
+	if p.AssignedClientID == "" || p.Has&packet.PSharedAvail != 0 || p.ReceiveMaximum != 1024 ||
 		p.TopicAliasMax != 32 || p.MaximumPacket != 1_000_000 {
 		t.Errorf("CONNACK properties: %+v", p)
 	}
@@ -294,19 +294,17 @@ func TestAliasTopics(t *testing.T) {
 
 func TestSubscribe(t *testing.T) {
 	run(t, nil, []flow{
-		{"shared subscriptions are not available", `
+		{"shared subscriptions", `
 			a> CONNECT v5 clean id=a
 			a< CONNACK
 			a> SUBSCRIBE #1 x:1 $share/g/y:1 z:2
-			a< SUBACK #1 0x01 0x9E 0x02
-			a> SUBSCRIBE #2 $share/g/y:1
-			a< SUBACK #2 0x9E
+			a< SUBACK #1 0x01 0x01 0x02
 			a> SUBSCRIBE #3 $share//y:1 $share/g:1 $share/+/y:1
 			a< SUBACK #3 0x8F 0x8F 0x8F
 			b> CONNECT v4 clean id=b
 			b< CONNACK
-			b> SUBSCRIBE #1 x:1 $share/g/y:1
-			b< SUBACK #1 0x01 0x80`},
+			b> SUBSCRIBE #1 x:1 $share/g/y:1 $share//y:1
+			b< SUBACK #1 0x01 0x01 0x80`},
 		{"invalid filter", `
 			a> CONNECT v5 clean id=a
 			a< CONNACK

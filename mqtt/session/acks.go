@@ -8,6 +8,7 @@ func (c *Core) ack(l *link, p *packet.Ack) {
 	switch p.Kind {
 	case packet.PUBACK:
 		if e := s.flight.find(p.PacketID); e != nil && e.qos == 1 && e.published && e.wire {
+			c.refusal(e, p.Code)
 			c.complete(s, e)
 		}
 	case packet.PUBREC:
@@ -36,6 +37,7 @@ func (c *Core) pubrec(s *session, l *link, p *packet.Ack) {
 	case e.state == released:
 		l.conn.Send(&packet.Ack{Kind: packet.PUBREL, PacketID: e.id})
 	case e.state == ready && p.Code.Failed():
+		c.refusal(e, p.Code)
 		c.complete(s, e)
 	case e.state == ready:
 		c.releaseOut(s, l, e)
@@ -72,18 +74,34 @@ func (c *Core) releaseOut(s *session, l *link, e *flown) {
 	}, StateRecord{idKey(kindOut, s.key, id), v.append(nil)})
 }
 
+// refusal counts a message that a client answers with a failure. That ends it: it is not sent again, nor to another member of a group.
+func (c *Core) refusal(e *flown, code packet.Code) {
+	if code.Failed() && !e.settled {
+		c.host.Count(DropRefused, 1)
+		c.settle(e, DropRefused)
+	}
+}
+
 // complete ends a delivery. A persistent session keeps the id of one of QoS 2 until a checkpoint covers its position.
 func (c *Core) complete(s *session, e *flown) {
 	if !e.settled {
 		c.delivered(e.tally, e.place)
 	}
 	switch {
+	case e.lease != nil:
+		c.endLease(s, e)
 	case e.qos < 2 || !s.durable || e.state == unsaved:
 	case e.published:
 		s.flight.done = append(s.flight.done, doneID{offset: e.offset, place: e.place, id: e.id, by: e.by})
 	default: // given up before it left: should a replay come to it again, it is decided on again
 		c.write(s.shard.lane, nil, StateRecord{Key: idKey(kindOut, s.key, e.id)})
 	}
+	c.land(s, e)
+	c.touch(s)
+}
+
+// land takes a delivery out of the flight.
+func (c *Core) land(s *session, e *flown) {
 	l := s.link
 	if e.wire {
 		l.used--
@@ -91,7 +109,6 @@ func (c *Core) complete(s *session, e *flown) {
 	if at := s.flight.remove(e); l != nil && at < l.resend {
 		l.resend--
 	}
-	c.touch(s)
 }
 
 // pubrel is the release of an inbound QoS 2 message: written, then answered.

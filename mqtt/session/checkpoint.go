@@ -124,6 +124,10 @@ func (c *Core) beginShard(sh *shard) {
 // coverDone marks the outbound QoS 2 ids that are done and that nothing will need once this checkpoint is done: no replay will
 // come to their position, and the queue does not hold it.
 func (c *Core) coverDone(s *session, sh *shard) {
+	if s.group != nil {
+		c.coverTaken(s.group, sh)
+		return
+	}
 	if len(s.flight.done) == 0 {
 		return
 	}
@@ -131,6 +135,7 @@ func (c *Core) coverDone(s *session, sh *shard) {
 		d := &s.flight.done[i]
 		set := s.queue.find(d.place)
 		switch {
+		case d.shared:
 		case set != nil && set.holds(d.offset, d.by):
 		case !c.places[d.place].retained && d.offset >= sh.goal.at(d.place):
 		default:
@@ -208,7 +213,10 @@ func (c *Core) queueRecords(s *session, sh *shard) (recs []StateRecord) {
 			sh.settled = append(sh.settled, start{s, b})
 		}
 	}
-	v := queueValue{inc: s.inc, tag: sh.number, sets: c.setValues(s, sh.goal)}
+	v, key := queueValue{inc: s.inc, tag: sh.number, sets: c.setValues(s, sh.goal)}, sessionKey(kindQueue, s.key)
+	if s.group != nil {
+		key = sessionKey(kindGroup, s.key)
+	}
 	v.base, v.inbound = s.inbound.checkpoint(sh.number)
 	var done []*history
 	v.histories, done = c.historyValues(s)
@@ -218,10 +226,10 @@ func (c *Core) queueRecords(s *session, sh *shard) (recs []StateRecord) {
 	switch empty := v.base == 0 && len(v.inbound) == 0 && len(v.sets) == 0 && len(v.histories) == 0; {
 	case !empty:
 		s.saved = true
-		recs = append(recs, StateRecord{sessionKey(kindQueue, s.key), v.append(nil)})
+		recs = append(recs, StateRecord{key, v.append(nil)})
 	case s.saved:
 		s.saved = false
-		recs = append(recs, StateRecord{Key: sessionKey(kindQueue, s.key)})
+		recs = append(recs, StateRecord{Key: key})
 	}
 	switch {
 	case s.offlineDirty && c.turns[s.key] != nil: // perhaps a CONNECT is writing the session's record
@@ -252,10 +260,18 @@ func (c *Core) setValues(s *session, f vector) (list []setValue) {
 			}
 		}
 	}
-	for _, d := range s.flight.all() {
-		if d.unwritten() && d.by&byQueue != 0 && d.offset < limit(d.place) {
-			byPlace[d.place] = append(byPlace[d.place], run{d.offset, d.offset + 1})
+	also := func(place int32, off int64) {
+		if off < limit(place) {
+			byPlace[place] = append(byPlace[place], run{off, off + 1})
 		}
+	}
+	for _, d := range s.flight.all() {
+		if d.unwritten() && d.by&byQueue != 0 {
+			also(d.place, d.offset)
+		}
+	}
+	if s.group != nil {
+		s.group.groupRuns(also)
 	}
 	for place := range int32(len(c.places)) {
 		if runs := byPlace[place]; runs != nil && !c.places[place].dead {
@@ -299,11 +315,16 @@ func (c *Core) checkpointDone(sh *shard) {
 		if s.ended {
 			continue
 		}
+		if s.group != nil {
+			c.dropTaken(s.group, sh.number)
+			c.pump(s)
+			continue
+		}
 		// While a record still says that retained messages are owed, a crash begins with them anew.
 		owed := slices.ContainsFunc(s.queue.subs.list, func(b *sub) bool { return b.owes })
 		kept := s.flight.done[:0]
 		for _, d := range s.flight.done {
-			if d.cover == sh.number && !(owed && c.places[d.place].retained) {
+			if !d.shared && d.cover == sh.number && !(owed && c.places[d.place].retained) {
 				c.write(sh.lane, nil, StateRecord{Key: idKey(kindOut, s.key, d.id)})
 			} else {
 				kept = append(kept, d)

@@ -23,6 +23,8 @@ type session struct {
 	histories []*history // that it has not all of, or of which no checkpoint says so yet
 	link      *link      // nil: offline
 	will      *will
+	shares    []*member // of groups
+	group     *group    // that it is the queue of: then it is no client's session
 
 	offline  int64 // since when, milliseconds; 0: connected
 	willAt   int64 // when the will fires; 0: not by the clock
@@ -130,8 +132,9 @@ func (c *Core) proceed(a *attempt) {
 		ends = a.r.CleanStart || s.expiry == 0
 		if s.link != nil {
 			s.link.conn.Close(packet.SessionTakenOver, "the client id has connected again")
-			c.unlink(s)
+			groups := c.unlink(s)
 			c.arm(s)
+			c.dispatchAll(groups)
 		}
 	}
 	if s != nil && s.will != nil && (ends || s.willAt <= c.now) {
@@ -219,6 +222,7 @@ func (c *Core) finish(a *attempt, old *session, resume bool, inc Incarnation, w 
 	}
 	s.link = l
 	c.links[a.conn] = l
+	c.connected(s)
 	if a.gone {
 		c.lost(s, a.cause, nil)
 		return
@@ -230,6 +234,8 @@ func (c *Core) finish(a *attempt, old *session, resume bool, inc Incarnation, w 
 func (c *Core) create(k Key, inc Incarnation) *session {
 	c.seq++
 	s := &session{key: k, seq: c.seq, inc: inc, shard: c.shard(k), durable: inc != 0, inbound: newInbound(inc)}
+	s.flight.done = c.spent[k] // ids of an earlier life that its groups have not freed yet
+	delete(c.spent, k)
 	c.sessions[k] = s
 	if s.durable {
 		c.lives[inc] = s
@@ -237,7 +243,7 @@ func (c *Core) create(k Key, inc Incarnation) *session {
 	return s
 }
 
-// touch notes that a checkpoint has something to write about a session.
+// touch notes that a checkpoint has something to write about a session or a group.
 func (c *Core) touch(s *session) {
 	if s.durable && !s.dirty && !s.ended {
 		s.dirty = true

@@ -46,6 +46,9 @@ type Core struct {
 	traffic  traffic
 	policy   uint64 // counts PolicyChanged
 
+	groups      map[Key]*group   // by tenant, share name, filter
+	spent       map[Key][]doneID // ids of sessions that have ended, which stand for positions of groups
+	redo        []func()         // writes that were refused, to be tried again
 	sessions    map[Key]*session
 	lives       map[Incarnation]*session // persistent sessions
 	armed       map[Incarnation]*will    // by the will's own id
@@ -70,6 +73,9 @@ type Core struct {
 	retries     []retry
 
 	restoring map[Key]*saved // until Restored
+	refilling map[Key]*saved // likewise, of groups
+	leases    []savedLease
+	stray     *member // of no group: holds what a group had that is gone
 	garbage   []deadKey
 	triples   map[Triple]struct{} // seen below their sessions' frontiers
 	orphans   []*will             // of sessions that wrote nothing but these
@@ -123,9 +129,11 @@ func New(o Options, h Host, targets []Target) *Core {
 		o: o, host: h, replaying: true, look: retainedLook,
 		lanes: map[Target]*lane{}, writes: map[uint64][]outcome{}, asked: map[uint64]func([]History){}, reads: map[uint64]*fetch{}, copying: map[uint64]copying{}, wills: map[uint64]*will{},
 		index: map[Part]int32{}, sessions: map[Key]*session{}, lives: map[Incarnation]*session{}, armed: map[Incarnation]*will{},
-		links: map[Conn]*link{}, attempts: map[Conn]*attempt{}, turns: map[Key]*turn{}, restoring: map[Key]*saved{}, triples: map[Triple]struct{}{}, stale: map[staleKey]*lane{},
+		links: map[Conn]*link{}, attempts: map[Conn]*attempt{}, turns: map[Key]*turn{}, restoring: map[Key]*saved{}, refilling: map[Key]*saved{}, groups: map[Key]*group{}, spent: map[Key][]doneID{}, triples: map[Triple]struct{}{}, stale: map[staleKey]*lane{},
 	}
 	c.cache = newMatchCache()
+	c.stray = &member{group: &group{buried: true}}
+	c.stray.group.ended = true
 	c.retained.max, c.retained.maxBytes = o.MaxRetained, o.MaxRetainedBytes
 	targets = slices.Clone(targets)
 	slices.SortFunc(targets, func(a, b Target) int { return int(a.Partition) - int(b.Partition) })
@@ -225,14 +233,21 @@ func (c *Core) ordered() []*session {
 	for _, s := range c.sessions {
 		list = append(list, s)
 	}
-	slices.SortFunc(list, func(a, b *session) int { return cmp.Compare(a.seq, b.seq) })
+	slices.SortFunc(list, bySeq)
 	return list
 }
+
+func bySeq(a, b *session) int { return cmp.Compare(a.seq, b.seq) }
 
 // PolicyChanged says that Host.Allowed may now answer otherwise.
 func (c *Core) PolicyChanged(now int64) {
 	if c.enter(now) {
 		c.policy++
+		for _, k := range sortedGroups(c.groups) {
+			c.groups[k].anew()
+			c.dispatch(c.groups[k])
+		}
+		c.leave()
 	}
 }
 
@@ -261,7 +276,9 @@ func (c *Core) Busy() bool {
 type Stats struct {
 	Sessions      int   // all, connected or not
 	Connected     int   // with a connection
-	Subscriptions int   //
+	Subscriptions int   // shared ones included
+	Groups        int   // of shared subscriptions
+	GroupQueue    int64 // positions that groups hold and no member of them has
 	SubsRefused   int64 // since the core began, because there were too many
 	Retained      int   // topics with a retained message
 	RetainedBytes int64 // of their names and payloads
@@ -275,7 +292,7 @@ type Stats struct {
 // Stats returns the gauges of now. It visits every session.
 func (c *Core) Stats() Stats {
 	st := Stats{
-		Sessions: len(c.sessions), Connected: len(c.links), Subscriptions: c.filter.Len(), SubsRefused: c.subsRefused, Replays: c.histories,
+		Sessions: len(c.sessions), Connected: len(c.links), Subscriptions: c.filter.Len() - len(c.groups), Groups: len(c.groups), SubsRefused: c.subsRefused, Replays: c.histories,
 		Retained: c.retained.live, RetainedBytes: c.retained.bytes, ReplayBytes: c.since.bytes,
 	}
 	for _, s := range c.sessions {
@@ -284,6 +301,11 @@ func (c *Core) Stats() Stats {
 		if s.link != nil && !s.link.live {
 			st.Behind++
 		}
+		st.Subscriptions += len(s.shares)
+	}
+	for _, g := range c.groups {
+		st.QueueBytes += int64(g.queue.bytes())
+		st.GroupQueue += g.queue.owed() + int64(len(g.limbo))
 	}
 	return st
 }

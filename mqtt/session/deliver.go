@@ -26,7 +26,8 @@ type link struct {
 	waiting   bool              // in Core.readers
 	stuck     bool              // in Core.cursors
 	paced     bool              // in Core.paced
-	asking    bool              // a SUBSCRIBE waits for Core.HistoryDone
+	asking    uint64            // a SUBSCRIBE waits for the Core.HistoryDone of this token; 0: none
+	yields    bool              // the session's groups had the first turn last time
 	later     later             // behind it
 	turn      bool              // of what no history holds up
 
@@ -69,6 +70,12 @@ func (l *link) open(c *Core) bool {
 
 // emit starts a delivery of QoS 1 or 2. It is false if there is no packet id; a checkpoint then frees some.
 func (c *Core) emit(l *link, m *Message, place int32, a *applies, retain bool, by askers) bool {
+	return c.launch(l, m, place, a, retain, by, nil)
+}
+
+// launch is emit for a position that may be a group's. A lease of QoS 2 is written whether the session persists or not: a crash
+// must not hand it to another.
+func (c *Core) launch(l *link, m *Message, place int32, a *applies, retain bool, by askers, lease *member) bool {
 	s := l.session
 	id := s.flight.nextID()
 	if id == 0 {
@@ -76,11 +83,14 @@ func (c *Core) emit(l *link, m *Message, place int32, a *applies, retain bool, b
 		return false
 	}
 	// It goes before what is still to be sent again: that is how it must be should the connection be lost now.
-	e := s.flight.insert(l.resend, flown{offset: m.Offset, place: place, id: id, qos: a.qos, wire: true, tally: m.Tally, by: by})
+	e := s.flight.insert(l.resend, flown{offset: m.Offset, place: place, id: id, qos: a.qos, wire: true, tally: m.Tally, by: by, lease: lease})
 	l.resend++
 	l.used++
 	c.touch(s)
-	if a.qos == 2 && s.durable {
+	if lease != nil {
+		lease.leases++
+	}
+	if a.qos == 2 && (s.durable || lease != nil) {
 		c.saveOut(s, e)
 	}
 	if len(l.held) > 0 || e.state == saving {
@@ -100,7 +110,7 @@ func (c *Core) keep(l *link, h held) {
 
 func (c *Core) send(l *link, m *Message, place int32, qos byte, retain, dup bool, id uint16, ids []uint32, by askers) {
 	c.out = Delivery{Msg: m, QoS: qos, Retain: retain, Dup: dup, PacketID: id, SubIDs: ids, Expiry: m.left(c.now)}
-	if by != byQueue {
+	if by > byQueue {
 		c.out.Replayed = by&^tells > byQueue
 		c.out.Gap = l.session.gapFor(m, place)
 	}
@@ -133,7 +143,11 @@ func (c *Core) saveOut(s *session, e *flown) {
 	e.state, e.since = saving, uint32(c.now/1000)
 	id, off, l := e.id, e.offset, s.link
 	v := c.outOf(s, e)
+	lease, sp := e.lease, spot{e.place, off}
 	c.write(s.shard.lane, func(err error) {
+		if lease != nil {
+			c.leaseSaved(lease.group, sp, taken{lane: s.shard.lane, key: s.key, id: id}, err)
+		}
 		e := s.flight.find(id)
 		if e == nil || e.offset != off || e.state != saving {
 			return
@@ -158,7 +172,17 @@ func (c *Core) pump(s *session) {
 	if l == nil || s.ended {
 		return
 	}
+	if s.group != nil {
+		c.dispatch(s.group)
+		return
+	}
+	if l.yields = !l.yields && len(s.shares) > 0; l.yields { // neither its own queue nor its groups go without
+		c.spare(s)
+	}
 	for s.link == l && c.step(s, l) {
+	}
+	if s.link == l {
+		c.spare(s)
 	}
 	if s.link == l && !l.live && c.buffered > maxBuffered && !l.awaits() {
 		c.dropBuffers(l)
@@ -201,6 +225,8 @@ func (c *Core) flushHeld(s *session, l *link) bool {
 		l.heldBytes -= h.size()
 		switch reason := c.overtaken(s, h); {
 		case h.id != 0 && e == nil:
+		case reason == DropDenied && e != nil && e.leased():
+			c.yield(s, e)
 		case reason != "" && e != nil:
 			c.giveUp(s, l, e, reason)
 		case reason != "":
@@ -288,7 +314,9 @@ func (c *Core) resendMessage(s *session, l *link, e *flown, m *Message) {
 		e.tally = m.Tally // it was in flight before a crash
 	}
 	a := applies{}
-	if t := c.target(s, m.Topic); t != nil {
+	if e.lease != nil {
+		a = e.lease.applies()
+	} else if t := c.target(s, m.Topic); t != nil {
 		a = c.amounts(t, m, e.place, e.offset, e.by)
 	}
 	switch {

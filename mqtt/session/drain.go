@@ -177,7 +177,7 @@ func (c *Core) deliverPast(s *session, l *link, set *set, m *Message, t *target,
 		c.take(s, set, m.Offset+1, by)
 		return true
 	}
-	if !owed {
+	if !owed && a.who&byQueue == 0 {
 		c.scratch = *m
 		c.scratch.Tally = &c.unrowed
 		m = &c.scratch
@@ -194,7 +194,7 @@ func (c *Core) take(s *session, set *set, off int64, by askers) {
 
 // handOver delivers the message at the head of a set, or gives it up. It is false if that must wait.
 func (c *Core) handOver(s *session, l *link, set *set, m *Message, t *target, a *applies, retain bool, by askers, owed bool) bool {
-	if reason := c.barred(t, m, l); reason != "" && !spared(reason, way(c.places[set.place].retained, by)) {
+	if reason := c.barred(t, m, l); reason != "" && !spared(reason, way(c.places[set.place].retained, a.who)) {
 		if !owed {
 			c.owe(m.Tally, set.place)
 		}
@@ -202,8 +202,9 @@ func (c *Core) handOver(s *session, l *link, set *set, m *Message, t *target, a 
 		c.take(s, set, m.Offset+1, by)
 		return true
 	}
-	if by == byQueue {
-		by = a.by()
+	who := a.who
+	if who == 0 {
+		who = a.by()
 	}
 	if a.qos == 0 {
 		if !l.room || l.heldBytes >= c.o.ReadBytes {
@@ -212,8 +213,8 @@ func (c *Core) handOver(s *session, l *link, set *set, m *Message, t *target, a 
 		if !owed {
 			c.owe(m.Tally, set.place)
 		}
-		c.deliver0(l, m, set.place, a, retain, by)
-	} else if !l.open(c) || !c.emit(l, m, set.place, a, retain, by) {
+		c.deliver0(l, m, set.place, a, retain, who)
+	} else if !l.open(c) || !c.emit(l, m, set.place, a, retain, who) {
 		return false
 	} else if !owed {
 		c.owe(m.Tally, set.place) // the subscription has changed meanwhile, or it is history

@@ -3,6 +3,7 @@ package session
 import (
 	"errors"
 	"math"
+	"slices"
 
 	"github.com/millrace-io/millrace/mqtt/packet"
 )
@@ -43,10 +44,11 @@ func (c *Core) Disconnected(now int64, conn Conn, cause Cause, expiry *uint32) {
 
 // lost makes a session offline. closing is the connection to close when what its end writes is durable, if any.
 func (c *Core) lost(s *session, cause Cause, closing Conn) {
-	c.unlink(s)
+	groups := c.unlink(s)
 	if cause == Draining {
 		return
 	}
+	c.dispatchAll(groups)
 	w := s.will
 	if cause == Moved {
 		if cause = Normal; w != nil {
@@ -98,8 +100,9 @@ func (c *Core) kick(s *session) {
 	}
 }
 
-// unlink takes the connection from a session. What was on the wire is sent again on the next one; QoS 0 is forgotten.
-func (c *Core) unlink(s *session) {
+// unlink takes the connection from a session. What was on the wire is sent again on the next one; QoS 0 is forgotten. What was
+// leased goes back to the groups it returns.
+func (c *Core) unlink(s *session) (groups []*group) {
 	l := s.link
 	s.link = nil
 	delete(c.links, l.conn)
@@ -118,6 +121,10 @@ func (c *Core) unlink(s *session) {
 	}
 	s.cursors = kept
 	c.touch(s)
+	for _, m := range s.shares {
+		c.offline(m.group)
+	}
+	return c.returnAll(s)
 }
 
 // forgetQoS0 gives up what of QoS 0 waited for the connection.
@@ -127,13 +134,17 @@ func (c *Core) forgetQoS0(s *session, l *link) {
 			c.drop(h.msg.Tally, h.place, DropOffline)
 		}
 	}
-	for i := range s.queue.sets {
-		set := &s.queue.sets[i]
+	c.forgetFleeting(&s.queue)
+}
+
+func (c *Core) forgetFleeting(q *queue) {
+	for i := range q.sets {
+		set := &q.sets[i]
 		n := set.fleeting.offsets
 		c.places[set.place].book.owed += n // of QoS 0 owed is what is decided, and that is now
 		c.gone(set.place, n, DropOffline)
 	}
-	s.queue.dropFleeting()
+	q.dropFleeting()
 }
 
 // arm sets the timers of a session that has just gone offline.
@@ -191,11 +202,15 @@ func (c *Core) endThen(s *session, then func(error)) {
 	}
 	durable := s.durable
 	if durable {
-		parts := s.parts()
+		parts, shares := s.parts(), slices.Clone(s.shares)
+		for _, m := range shares {
+			m.group.leaving++
+		}
 		c.hold(s.key) // nobody may be told that there is no session while a crash could bring it back
 		c.tombstone(s.shard.lane, kindSession, s.key, func(err error) {
 			if err == nil {
 				c.discardAll(s.shard.lane, parts)
+				c.left(shares)
 			}
 			c.release(s.key)
 			then(err)
@@ -248,7 +263,7 @@ func (c *Core) EndSession(now int64, k Key, code packet.Code, then func(given in
 
 // parts are the keys of a session's records, but for the session's own and the will. They are removed once the session itself is:
 // a session that is there has all of its parts. What is left of them after a crash or a refused write belongs to no
-// incarnation, and is removed by the next restore.
+// incarnation, and is removed by the next restore. The out/ids of groups are theirs to remove.
 func (s *session) parts() (keys [][]byte) {
 	for _, b := range s.queue.subs.list {
 		keys = append(keys, subKey(s.key, b.filter))
@@ -257,12 +272,14 @@ func (s *session) parts() (keys [][]byte) {
 		keys = append(keys, sessionKey(kindQueue, s.key))
 	}
 	for _, d := range s.flight.all() {
-		if d.qos == 2 && d.state != unsaved {
+		if d.qos == 2 && d.state != unsaved && (d.lease == nil || d.lease.group.buried) {
 			keys = append(keys, idKey(kindOut, s.key, d.id))
 		}
 	}
 	for _, d := range s.flight.done {
-		keys = append(keys, idKey(kindOut, s.key, d.id))
+		if !d.shared {
+			keys = append(keys, idKey(kindOut, s.key, d.id))
+		}
 	}
 	for _, id := range s.inbound.stored() {
 		keys = append(keys, idKey(kindIn, s.key, id))
@@ -291,6 +308,7 @@ func (c *Core) remove(s *session) {
 		}
 	}
 	s.ended = true
+	c.endLeases(s)
 	for _, b := range s.queue.subs.list {
 		c.uproot(s, b)
 	}
@@ -317,7 +335,7 @@ func (c *Core) tombstone(l *lane, kd kind, k Key, done func(err error)) {
 	c.write(l, func(err error) {
 		l.removals--
 		if err != nil {
-			if len(c.stale) == 0 {
+			if len(c.stale)+len(c.redo) == 0 {
 				c.staleAt = c.now + redoEvery
 			}
 			c.stale[staleKey{kd, k}] = l
@@ -331,13 +349,18 @@ func (c *Core) tombstone(l *lane, kd kind, k Key, done func(err error)) {
 
 // tryAgain repeats refused removals, and returns when it is due next.
 func (c *Core) tryAgain() int64 {
-	if len(c.stale) == 0 {
+	if len(c.stale)+len(c.redo) == 0 {
 		return math.MaxInt64
 	}
 	if c.staleAt > c.now {
 		return c.staleAt
 	}
 	c.staleAt = c.now + redoEvery
+	redo := c.redo
+	c.redo = nil
+	for _, again := range redo {
+		again()
+	}
 	for _, st := range sortedKeys(c.stale) {
 		s := c.sessions[st.key]
 		switch {

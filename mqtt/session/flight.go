@@ -18,10 +18,11 @@ type flown struct {
 	id        uint16
 	qos       byte
 	state     flightState
-	published bool   // at least once, perhaps: another time it is a duplicate
-	wire      bool   // on this connection, so it takes a place in the client's receive maximum
-	settled   bool   // what became of it is counted
-	since     uint32 // seconds since 1970 when it was begun
+	published bool    // at least once, perhaps: another time it is a duplicate
+	wire      bool    // on this connection, so it takes a place in the client's receive maximum
+	settled   bool    // what became of it is counted
+	since     uint32  // seconds since 1970 when it was begun
+	lease     *member // whose position it is, if it is a group's: then by is nobody
 	by        askers
 	tally     *Tally
 }
@@ -47,6 +48,7 @@ type doneID struct {
 	id     uint16
 	by     askers
 	cover  uint64 // the checkpoint that covers its position, once done
+	shared bool   // a group has its position, and says when the id is free
 }
 
 func (f *flight) len() int { return len(f.items) - f.head }
@@ -127,6 +129,9 @@ func (f *flight) nextID() uint16 {
 	}
 	return 0
 }
+
+// hasID tells whether nextID has one.
+func (f *flight) hasID() bool { return f.len()+len(f.done) < 65535 }
 
 // stretch is how many ids after the last one are free.
 func (f *flight) stretch() int {

@@ -117,9 +117,10 @@ func (t *target) add(b *sub) {
 type applies struct {
 	options
 	ids     []uint32
-	none    bool // no subscription applies
-	pending bool // wait: a subscription that is not durable yet makes a difference
-	tells   bool // the client is to be told of a gap in what came before
+	none    bool   // no subscription applies
+	pending bool   // wait: a subscription that is not durable yet makes a difference
+	tells   bool   // the client is to be told of a gap in what came before
+	who     askers // of a position that histories want: those whose subscriptions apply
 }
 
 // effective is the sum for a message at a position. Where a subscription that is not durable yet would change whether or at
@@ -197,7 +198,7 @@ func (c *Core) target(s *session, name string) *target {
 	}
 	var subs []*sub
 	for _, b := range s.queue.subs.list {
-		if topic.Match(b.filter, name) {
+		if b.member == nil && topic.Match(b.filter, name) {
 			subs = append(subs, b)
 		}
 	}

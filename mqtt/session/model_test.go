@@ -24,8 +24,13 @@ type model struct {
 	late     map[string]bool // payloads that entered the log late: this copy or the client's repetition counts
 	wills    []*modelWill
 	pubs     map[string]*modelPub
-	lastRun  int64 // of the core's timers
-	copies   int   // that kept a message from retention
+	lastRun  int64                     // of the core's timers
+	copies   int                       // that kept a message from retention
+	asked    []*modelReplay            // by the SUBSCRIBE that is being handed over
+	tokens   map[uint64][]*modelReplay // by Host.History
+	replayed int                       // messages of histories
+	groups   map[string]*modelGroup
+	shared   int // messages that groups have had
 }
 
 type modelRetained struct {
@@ -72,6 +77,9 @@ type modelSession struct {
 	entries   map[pos]*entry
 	rets      map[string]*retEntry
 	last      map[string]int64 // per topic, the highest offset that arrived
+	replays   []*modelReplay
+	late      bool          // a SUBSCRIBE has waited for an earlier one: which retained messages it is owed is decided then
+	inHand    []*groupEntry // of groups that it has left
 	conn      *simConn
 }
 
@@ -117,6 +125,7 @@ type retEntry struct {
 type modelOp struct {
 	unsub bool
 	items []opItem
+	late  bool // it waits for an earlier one
 }
 
 type opItem struct {
@@ -128,10 +137,11 @@ type opItem struct {
 	exists bool
 	doubt  bool // whether the retained messages are asked for
 	id     uint32
+	replay *modelReplay
 }
 
 func newModel(w *world) *model {
-	return &model{w: w, watching: true, view: map[string]*modelRetained{}, triples: map[Triple]bool{}, late: map[string]bool{}, pubs: map[string]*modelPub{}}
+	return &model{w: w, watching: true, view: map[string]*modelRetained{}, tokens: map[uint64][]*modelReplay{}, triples: map[Triple]bool{}, late: map[string]bool{}, pubs: map[string]*modelPub{}, groups: map[string]*modelGroup{}}
 }
 
 func (m *model) sessions() (list []*modelSession) {
@@ -152,7 +162,7 @@ func applies1(o packet.Filter, msg *Message, s *modelSession) bool {
 
 // reach tells how a subscription stands to a message: whether it may match, and whether it surely does at QoS 1 or 2.
 func (b *modelSub) reach(s *modelSession, msg *Message, p pos) (may, sure bool) {
-	if !matches(b.filter, msg.Topic) || p.part >= 0 && p.offset < b.start[p.part] {
+	if isShared(b.filter) || !matches(b.filter, msg.Topic) || p.part >= 0 && p.offset < b.start[p.part] {
 		return false, false
 	}
 	sure = true
@@ -190,6 +200,7 @@ func (m *model) matched(part int, msg *Message) {
 	if msg.Retain {
 		m.retain(part, msg)
 	}
+	m.matchedGroups(p, msg, twin)
 	for _, s := range m.sessions() {
 		e := &entry{msg: *msg, pos: p, conn: s.conn}
 		any := false
@@ -232,9 +243,17 @@ func (m *model) gap(part int, next int64) { m.seen[part] = max(m.seen[part], nex
 
 func (m *model) trimmed(part int, to int64) {
 	for _, s := range m.sessions() {
+		s.excuse(func(p pos, _ *Message) bool { return p.part == part && p.offset < to })
 		for p, e := range s.entries {
 			if p.part == part && p.offset < to && !m.copied(s, p) {
 				e.must, e.excused = false, true
+			}
+		}
+	}
+	for _, g := range m.groups {
+		for p, e := range g.entries {
+			if p.part == part && p.offset < to {
+				e.must = false
 			}
 		}
 	}
@@ -306,6 +325,7 @@ func (m *model) newWill(n *simConn) *modelWill {
 }
 
 func (m *model) accepted(n *simConn, a Accepted) {
+	defer m.regroup()
 	c := n.client
 	s := c.session
 	can := s != nil && !n.r.CleanStart && (s.expiry > 0 || s.loose)
@@ -363,7 +383,9 @@ func (w *world) pending(payload string) bool {
 
 // doubt: nobody knows whether a subscription is there.
 func (s *modelSession) doubt(b *modelSub) {
+	s.client.w.model.doubtGroup(b)
 	b.certain, b.lost, b.ending = false, true, false
+	s.endReplays(b)
 	for _, r := range s.rets {
 		r.must = r.must && r.by != b
 	}
@@ -379,6 +401,7 @@ func (s *modelSession) blur() {
 	for _, e := range s.entries {
 		e.must, e.excused = false, true
 	}
+	s.endReplays(nil)
 	for _, r := range s.rets {
 		r.must = false
 		r.allowed += 2
@@ -393,6 +416,7 @@ func (m *model) refused(n *simConn) {
 
 // lost: the network connection has ended.
 func (m *model) lost(n *simConn, cause Cause) {
+	defer m.regroup()
 	c, w := n.client, n.will
 	s := c.session
 	if !n.accepted {
@@ -410,6 +434,9 @@ func (m *model) lost(n *simConn, cause Cause) {
 	}
 	for _, op := range n.ops { // not answered: the client will ask again
 		for _, it := range op.items {
+			if it.replay != nil {
+				s.endReplays(it.sub)
+			}
 			if op.unsub || !it.exists {
 				s.doubt(it.sub)
 			}
@@ -463,6 +490,7 @@ func (m *model) unanswered(n *simConn) {
 }
 
 func (m *model) crash() {
+	defer m.regroup()
 	m.undrop()
 	for _, c := range m.w.clients {
 		for _, n := range c.attempts {
@@ -487,6 +515,9 @@ func (m *model) crash() {
 		if n := s.conn; n != nil {
 			for _, op := range n.ops {
 				for _, it := range op.items {
+					if it.replay != nil {
+						s.endReplays(it.sub)
+					}
 					if op.unsub || !it.exists {
 						s.doubt(it.sub)
 					}
@@ -509,7 +540,10 @@ func (m *model) crash() {
 	}
 }
 
-func (m *model) ticked() { m.lastRun = m.w.now }
+func (m *model) ticked() {
+	m.lastRun = m.w.now
+	m.regroup()
+}
 
 // Subscriptions.
 
@@ -523,16 +557,22 @@ func (s *modelSession) sub(filter string) *modelSub {
 }
 
 func (m *model) subscribe(n *simConn, p *packet.Subscribe) {
+	m.regroup()
 	s := n.client.session
-	op := &modelOp{}
+	op := &modelOp{late: m.w.core.links[n].asking != 0}
 	n.ops[p.PacketID] = op
+	s.late = s.late || op.late
 	id := uint32(0)
 	if len(p.Props.SubscriptionIDs) > 0 {
 		id = p.Props.SubscriptionIDs[0]
 	}
 	for _, f := range p.Filters {
+		f.Filter, _, _ = PlainFilter(f.Filter)
 		b := s.sub(f.Filter)
 		it := opItem{opts: f, id: id, since: slices.Clone(m.w.fed), exists: b != nil && !b.ending}
+		if isShared(f.Filter) {
+			m.group(f.Filter)
+		}
 		start := slices.Clone(m.w.fed)
 		since := start
 		if b != nil && b.ending { // a crash may bring it back
@@ -554,12 +594,14 @@ func (m *model) subscribe(n *simConn, p *packet.Subscribe) {
 				e.forbid = e.forbid && !it.exists // other options, the same start
 			}
 		}
-		if f.RetainHandling == 0 || f.RetainHandling == 1 && (!it.exists || !b.certain) {
+		if !isShared(f.Filter) && (f.RetainHandling == 0 || f.RetainHandling == 1 && (!it.exists || !b.certain)) {
 			it.rets = m.owe(s, b)
 		}
 		it.doubt = f.RetainHandling == 1 && it.exists
 		op.items = append(op.items, it)
+		s.reoptioned(f)
 	}
+	m.askReplays(op, s, p)
 }
 
 // owe notes the retained messages that a subscription asks for.
@@ -581,6 +623,7 @@ func (m *model) owe(s *modelSession, b *modelSub) (list []string) {
 }
 
 func (s *modelSession) drop(b *modelSub) {
+	s.endReplays(b)
 	for _, r := range s.rets {
 		r.must = r.must && r.by != b
 	}
@@ -588,12 +631,14 @@ func (s *modelSession) drop(b *modelSub) {
 }
 
 func (m *model) unsubscribe(n *simConn, p *packet.Unsubscribe) {
+	defer m.regroup()
 	op := &modelOp{unsub: true}
 	n.ops[p.PacketID] = op
 	for _, f := range p.Filters {
 		if b := n.client.session.sub(f); b != nil {
 			b.ending = true
 			b.unsubs++
+			n.client.session.endReplays(b)
 			op.items = append(op.items, opItem{sub: b})
 			for _, e := range n.client.session.entries {
 				e.restless = e.restless || matches(f, e.msg.Topic)
@@ -621,13 +666,14 @@ func (m *model) answered(n *simConn, p *packet.Suback) {
 		for _, f := range it.old { // whether it is gone is decided, too
 			b.pend = removeFirst(b.pend, f)
 		}
-		if code.Failed() && m.w.refusals == 0 && (code != packet.QuotaExceeded || m.w.opts.MaxAllSubs == 0) {
+		if code.Failed() && m.w.refusals == 0 && (code != packet.QuotaExceeded || m.w.opts.MaxAllSubs == 0 && it.replay == nil) {
 			m.w.fail("%s: %s answered %v", n.client.key.ClientID, b.filter, code)
 		}
 		switch {
 		case op.unsub && code.Failed():
 			b.ending = b.unsubs > 0
 		case op.unsub:
+			m.inHand(s, b)
 			s.drop(b)
 		case code.Failed():
 			if it.exists {
@@ -645,14 +691,25 @@ func (m *model) answered(n *simConn, p *packet.Suback) {
 			if b.lost {
 				b.since = it.since
 			}
+			if op.late && (b.lost || !it.exists) {
+				b.since = slices.Clone(m.w.fed)
+			}
 			b.opts, b.id, b.certain, b.lost = it.opts, it.id, true, false
 			m.committed(s, b, it)
+		}
+		switch {
+		case it.replay == nil:
+		case code.Failed():
+			it.replay.end()
+		default:
+			it.replay.begun(m)
 		}
 	}
 	s.recompute()
 	if op.unsub {
 		m.forbid(s)
 	}
+	m.regroup()
 }
 
 func removeFirst(list []packet.Filter, f packet.Filter) []packet.Filter {
@@ -663,6 +720,10 @@ func removeFirst(list []packet.Filter, f packet.Filter) []packet.Filter {
 }
 
 func (m *model) committed(s *modelSession, b *modelSub, it opItem) {
+	if isShared(b.filter) {
+		m.joined(s, b)
+		return
+	}
 	for _, e := range s.entries {
 		if slices.Contains(e.via, b) && !e.excused && e.apps == 0 {
 			_, sure := b.reach(s, &e.msg, e.pos)
@@ -726,7 +787,9 @@ func (m *model) forbid(s *modelSession) {
 
 // deny: a client may no longer receive a topic.
 func (m *model) deny(c *simClient, name string) {
+	defer m.regroup()
 	if s := c.session; s != nil {
+		s.excuse(func(_ pos, msg *Message) bool { return msg.Topic == name })
 		for _, e := range s.entries {
 			if e.msg.Topic == name {
 				e.must, e.excused = false, true
@@ -764,6 +827,13 @@ func (m *model) emitted(n *simConn, o *simOut) {
 		return
 	}
 	p := pos{w.partOf(o.msg.Topic), o.msg.Offset}
+	if e, shared := m.groupOf(n, o, p); shared {
+		m.emittedGroup(n, o, e, p)
+		return
+	}
+	if m.emittedPast(n, o, p) {
+		return
+	}
 	e := s.entries[p]
 	switch {
 	case e == nil:
@@ -817,9 +887,12 @@ func (m *model) exactly(s *modelSession, e *entry, o *simOut) {
 
 func (m *model) emittedRetained(s *modelSession, o *simOut) {
 	id := s.client.key.ClientID
+	if slices.ContainsFunc(o.d.SubIDs, func(id uint32) bool { return id >= sharedIDs }) {
+		m.w.fail("%s: retained %s for a shared subscription", id, o.msg.Payload)
+	}
 	r := s.rets[string(o.msg.Payload)]
 	if r == nil {
-		if !m.wild && len(m.dropped) == 0 && len(m.late) == 0 { // a second crash may show a duplicate without the first copy
+		if !m.wild && len(m.dropped) == 0 && len(m.late) == 0 && !s.late { // a second crash may show a duplicate without the first copy
 			m.w.fail("%s: retained %s is not owed", id, o.msg.Payload)
 		}
 		return
@@ -848,6 +921,10 @@ func (m *model) emittedRetained(s *modelSession, o *simOut) {
 func (m *model) app(n *simConn, o *simOut) {
 	s := n.client.session
 	id := n.client.key.ClientID
+	if o.group != nil {
+		m.appGroup(n, o)
+		return
+	}
 	if o.msg.Offset >= retainedBase {
 		r := s.rets[string(o.msg.Payload)]
 		if r == nil {
@@ -862,11 +939,17 @@ func (m *model) app(n *simConn, o *simOut) {
 		return
 	}
 	p := pos{m.w.partOf(o.msg.Topic), o.msg.Offset}
+	if o.d.Replayed {
+		m.appPast(n, o, p)
+		return
+	}
 	e := s.entries[p]
 	if e == nil {
 		return
 	}
-	e.must = false
+	if e.must = false; e.apps == 0 {
+		m.appLive(s, o, p)
+	}
 	if e.apps++; e.apps == 1 {
 		// After a crash the replay goes by the options and the policy of now: what was dropped before may still come.
 		if last, ok := s.last[o.msg.Topic]; ok && p.offset < last && !((e.restless || e.excused || e.msg.Props != nil) && m.w.crashes > 0) {
@@ -904,6 +987,7 @@ func (m *model) complete(p *simPub, failed bool) {
 // finish checks what is left at the end of a run.
 func (m *model) finish() {
 	w := m.w
+	m.finishGroups()
 	for _, s := range m.sessions() {
 		for p, e := range s.entries {
 			if e.must && !e.msg.expired(w.now) {
@@ -915,6 +999,7 @@ func (m *model) finish() {
 				w.fail("%s: retained %s of %s never arrived", s.client.key.ClientID, r.msg.Payload, r.msg.Topic)
 			}
 		}
+		m.finishReplays(s)
 	}
 	for key, p := range m.pubs {
 		switch {

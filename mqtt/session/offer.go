@@ -3,6 +3,10 @@ package session
 // offer hands a message that the matcher has just met to a session that it matches.
 func (c *Core) offer(t *target, m *Message, place int32) {
 	s, l := t.session, t.session.link
+	if s.group != nil {
+		c.offerGroup(t, m, place)
+		return
+	}
 	a := c.effective(t, m, place, m.Offset)
 	switch {
 	case a.none:
@@ -47,6 +51,10 @@ func (c *Core) offerUnlogged(t *target, m *Message) {
 	if l == nil || c.replaying {
 		return
 	}
+	if t.session.group != nil {
+		c.shareUnlogged(t, m)
+		return
+	}
 	a := c.effective(t, m, 0, -1)
 	if a.none || a.pending {
 		return
@@ -71,8 +79,11 @@ func (a *applies) by() askers {
 func (c *Core) enqueue(s *session, m *Message, place int32) {
 	c.owe(m.Tally, place)
 	floor := c.floor
-	if c.replaying {
+	switch {
+	case c.replaying:
 		floor = s.queue.f
+	case s.group != nil:
+		floor = s.group.floor
 	}
 	if p := s.queue.add(place, m.Offset, c.o.MaxQueueBytes, floor); p >= 0 {
 		c.places[p].book.merged = true

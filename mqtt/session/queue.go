@@ -5,8 +5,8 @@ import (
 	"slices"
 )
 
-// queue is filters with options and start vectors, and the positions that are still to be delivered. It belongs to a session;
-// nothing in it knows of one.
+// queue is filters with options and start vectors, and the positions that are still to be delivered. It belongs to a session or
+// to a group; nothing in it knows of one.
 type queue struct {
 	subs subs
 	sets []set
@@ -74,6 +74,21 @@ func (s *set) cutOf(off int64, by askers) (owed int64) {
 		}
 	}
 	return owed
+}
+
+// next is the first position at or after one; false if there is none.
+func (s *set) next(off int64) (int64, bool) {
+	a, ok := s.runs.next(off)
+	if b, also := s.fleeting.next(off); also && (!ok || b < a) {
+		return b, true
+	}
+	return a, ok
+}
+
+// clear takes the positions of n out and returns how many were owed.
+func (s *set) clear(n run) int64 {
+	s.fleeting.clear(n)
+	return s.runs.clear(n)
 }
 
 // find returns the set of a place, nil if there is none.
@@ -185,6 +200,8 @@ type sub struct {
 	history *history
 	asking  int
 	gap     gap
+	// member: of a shared subscription. The tree has its group instead, and it has no start of its own.
+	member *member
 }
 
 // subs are the subscriptions of one queue by filter. Most have one or two.

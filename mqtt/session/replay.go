@@ -268,8 +268,8 @@ func (c *Core) ask(l *link, a *asks, codes []packet.Code, changes []change, writ
 	for k, i := range a.of {
 		list[k] = HistoryAsk{changes[i].sub.filter, *a.from[changes[i].index]}
 	}
-	l.asking = true
 	c.token++
+	l.asking = c.token
 	c.asked[c.token] = func(answers []History) {
 		if s.ended || s.link != l {
 			for _, ch := range changes {
@@ -361,7 +361,7 @@ func (c *Core) HistoryDone(now int64, token uint64, answers []History) {
 
 // waits keeps a SUBSCRIBE or UNSUBSCRIBE while an earlier one asks for history.
 func (c *Core) waits(l *link, p packet.Packet) bool {
-	if !l.asking {
+	if l.asking == 0 {
 		return false
 	}
 	switch p := p.(type) {
@@ -383,8 +383,8 @@ func (c *Core) waits(l *link, p packet.Packet) bool {
 
 // resume goes on with what has waited.
 func (c *Core) resume(l *link) {
-	l.asking = false
-	for len(l.later.packets) > 0 && !l.asking && l.session.link == l {
+	l.asking = 0
+	for len(l.later.packets) > 0 && l.asking == 0 && l.session.link == l {
 		p := l.later.packets[0]
 		l.later.packets = l.later.packets[1:]
 		switch p := p.(type) {
@@ -545,20 +545,29 @@ func (s *set) asked(off int64) (by askers) {
 func (c *Core) pastSum(t *target, m *Message, place int32, off int64, by askers) applies {
 	var part target
 	var a applies
-	n := 0
+	who := askers(0)
 	if by&byQueue != 0 {
 		if a = c.effective(t, m, place, off); a.pending {
 			return a
 		}
 	}
 	for _, b := range t.subs {
-		asked := b.history != nil && b.history.bit&by != 0 || by > byQueue && mutant("replay-all")
-		if asked && !b.ownMessage(t.session, m) || by&byQueue != 0 && !b.pending && c.reaches(t.session, b, m, place, off) {
+		var asked askers
+		if h := b.history; h != nil && !b.ownMessage(t.session, m) {
+			asked = h.bit & by
+		}
+		if by&byQueue != 0 && !b.pending && c.reaches(t.session, b, m, place, off) {
+			asked |= byQueue
+		}
+		if mutant("replay-all") {
+			asked = by
+		}
+		if asked != 0 {
 			part.add(b)
-			n++
+			who |= asked
 		}
 	}
-	return applies{options: options{qos: min(part.qos, m.QoS), rap: part.rap}, ids: part.ids, none: n == 0}
+	return applies{options: options{qos: min(part.qos, m.QoS), rap: part.rap}, ids: part.ids, none: who == 0, who: who}
 }
 
 // gapFor is what a delivery has to tell its client of gaps, and notes that it does. The same message sent again tells the same.
@@ -719,7 +728,10 @@ func (s *session) askersOf(v *outValue) (by askers) {
 
 // outOf is what an out/id says of a delivery.
 func (c *Core) outOf(s *session, e *flown) outValue {
-	v := outValue{inc: s.inc, pos: c.position(e.place, e.offset), past: e.by != byQueue, queued: e.by&byQueue != 0}
+	v := outValue{inc: s.inc, pos: c.position(e.place, e.offset), past: e.by > byQueue, queued: e.by&byQueue != 0}
+	if e.lease != nil {
+		v.group = e.lease.group.inc
+	}
 	for _, h := range s.histories {
 		if e.by&h.bit != 0 {
 			v.histories = append(v.histories, h.number)

@@ -135,7 +135,8 @@ func (c *Core) restoreSessions() {
 	for _, k := range keys {
 		c.restoreSession(k, c.restoring[k])
 	}
-	c.restoring = nil
+	c.restoreGroups()
+	c.restoring, c.refilling, c.leases = nil, nil, nil
 }
 
 func (c *Core) restoreSession(k Key, sv *saved) {
@@ -160,6 +161,16 @@ func (c *Core) restoreSession(k Key, sv *saved) {
 			b := &sub{filter: filter, opts: v.opts, start: c.vector(v.start), owes: v.owes}
 			if v.owes {
 				b.asOf = c.vector(v.owed)
+			}
+			if _, shared, err := sharedKey(k.Tenant, filter); shared || v.group != 0 {
+				if !shared || err != nil || v.group == 0 {
+					c.host.Count(DropBadRecord, 1)
+					continue
+				}
+				b.start = nil
+				s.queue.subs.set(b)
+				c.rejoin(s, b, v.group, c.vector(v.start))
+				continue
 			}
 			s.queue.subs.set(b)
 			c.plant(s, b)
@@ -245,7 +256,10 @@ func (c *Core) restoreOut(s *session, out map[uint16]outValue) {
 		}
 		d := flown{offset: v.pos.Offset, place: c.place(v.pos.Part), id: id, qos: 2, published: true, since: uint32(c.now / 1000),
 			by: s.askersOf(&v)}
-		if d.by != byQueue {
+		if v.group != 0 {
+			d.by, d.lease = 0, c.stray
+			c.leases = append(c.leases, savedLease{s, s.key, id, v})
+		} else if d.by&byQueue == 0 {
 			d.tally = &c.unrowed
 		}
 		if v.released {
@@ -285,7 +299,12 @@ func (c *Core) discard(sh *shard, k Key, sv *saved, inc Incarnation) {
 		}
 	}
 	for id, v := range sv.out {
-		if v.inc != inc || inc == 0 {
+		if v.inc == inc && inc != 0 {
+			continue
+		}
+		if v.group != 0 { // whether anybody else may have it, its group says
+			c.leases = append(c.leases, savedLease{nil, k, id, v})
+		} else {
 			dead(idKey(kindOut, k, id))
 		}
 	}
@@ -312,6 +331,9 @@ func (c *Core) tryReady() {
 	c.openBooks()
 	for _, s := range c.ordered() {
 		c.wake(s)
+	}
+	for _, g := range c.groups {
+		g.queue.f, g.floor = nil, slices.Clone(c.floor)
 	}
 	for _, sh := range c.shards {
 		sh.begun, sh.replayed.begun, sh.replayed.done = nil, checkpointValue{}, checkpointValue{}

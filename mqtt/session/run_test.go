@@ -101,6 +101,10 @@ func (w *world) io() bool {
 		w.readOne(w.rnd.IntN(len(w.reads)))
 		return true
 	}
+	if len(w.histories) > 0 && w.chance(50) {
+		w.historyOne(w.rnd.IntN(len(w.histories)))
+		return true
+	}
 	if len(w.pubs) > 0 && w.chance(60) {
 		w.appendOne()
 		return true
@@ -136,7 +140,7 @@ func (w *world) idle() bool {
 			return false
 		}
 	}
-	return len(w.reads) == 0 && len(w.pubs) == 0 && len(w.slow) == 0
+	return len(w.reads) == 0 && len(w.histories) == 0 && len(w.pubs) == 0 && len(w.slow) == 0
 }
 
 // calm ends a run: no more trouble, every client comes back and acknowledges what it gets, until nothing moves any more.
@@ -208,7 +212,7 @@ func (w *world) run(steps int) {
 	}
 	w.model.finish()
 	st := w.core.Stats()
-	if st.Behind != 0 || st.Inflight != 0 || st.QueueBytes != 0 {
+	if st.Behind != 0 || st.Inflight != 0 || st.QueueBytes != 0 || st.Replays != 0 {
 		w.fail("not at rest: %+v", st)
 	}
 }
@@ -221,7 +225,7 @@ func runSeed(seed uint64) *world {
 
 // TestModel drives a real core through random traffic, faults and crashes beside the reference model.
 func TestModel(t *testing.T) {
-	counts, copies := map[string]int{}, 0
+	counts, copies, replayed, shared := map[string]int{}, 0, 0, 0
 	for i := range tier.N(2000) {
 		seed := tier.Seed() + uint64(i)
 		w := runSeed(seed)
@@ -233,11 +237,13 @@ func TestModel(t *testing.T) {
 			t.Fatalf("seed %d: %v\n%s", seed, w.err, strings.Join(trace, "\n"))
 		}
 		copies += w.model.copies
+		replayed += w.model.replayed
+		shared += w.model.shared
 		for k, n := range w.counts {
 			counts[k] += n
 		}
 	}
-	t.Log(counts, copies)
+	t.Log(counts, copies, replayed, shared)
 	if copies == 0 && tier.Soak() {
 		t.Error("no message that retention took was open at QoS 2 and copied")
 	}

@@ -117,6 +117,36 @@ func (r *runs) has(off int64) bool {
 	return false
 }
 
+// next is the first offset at or after one; false if there is none.
+func (r *runs) next(off int64) (int64, bool) {
+	switch {
+	case r.count == 0 || off >= r.end():
+		return 0, false
+	case off <= r.first.from:
+		return r.first.from, true
+	}
+	for n := range r.all {
+		if off < n.to {
+			return max(off, n.from), true
+		}
+	}
+	return 0, false
+}
+
+// clear takes the offsets of n out and returns how many there were.
+func (r *runs) clear(n run) (removed int64) {
+	if r.count == 0 || n.from <= r.first.from {
+		return r.cut(n.to)
+	}
+	before := r.offsets
+	var list []run
+	for m := range r.all {
+		list = append(list, run{m.from, min(m.to, n.from)}, run{max(m.from, n.to), m.to}) // set drops what is empty
+	}
+	r.set(list)
+	return before - r.offsets
+}
+
 // all visits the runs in order.
 func (r *runs) all(yield func(run) bool) {
 	if r.count == 0 || !yield(r.first) {

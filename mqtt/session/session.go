@@ -231,6 +231,10 @@ const (
 	DropRetainedFull = "will_not_retained"
 	DropBadRecord    = "state_record_invalid"
 	DropWillRefused  = "will_refused"
+	// DropGroupEnded counts what a shared subscription still held when its last member left.
+	DropGroupEnded = "shared_group_ended"
+	// DropRefused counts messages that a client has answered with a failure: they go to nobody else.
+	DropRefused = "refused_by_subscriber"
 	// DropWillMoved counts the wills of clients that were sent to another server.
 	DropWillMoved = "will_moved"
 )

@@ -38,6 +38,9 @@ func stateRecords() []StateRecord {
 		{plainKey(kindDone), (&checkpointValue{5, nil}).append(nil)},
 		{retainedKey("a/b"), (&retainedValue{Position{testPart, 4}, retained}).append(nil)},
 		{plainKey(kindFrontier), (&checkpointValue{0, vector}).append(nil)},
+		{subKey(k, "$share/g/a/+"), (&subValue{inc: 3, opts: options{qos: 2}, start: vector, group: 1<<32 + 9}).append(nil)},
+		{idKey(kindOut, k, 80), (&outValue{inc: 3, pos: Position{testPart, 44}, group: 1<<32 + 9}).append(nil)},
+		{sessionKey(kindGroup, Key{"tenant", "g", "a/+"}), (&queueValue{inc: 1<<32 + 9, tag: 2, sets: []setValue{{part: testPart, runs: []run{{0, 3}}}}}).append(nil)},
 	}
 }
 
@@ -52,7 +55,7 @@ func recode(kd kind, b []byte) ([]byte, error) {
 		var v subValue
 		err := v.decode(b)
 		return v.append(nil), err
-	case kindQueue:
+	case kindQueue, kindGroup:
 		var v queueValue
 		err := v.decode(b)
 		return v.append(nil), err

@@ -95,16 +95,16 @@ func (c *Core) suback(l *link, answer *packet.Suback) {
 
 // checkFilter returns the QoS granted, or why the filter is refused.
 func (c *Core) checkFilter(s *session, f *packet.Filter) packet.Code {
-	if _, _, shared, err := topic.ParseShared(f.Filter); err != nil {
-		return packet.TopicFilterInvalid
-	} else if shared {
-		return packet.SharedNotSupported
-	}
-	if topic.ValidateFilter(f.Filter) != nil || f.QoS > 2 {
+	k, shared, err := sharedKey(s.key.Tenant, f.Filter)
+	if err != nil || f.QoS > 2 || !shared && topic.ValidateFilter(f.Filter) != nil {
 		return packet.TopicFilterInvalid
 	}
 	w := subWeight(f.Filter)
-	if s.queue.subs.get(f.Filter) == nil && (s.queue.subs.weight+w > c.o.MaxSubs || c.weight+w > c.o.MaxAllSubs) {
+	all := w
+	if shared && c.groups[k] == nil {
+		all += subWeight(k.ClientID)
+	}
+	if s.queue.subs.get(f.Filter) == nil && (s.queue.subs.weight+w > c.o.MaxSubs || c.weight+all > c.o.MaxAllSubs) {
 		c.subsRefused++
 		return packet.QuotaExceeded
 	}
@@ -156,22 +156,31 @@ func (c *Core) change(s *session, f *packet.Filter, id uint32) change {
 			c.endHistory(s, b.history)
 		}
 		b = &sub{filter: f.Filter, opts: opts, pending: s.durable}
-		if s.durable || !s.queue.empty() {
-			b.start = c.next()
-		}
 		s.queue.subs.set(b)
-		c.plant(s, b)
-		if s.durable {
-			s.shard.starts = append(s.shard.starts, start{s, b})
-		}
+		c.begins(s, b)
 	}
 	b.writes++
 	ch := change{sub: b, opts: opts}
-	if f.RetainHandling == 0 || f.RetainHandling == 1 && isNew {
+	if b.member == nil && (f.RetainHandling == 0 || f.RetainHandling == 1 && isNew) {
 		ch.owes, ch.asOf = true, c.next()
 		b.owes, b.asOf, b.queued = true, ch.asOf, false // what is written from now on says so
 	}
 	return ch
+}
+
+// begins puts a new subscription into the tree. A shared one begins where its group does.
+func (c *Core) begins(s *session, b *sub) {
+	if k, shared, _ := sharedKey(s.key.Tenant, b.filter); shared {
+		c.join(s, b, k)
+		return
+	}
+	if s.durable || !s.queue.empty() {
+		b.start = c.next()
+	}
+	c.plant(s, b)
+	if s.durable {
+		s.shard.starts = append(s.shard.starts, start{s, b})
+	}
 }
 
 func (c *Core) commit(s *session, ch change) {
@@ -220,12 +229,20 @@ func (c *Core) removeSub(s *session, b *sub) {
 
 // plant puts a subscription into the tree, or puts it there anew.
 func (c *Core) plant(s *session, b *sub) {
+	if b.member != nil {
+		c.appraise(b.member)
+		return
+	}
 	if _, there := c.filter.Set(b.filter, s, b); !there {
 		c.weight += subWeight(b.filter)
 	}
 }
 
 func (c *Core) uproot(s *session, b *sub) {
+	if b.member != nil {
+		c.withdraw(b)
+		return
+	}
 	if _, ok := c.filter.Delete(b.filter, s); ok {
 		c.weight -= subWeight(b.filter)
 	}
@@ -297,6 +314,10 @@ func (c *Core) recordOf(s *session, b *sub, opts options, owes bool, h *history)
 	v := subValue{inc: s.inc, opts: opts, start: c.positions(b.start), owes: owes}
 	if owes {
 		v.owed = c.positions(b.asOf)
+	}
+	if b.member != nil {
+		g := b.member.group
+		v.group, v.start = g.inc, c.positions(g.sub.start)
 	}
 	if h != nil {
 		v.history = h.value(c)

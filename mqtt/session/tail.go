@@ -106,7 +106,7 @@ func (c *Core) Gap(now int64, p Part, next int64) {
 	if lost := next - c.places[i].next; lost > 0 {
 		c.host.Count(DropGap, int(min(lost, math.MaxInt32)))
 	}
-	for _, s := range c.ordered() {
+	for _, s := range c.queues() {
 		if set := s.queue.find(i); set != nil {
 			c.miss(s, set, next, byAny, DropReplayGap)
 			c.lose(s, i, set.cutOf(next, byQueue), DropGap)
@@ -125,7 +125,7 @@ func (c *Core) Deleted(now int64, topic [16]byte) {
 		if p := &c.places[i]; p.part.Topic == topic && !p.dead {
 			p.dead = true
 			c.snapshot = nil
-			for _, s := range c.ordered() {
+			for _, s := range c.queues() {
 				if set := s.queue.find(int32(i)); set != nil {
 					c.miss(s, set, math.MaxInt64, byAny, DropReplayDeleted)
 					c.lose(s, int32(i), set.cutOf(math.MaxInt64, byQueue), DropTopicDeleted)

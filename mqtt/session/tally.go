@@ -35,7 +35,8 @@ type Book struct {
 	Owed      int64
 	Delivered int64 // QoS 0: handed to the connection; QoS 1 and 2: acknowledged
 	Lost      int64 // given up, and counted by their reason
-	Loose     int64 // of Delivered and Lost: what no Tally has, since the message was not at hand
+	Loose     int64 // of Delivered and Lost: what a Tally was owed, perhaps, and has not, since the message was not at hand
+	Unrowed   int64 // of Delivered and Lost: history, which no Tally was owed either
 	Pending   int64
 	Merged    bool // a queue was so long that its positions were merged, and holds some that are not owed: Pending is no exact number
 }
@@ -51,8 +52,8 @@ type Counts struct {
 
 // book is a Book as a place keeps it.
 type book struct {
-	carried, owed, delivered, lost, loose int64
-	merged                                bool
+	carried, owed, delivered, lost, loose, unrowed int64
+	merged                                         bool
 }
 
 // Counted says that the tallies have what is owed of records below these positions: an earlier core of this process has met them.
@@ -89,7 +90,7 @@ func (c *Core) books() (list []Book) {
 		}
 		b := &p.book
 		list = append(list, Book{Part: p.part, Next: p.next, Carried: b.carried, Owed: b.owed, Delivered: b.delivered, Lost: b.lost,
-			Loose: b.loose, Pending: pending[i], Merged: b.merged})
+			Loose: b.loose, Unrowed: b.unrowed, Pending: pending[i], Merged: b.merged})
 	}
 	return list
 }
@@ -98,13 +99,7 @@ func (c *Core) books() (list []Book) {
 func (c *Core) pending() []int64 {
 	n := make([]int64, len(c.places))
 	for _, s := range c.sessions {
-		for i := range s.queue.sets {
-			set := &s.queue.sets[i]
-			n[set.place] += set.offsets
-			if set.merged {
-				c.places[set.place].book.merged = true
-			}
-		}
+		c.pendingSets(n, &s.queue)
 		for i := range s.flight.all() {
 			if e := &s.flight.all()[i]; !e.settled {
 				n[e.place]++
@@ -118,7 +113,23 @@ func (c *Core) pending() []int64 {
 			}
 		}
 	}
+	for _, g := range c.groups {
+		c.pendingSets(n, &g.queue)
+		for sp := range g.limbo {
+			n[sp.place]++
+		}
+	}
 	return n
+}
+
+func (c *Core) pendingSets(n []int64, q *queue) {
+	for i := range q.sets {
+		set := &q.sets[i]
+		n[set.place] += set.offsets
+		if set.merged {
+			c.places[set.place].book.merged = true
+		}
+	}
 }
 
 // openBooks begins them: the replay is over.
@@ -132,11 +143,9 @@ func (c *Core) openBooks() {
 // unplaced is the place of a message that is not in the log.
 const unplaced = -1
 
-// list notes that a tally has something to tell. What history brings is in the books alone.
+// list notes that a tally has something to tell.
 func (c *Core) list(t *Tally) {
-	if t == &c.unrowed {
-		t.owed, t.delivered, t.dropped = 0, 0, nil
-	} else if !t.listed {
+	if !t.listed {
 		t.listed = true
 		c.tallies = append(c.tallies, t)
 	}
@@ -144,7 +153,7 @@ func (c *Core) list(t *Tally) {
 
 // owe counts a delivery that was decided on.
 func (c *Core) owe(t *Tally, place int32) {
-	if t != nil {
+	if t != nil && t != &c.unrowed {
 		c.list(t)
 		t.owed++
 	}
@@ -155,15 +164,24 @@ func (c *Core) owe(t *Tally, place int32) {
 
 // delivered counts a delivery that is done.
 func (c *Core) delivered(t *Tally, place int32) {
-	if t != nil {
+	if t != nil && t != &c.unrowed {
 		c.list(t)
 		t.delivered++
 	}
 	if place >= 0 {
 		b := &c.places[place].book
-		if b.delivered++; t == nil {
-			b.loose++
-		}
+		b.delivered++
+		c.unlisted(b, t)
+	}
+}
+
+// unlisted counts what has come to an end and is in no row.
+func (c *Core) unlisted(b *book, t *Tally) {
+	switch t {
+	case nil:
+		b.loose++
+	case &c.unrowed:
+		b.unrowed++
 	}
 }
 
@@ -175,15 +193,14 @@ func (c *Core) drop(t *Tally, place int32, reason string) {
 
 // dropped is drop for what others count by its reason.
 func (c *Core) dropped(t *Tally, place int32, reason string) {
-	if t != nil {
+	if t != nil && t != &c.unrowed {
 		c.list(t)
 		t.drop(reason)
 	}
 	if place >= 0 {
 		b := &c.places[place].book
-		if b.lost++; t == nil {
-			b.loose++
-		}
+		b.lost++
+		c.unlisted(b, t)
 	}
 }
 

@@ -72,7 +72,7 @@ func (b *Book) unbalanced(s *sums) string {
 	switch {
 	case !b.Merged && b.Carried+b.Owed != b.Delivered+b.Lost+b.Pending:
 		return "deliveries are unaccounted for"
-	case !b.Merged && s.delivered+s.dropped+b.Loose != b.Delivered+b.Lost:
+	case !b.Merged && s.delivered+s.dropped+b.Loose+b.Unrowed != b.Delivered+b.Lost:
 		return "the tallies have not what the book has"
 	case !b.Merged && s.owed > b.Owed:
 		return "the tallies are owed more than the book"

@@ -23,10 +23,14 @@ func (c *Core) visitSession(sh *shard) func(offset int64, k stateKey, value []by
 		case kindRetained, kindFrontier:
 			return false
 		}
-		sv := c.restoring[k.key]
+		of := c.restoring
+		if k.kind == kindGroup {
+			of = c.refilling
+		}
+		sv := of[k.key]
 		if sv == nil {
 			sv = &saved{}
-			c.restoring[k.key] = sv
+			of[k.key] = sv
 		}
 		return sv.visit(offset, k, value) == nil
 	}
@@ -36,7 +40,7 @@ func (sv *saved) visit(offset int64, k stateKey, value []byte) error {
 	switch k.kind {
 	case kindSession:
 		return visitOne(&sv.session, value)
-	case kindQueue:
+	case kindQueue, kindGroup:
 		return visitOne(&sv.queue, value)
 	case kindWill:
 		err := visitOne(&sv.will, value)

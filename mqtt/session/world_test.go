@@ -478,9 +478,10 @@ type simClient struct {
 	order    []uint16 // of sent
 	nextID   uint16
 	present  bool
-	attempts []*simConn  // CONNECTs not answered
-	refused  packet.Code // the last CONNECT
-	unsure   bool        // it has forgotten its session, the server perhaps not
+	attempts []*simConn             // CONNECTs not answered
+	refused  packet.Code            // the last CONNECT
+	unsure   bool                   // it has forgotten its session, the server perhaps not
+	leases   map[uint16]*groupEntry // by packet id
 }
 
 // simPub is a message that a client publishes at QoS 2.
@@ -490,7 +491,7 @@ type simPub struct {
 }
 
 func newSimClient(w *world, id string) *simClient {
-	return &simClient{w: w, key: Key{"t", "p", id}, received: map[uint16]bool{}, sent: map[uint16]*simPub{}}
+	return &simClient{w: w, key: Key{"t", "p", id}, received: map[uint16]bool{}, sent: map[uint16]*simPub{}, leases: map[uint16]*groupEntry{}}
 }
 
 // simConn is one connection of a client.
@@ -512,14 +513,16 @@ type simConn struct {
 	ops      map[uint16]*modelOp
 	asked    map[uint16]bool // ids published on it at QoS 2
 	opID     uint16
-	code     packet.Code   // of Close
-	codes    []packet.Code // of the last SUBACK or UNSUBACK
+	code     packet.Code            // of Close
+	codes    []packet.Code          // of the last SUBACK or UNSUBACK
+	leases   map[uint16]*groupEntry // by packet id, of QoS 1
 }
 
 type simOut struct {
-	d   Delivery
-	msg Message
-	p   packet.Packet
+	d     Delivery
+	msg   Message
+	p     packet.Packet
+	group *groupEntry
 }
 
 func (c *simClient) connect() {
@@ -533,7 +536,7 @@ func (c *simClient) connect() {
 
 func (c *simClient) connectWith(r *Connect, room int) {
 	w := c.w
-	n := &simConn{w: w, client: c, r: r, at: w.now, crashes: w.crashes, room: room, wire: map[uint16]byte{}, ops: map[uint16]*modelOp{}, asked: map[uint16]bool{}}
+	n := &simConn{w: w, client: c, r: r, at: w.now, crashes: w.crashes, room: room, wire: map[uint16]byte{}, ops: map[uint16]*modelOp{}, asked: map[uint16]bool{}, leases: map[uint16]*groupEntry{}}
 	if !w.model.quiet && w.chance(40) {
 		n.will = w.model.newWill(n)
 		r.Will = n.will.packet
@@ -641,7 +644,7 @@ func (n *simConn) Deliver(d *Delivery) bool {
 		w.fail("%s: Deliver without room", n.client.key.ClientID)
 	}
 	o := simOut{d: *d, msg: *d.Msg}
-	w.logf("%s <- %s %s@%d q%d id %d dup %v retain %v", n.client.key.ClientID, d.Msg.Payload, d.Msg.Topic, d.Msg.Offset, d.QoS, d.PacketID, d.Dup, d.Retain)
+	w.logf("%s <- %s %s@%d q%d id %d dup %v retain %v ids %v", n.client.key.ClientID, d.Msg.Payload, d.Msg.Topic, d.Msg.Offset, d.QoS, d.PacketID, d.Dup, d.Retain, d.SubIDs)
 	o.d.Msg = nil
 	if d.QoS > 0 {
 		if _, taken := n.wire[d.PacketID]; taken || d.PacketID == 0 {
@@ -670,6 +673,7 @@ func (c *simClient) connected(present bool) {
 // forget drops the client's side of the session.
 func (c *simClient) forget() {
 	clear(c.received)
+	clear(c.leases)
 	for _, id := range c.order {
 		c.w.model.forget(c.sent[id])
 	}
@@ -793,8 +797,12 @@ func (c *simClient) delivered(n *simConn, o *simOut) {
 		c.w.model.app(n, o)
 	case 1:
 		c.w.model.app(n, o)
-		c.acks = append(c.acks, &packet.Ack{Kind: packet.PUBACK, PacketID: o.d.PacketID})
+		c.acks = append(c.acks, &packet.Ack{Kind: packet.PUBACK, PacketID: o.d.PacketID, Code: c.verdict(o)})
 	case 2:
+		if code := c.verdict(o); code != 0 && !c.received[o.d.PacketID] {
+			c.acks = append(c.acks, &packet.Ack{Kind: packet.PUBREC, PacketID: o.d.PacketID, Code: code})
+			return
+		}
 		if !c.received[o.d.PacketID] {
 			c.received[o.d.PacketID] = true
 			c.w.model.app(n, o)
@@ -805,13 +813,22 @@ func (c *simClient) delivered(n *simConn, o *simOut) {
 	}
 }
 
+// verdict is the code that a client acknowledges a message with. A member of a group refuses some.
+func (c *simClient) verdict(o *simOut) packet.Code {
+	if o.group != nil && !c.w.model.quiet && c.w.chance(5) {
+		return packet.QuotaExceeded
+	}
+	return packet.Success
+}
+
 // ack sends one of the acks that the client owes.
 func (c *simClient) ack(i int) {
 	a := c.acks[i]
 	c.acks = slices.Delete(c.acks, i, i+1)
-	if a.Kind == packet.PUBACK || a.Kind == packet.PUBCOMP {
+	if a.Kind == packet.PUBACK || a.Kind == packet.PUBCOMP || a.Code.Failed() {
 		delete(c.conn.wire, a.PacketID)
 	}
+	c.w.model.ackedGroup(c.conn, a)
 	c.w.logf("%s sends %d id %d", c.key.ClientID, a.Kind, a.PacketID)
 	c.w.core.Packet(c.w.now, c.conn, a)
 }
@@ -854,10 +871,16 @@ func (c *simClient) subscribe() {
 			RetainAsPublished: w.chance(30), RetainHandling: byte(w.pick(0, 0, 1, 2)),
 		})
 	}
+	if w.chance(40) {
+		f := packet.Filter{Filter: simShared[w.rnd.IntN(len(simShared))], QoS: byte(w.pick(0, 1, 1, 2, 2)), RetainAsPublished: w.chance(30)}
+		p.Filters, p.Props.SubscriptionIDs = []packet.Filter{f}, []uint32{sharedID(f.Filter)}
+	} else {
+		w.asksHistory(p)
+	}
 	n := c.conn
 	n.opID++
 	p.PacketID = n.opID
-	w.logf("%s subscribes %+v", c.key.ClientID, p.Filters)
+	w.logf("%s subscribes %+v %v", c.key.ClientID, p.Filters, p.Props.User)
 	w.model.subscribe(n, p)
 	w.core.Packet(w.now, n, p)
 }
