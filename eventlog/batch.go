@@ -366,6 +366,7 @@ type Builder struct {
 	Stamped bool
 
 	buf               []byte // scratch: a batch leaves in memory of its own, of its exact size
+	headers           []byte // scratch
 	count             int32
 	baseTime, maxTime int64
 }
@@ -387,6 +388,23 @@ func (bl *Builder) Grow(n int) {
 
 // Add encodes one record; nothing it is given is kept. It returns where in Plain the value begins.
 func (bl *Builder) Add(timestamp int64, key, value []byte, headers []Header) (valueAt int) {
+	bl.headers = AppendHeaders(bl.headers[:0], headers)
+	return bl.AddEncoded(timestamp, key, value, bl.headers)
+}
+
+// AppendHeaders encodes the headers of a record, for AddEncoded.
+func AppendHeaders(dst []byte, headers []Header) []byte {
+	dst = binary.AppendVarint(dst, int64(len(headers)))
+	for i := range headers {
+		dst = binary.AppendVarint(dst, int64(len(headers[i].Key)))
+		dst = append(dst, headers[i].Key...)
+		dst = appendVarbytes(dst, headers[i].Value)
+	}
+	return dst
+}
+
+// AddEncoded is Add with headers that are encoded already: many records have the same.
+func (bl *Builder) AddEncoded(timestamp int64, key, value, headers []byte) (valueAt int) {
 	if bl.count == 0 {
 		if bl.buf == nil {
 			bl.buf = make([]byte, HeaderSize, HeaderSize+256)
@@ -395,11 +413,7 @@ func (bl *Builder) Add(timestamp int64, key, value []byte, headers []Header) (va
 		bl.baseTime, bl.maxTime = timestamp, timestamp
 	}
 	bl.maxTime = max(bl.maxTime, timestamp)
-	n := 1 + varintLen(timestamp-bl.baseTime) + varintLen(int64(bl.count)) + varbytesLen(key) + varbytesLen(value) +
-		varintLen(int64(len(headers)))
-	for i := range headers {
-		n += varintLen(int64(len(headers[i].Key))) + len(headers[i].Key) + varbytesLen(headers[i].Value)
-	}
+	n := 1 + varintLen(timestamp-bl.baseTime) + varintLen(int64(bl.count)) + varbytesLen(key) + varbytesLen(value) + len(headers)
 	b := binary.AppendVarint(bl.buf, int64(n))
 	b = append(b, 0)
 	b = binary.AppendVarint(b, timestamp-bl.baseTime)
@@ -407,13 +421,7 @@ func (bl *Builder) Add(timestamp int64, key, value []byte, headers []Header) (va
 	b = appendVarbytes(b, key)
 	b = appendVarbytes(b, value)
 	valueAt = len(b) - len(value)
-	b = binary.AppendVarint(b, int64(len(headers)))
-	for i := range headers {
-		b = binary.AppendVarint(b, int64(len(headers[i].Key)))
-		b = append(b, headers[i].Key...)
-		b = appendVarbytes(b, headers[i].Value)
-	}
-	bl.buf = b
+	bl.buf = append(b, headers...)
 	bl.count++
 	return valueAt
 }
@@ -429,7 +437,7 @@ func (bl *Builder) Batch(p Part, c Codec) (b *Batch, plain []byte, err error) {
 	if c != None {
 		raw = make(RawBatch, HeaderSize, HeaderSize+len(plain)/2)
 		if raw, err = Compress(c, raw, plain[HeaderSize:]); err != nil {
-			*bl = Builder{Stamped: bl.Stamped, buf: bl.buf[:HeaderSize]}
+			*bl = Builder{Stamped: bl.Stamped, buf: bl.buf[:HeaderSize], headers: bl.headers}
 			return nil, nil, err
 		}
 	}
@@ -447,7 +455,7 @@ func (bl *Builder) Batch(p Part, c Codec) (b *Batch, plain []byte, err error) {
 	}
 	binary.BigEndian.PutUint32(raw[offCount:], uint32(bl.count))
 	raw.Reseal()
-	*bl = Builder{Stamped: bl.Stamped, buf: bl.buf[:HeaderSize]}
+	*bl = Builder{Stamped: bl.Stamped, buf: bl.buf[:HeaderSize], headers: bl.headers}
 	return &Batch{Part: p, Own: true, raw: raw, plain: plain[HeaderSize:]}, plain, nil
 }
 

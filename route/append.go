@@ -1,6 +1,7 @@
 package route
 
 import (
+	"slices"
 	"sync"
 	"sync/atomic"
 	"unsafe"
@@ -13,18 +14,41 @@ import (
 // maxBatch is how large a batch of messages grows, in bytes; a message larger than that is a batch of its own.
 const maxBatch = 64 << 10
 
-// call is one call of Append while its batches are on their way.
+// call is one call of Append while its batches are on their way. It is used again once it is answered.
 type call struct {
 	done    func([]session.Result)
 	results []session.Result
 	left    atomic.Int32 // batches not answered, and one for Append itself until it returns
 }
 
+var calls = sync.Pool{New: func() any { return new(call) }}
+
+// keptResults is the largest call whose results are used again.
+const keptResults = 4096
+
+func newCall(n int, done func([]session.Result)) *call {
+	c := calls.Get().(*call)
+	c.done = done
+	c.results = slices.Grow(c.results, n)[:n]
+	c.left.Store(1)
+	return c
+}
+
 // answered counts one batch off; the last one answers the caller.
 func (c *call) answered() {
 	if c.left.Add(-1) == 0 {
-		c.done(c.results)
+		c.answer()
 	}
+}
+
+func (c *call) answer() {
+	c.done(c.results)
+	if cap(c.results) > keptResults {
+		return
+	}
+	clear(c.results)
+	c.done, c.results = nil, c.results[:0]
+	calls.Put(c)
 }
 
 // side travels with a batch through the log, so that the tail finds our messages without parsing them.
@@ -119,11 +143,9 @@ type origin struct {
 	digest    uint32 // of the payload
 }
 
-// Append implements broker.Store. One batch is built per partition that the call touches, more if it is large. results is the
-// callee's to keep.
+// Append implements broker.Store. One batch is built per partition that the call touches, more if it is large.
 func (s *Store) Append(msgs []session.Message, done func(results []session.Result)) (wait <-chan struct{}) {
-	c := &call{done: done, results: make([]session.Result, len(msgs))}
-	c.left.Store(1)
+	c := newCall(len(msgs), done)
 	a := appenders.Get().(*appender)
 	now := s.now()
 	e := s.count.enter(a.lane, now)
@@ -139,7 +161,7 @@ func (s *Store) Append(msgs []session.Message, done func(results []session.Resul
 	}
 	a.free()
 	if c.left.Add(-1) == 0 { // everything is decided: the answer still comes from a goroutine that is not the caller's
-		go done(c.results)
+		go c.answer()
 	}
 	return wait
 }
@@ -147,9 +169,12 @@ func (s *Store) Append(msgs []session.Message, done func(results []session.Resul
 // plan finds out where each message goes, and deals with those that go nowhere. It returns how many go to the log.
 func (s *Store) plan(c *call, a *appender, now int64, msgs []session.Message, e *entry) (planned int) {
 	at := s.places.Load()
+	var r *resolved
 	for i := range msgs {
 		m := &msgs[i]
-		r := s.cache.get(m.Topic, s.resolve)
+		if r == nil || r.name != m.Topic { // a device mostly repeats itself
+			r = s.cache.get(m.Topic, s.resolve)
+		}
 		a.steps = append(a.steps, step{to: r, plan: -1})
 		switch err := refuse(r, m); {
 		case err != nil:
@@ -260,15 +285,23 @@ func (s *Store) encode(c *call, a *appender, now int64, msgs []session.Message, 
 		if value == nil {
 			value = empty
 		}
-		at := a.builders[st.plan].Add(now, key, value, a.encoder.encode(st.to.name, m))
+		at := a.builders[st.plan].AddEncoded(now, key, value, a.encoder.encode(st.to.name, m))
 		o.from = append(o.from, origin{index: int32(i), at: int32(at), digest: st.digest})
-		o.runOf(st.cell)
-		view := &o.side.batch.Msgs
-		*view = append(*view, session.Message{Offset: -1, Time: now, Topic: st.to.name, Payload: m.Payload, QoS: m.QoS, Retain: m.Retain,
-			Clear: m.Retain && len(m.Payload) == 0, Client: m.Client, Props: clonedProps(m.Props), QoS2: m.QoS2, Will: m.Will,
-			Received: m.Received, Tally: tallyOf(st.cell)})
+		o.runOf(st)
+		o.view(m, st, now)
 	}
 	e.sent(a.out)
+}
+
+// view adds what the tail will find of a message. The fields are set one by one, in memory that is zero: whole messages would be copied.
+func (o *outgoing) view(m *session.Message, st *step, now int64) {
+	list := &o.side.batch.Msgs
+	*list = (*list)[:len(*list)+1]
+	v := &(*list)[len(*list)-1]
+	v.Offset, v.Time, v.Topic, v.Payload = -1, now, st.to.name, m.Payload
+	v.QoS, v.Retain, v.Clear = m.QoS, m.Retain, m.Retain && len(m.Payload) == 0
+	v.Client, v.Props, v.QoS2, v.Will = m.Client, clonedProps(m.Props), m.QoS2, m.Will
+	v.Received, v.Tally = m.Received, tallyOf(st.cell)
 }
 
 // send hands a batch to the log.
@@ -298,6 +331,13 @@ func (s *Store) send(p *plan, builder *eventlog.Builder, o *outgoing) {
 func (o *outgoing) answered(outcome eventlog.Outcome) {
 	o.count(&outcome)
 	ok, call := 0, o.call
+	if outcome.Err == nil && outcome.Each == nil {
+		for i, from := range o.from {
+			call.results[from.index].Pos = session.Position{Part: o.part, Offset: outcome.Base + int64(i)}
+		}
+		o.finish(len(o.from))
+		return
+	}
 	for i, from := range o.from {
 		r, to := outcome.At(i), &call.results[from.index]
 		if r.Err == nil {
@@ -308,7 +348,13 @@ func (o *outgoing) answered(outcome eventlog.Outcome) {
 		to.Err = refusal(r.Err)
 		o.store.stats.refused.add(reason(r.Err), 1)
 	}
-	o.store.stats.appended.Add(uint64(ok))
+	o.finish(ok)
+}
+
+// finish counts what is in the log and answers.
+func (o *outgoing) finish(logged int) {
+	o.store.stats.appended.Add(uint64(logged))
+	call := o.call
 	o.free()
 	call.answered()
 }

@@ -204,16 +204,18 @@ func (e *entry) sent(out []*outgoing) {
 
 // run is how many messages in a row of a batch are of one cell.
 type run struct {
-	cell *meter.Cell
-	n    int
+	cell   *meter.Cell
+	n      int
+	digest uint32 // of all of them
 }
 
 // runOf adds a message to the runs.
-func (o *outgoing) runOf(c *meter.Cell) {
-	if n := len(o.runs); n > 0 && o.runs[n-1].cell == c {
+func (o *outgoing) runOf(st *step) {
+	if n := len(o.runs); n > 0 && o.runs[n-1].cell == st.cell {
 		o.runs[n-1].n++
-	} else if c != nil {
-		o.runs = append(o.runs, run{c, 1})
+		o.runs[n-1].digest += st.digest
+	} else if st.cell != nil {
+		o.runs = append(o.runs, run{st.cell, 1, st.digest})
 	}
 }
 
@@ -224,6 +226,13 @@ func (o *outgoing) count(outcome *eventlog.Outcome) {
 	}
 	e := entry{Entry: o.store.count.meter.EnterAnswer(), on: true}
 	defer e.leave()
+	if outcome.Err == nil && outcome.Each == nil {
+		for _, run := range o.runs {
+			run.cell.Logged(e.Entry, uint32(run.n), run.digest)
+		}
+		o.counter.Logged(e.Entry, len(o.from), outcome.Base+int64(len(o.from)))
+		return
+	}
 	logged, next, i := 0, int64(0), 0
 	for _, run := range o.runs {
 		n, digest := uint32(0), uint32(0)

@@ -58,6 +58,26 @@ func stringOf(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b
 type encoder struct {
 	headers []eventlog.Header
 	numbers []byte
+	last    plainHeaders
+	encoded []byte // the last ones, as a record has them
+}
+
+// plainHeaders is what the headers of most messages depend on: one that has neither properties nor an exactly-once mark. Devices say
+// the same things many times.
+type plainHeaders struct {
+	name, client string
+	qos          byte
+	retain, set  bool
+}
+
+// encode returns the headers of a message's record as eventlog.AppendHeaders makes them.
+func (e *encoder) encode(name string, m *session.Message) []byte {
+	p := plainHeaders{name, m.Client, m.QoS, m.Retain, m.QoS2 == (session.Triple{}) && m.Will == 0 && m.Props == nil}
+	if !p.set || p != e.last {
+		e.last = p
+		e.encoded = eventlog.AppendHeaders(e.encoded[:0], e.list(name, m))
+	}
+	return e.encoded
 }
 
 func (e *encoder) add(key string, value []byte) {
@@ -71,8 +91,8 @@ func (e *encoder) grow(f func([]byte) []byte) []byte {
 	return e.numbers[at:len(e.numbers):len(e.numbers)]
 }
 
-// encode returns the headers of a message's record.
-func (e *encoder) encode(name string, m *session.Message) []eventlog.Header {
+// list returns the headers of a message's record.
+func (e *encoder) list(name string, m *session.Message) []eventlog.Header {
 	e.headers, e.numbers = e.headers[:0], e.numbers[:0]
 	e.add(hTopic, bytesOf(name))
 	if m.QoS > 0 {

@@ -72,7 +72,7 @@ func (n *node) readOne(pos session.Position) (session.Message, error) {
 func (n *node) publish(msgs ...session.Message) []session.Result {
 	n.Helper()
 	c := make(chan []session.Result, 1)
-	n.store.Append(msgs, func(rs []session.Result) { c <- rs })
+	n.store.Append(msgs, func(rs []session.Result) { c <- slices.Clone(rs) })
 	select {
 	case rs := <-c:
 		return rs
@@ -660,7 +660,7 @@ func TestStateTopics(t *testing.T) {
 		}
 		recs = append(recs, session.StateRecord{Key: []byte("gone")})
 		c := make(chan []session.Result, 1)
-		w.Append(recs, func(rs []session.Result) { c <- rs })
+		w.Append(recs, func(rs []session.Result) { c <- slices.Clone(rs) })
 		for i, r := range <-c {
 			if r.Err != nil || r.Pos.Part != n.store.TargetPart(target) || r.Pos.Offset != int64(i) {
 				t.Fatalf("record %d: %+v", i, r)
@@ -684,7 +684,7 @@ func TestStateTopics(t *testing.T) {
 		if err != nil || i != len(recs) {
 			t.Fatalf("%d records restored of %d, %v", i, len(recs), err)
 		}
-		w.Append(recs[:1], func(rs []session.Result) { c <- rs })
+		w.Append(recs[:1], func(rs []session.Result) { c <- slices.Clone(rs) })
 		if rs := <-c; !errors.Is(rs[0].Err, session.ErrFenced) {
 			t.Fatalf("the fenced writer got %+v", rs)
 		}
@@ -879,7 +879,7 @@ func TestCopyInSessionState(t *testing.T) {
 	plain := append(append([]byte("\x01\x05\x00"), make([]byte, 16)...), 3, 9)
 	copied := append(append([]byte("\x01\x05\x02"), make([]byte, 16)...), "\x03\x09\x03a/b\x02\x08\x03dev\x07payload"...)
 	c := make(chan []session.Result, 1)
-	w.Append([]session.StateRecord{{Key: key, Value: plain}, {Key: key, Value: copied}, {Key: key}}, func(rs []session.Result) { c <- rs })
+	w.Append([]session.StateRecord{{Key: key, Value: plain}, {Key: key, Value: copied}, {Key: key}}, func(rs []session.Result) { c <- slices.Clone(rs) })
 	at := (<-c)[1].Pos
 	b, err := n.store.Read(t.Context(), at, 1)
 	if err != nil || len(b.Msgs) != 1 {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"path"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -118,7 +119,7 @@ func (w *world) flush() {
 func (w *world) publish(msgs ...session.Message) []session.Result {
 	w.Helper()
 	c := make(chan []session.Result, 1)
-	w.store.Append(msgs, func(rs []session.Result) { c <- rs })
+	w.store.Append(msgs, func(rs []session.Result) { c <- slices.Clone(rs) })
 	select {
 	case rs := <-c:
 		return rs

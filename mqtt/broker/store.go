@@ -21,7 +21,7 @@ import (
 type Store interface {
 	// Append routes messages to the log, in order. Nothing of msgs is kept after the call returns (payloads and topics may
 	// alias a read buffer). done is called exactly once for the whole call, from a goroutine of the store, and must not block;
-	// results[i] belongs to msgs[i]. Calls of one goroutine become stable per log partition in the order of the calls. A message
+	// results[i] belongs to msgs[i], and results are valid until done returns. Calls of one goroutine become stable per log partition in the order of the calls. A message
 	// for a `store: false` route is not appended: its result has Pos zero and Err nil at once, and it is given to the unlogged
 	// function instead.
 	//
