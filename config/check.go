@@ -5,6 +5,7 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"time"
 )
 
 // Check finds what a value alone does not show; nil: nothing is wrong. Whether routes can work together is for package route
@@ -20,6 +21,9 @@ func (c *Config) Check() Problems {
 	ck.policy()
 	ck.bridges()
 	ck.limits()
+	if d := time.Duration(ck.c.Sys.Interval); d != 0 && (d < time.Second || d > time.Hour) {
+		ck.problem("sys.interval", "neither 0s nor between 1s and 1h", "write 10s, or 0s for no $SYS topics")
+	}
 	ck.oneOf("logging.level", c.Logging.Level, "debug", "info", "warn", "error")
 	ck.oneOf("logging.format", c.Logging.Format, "text", "json")
 	return ck.problems

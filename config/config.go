@@ -25,6 +25,7 @@ type Config struct {
 	Policy    Policy    `yaml:"policy"`
 	Bridges   []Bridge  `yaml:"bridges"`
 	Limits    Limits    `yaml:"limits"`
+	Sys       Sys       `yaml:"sys"`
 	Logging   Logging   `yaml:"logging"`
 	// InsecureAllowAnonymous lets listeners without authentication be reached from other machines.
 	InsecureAllowAnonymous bool `yaml:"insecure_allow_anonymous"`
@@ -94,6 +95,11 @@ type Limits struct {
 	Handshake      Duration `yaml:"handshake_timeout"`
 }
 
+// Sys is about the topics under $SYS, by which the broker tells its numbers as Mosquitto does.
+type Sys struct {
+	Interval Duration `yaml:"interval"` // between two rounds of them; 0: there are none
+}
+
 // Logging is how the program talks about itself.
 type Logging struct {
 	Level  string `yaml:"level"`  // debug | info | warn | error
@@ -114,6 +120,7 @@ func Default() *Config {
 		Limits: Limits{PacketBytes: 1_000_000, ReceiveMaximum: 1024, SessionExpiry: Duration(7 * 24 * time.Hour),
 			Sessions: 1_000_000, Subscriptions: 10_000, AllSubs: 2_000_000, Replays: 8, AllReplays: 256, Retained: 1_000_000, RetainedBytes: 1 << 30,
 			Inflight: 1024, HalfOpenPerIP: 4096, HalfOpen: 16_384, Handshake: Duration(10 * time.Second)},
+		Sys:     Sys{Interval: Duration(10 * time.Second)},
 		Logging: Logging{Level: "info", Format: "text"},
 	}
 }
