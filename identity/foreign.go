@@ -61,6 +61,9 @@ func parseForeign(s string) (*foreign, error) {
 }
 
 func (f *foreign) matches(password string) bool {
+	if strings.ContainsRune(password, 0) { // HMAC takes a short key for the same with zeros behind it
+		return false
+	}
 	var sum []byte
 	if f.iterations == 0 {
 		h := sha512.New()

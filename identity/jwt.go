@@ -62,7 +62,7 @@ var errNoToken = refusal("it is not a signed JSON Web Token")
 
 func parseJWT(s string) (*token, error) {
 	parts := strings.Split(s, ".")
-	if len(s) > maxJWT || len(parts) != 3 {
+	if len(s) > maxJWT || len(parts) != 3 || strings.ContainsAny(s, "\r\n") { // which the base64 decoder would pass over
 		return nil, errNoToken
 	}
 	var b [3][]byte

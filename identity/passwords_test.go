@@ -278,6 +278,8 @@ func TestNewPasswords(t *testing.T) {
 func FuzzParse(f *testing.F) {
 	text, _ := cheap(f)
 	f.Add([]byte(text))
+	f.Add([]byte(mosquitto(f)))
+	f.Add([]byte("a:$6$AAAA$A\nb:viewer:$7$1$AAAA$"))
 	f.Add([]byte("a:admin:$sha256$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\n# x\r\n\n"))
 	f.Add([]byte("a:admin:$argon2id$v=19$m=19456,t=2,p=1$AAAAAAAAAAA$AAAAAAAAAAAAAAAAAAAAAA"))
 	f.Fuzz(func(t *testing.T, b []byte) {
