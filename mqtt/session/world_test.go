@@ -519,10 +519,11 @@ type simConn struct {
 }
 
 type simOut struct {
-	d     Delivery
-	msg   Message
-	p     packet.Packet
-	group *groupEntry
+	serves []*modelReplay
+	d      Delivery
+	msg    Message
+	p      packet.Packet
+	group  *groupEntry
 }
 
 func (c *simClient) connect() {
