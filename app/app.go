@@ -68,6 +68,7 @@ type Node struct {
 	metrics *metrics.Registry
 	http    *console.Server
 	access  access
+	rights  rights
 	auth    auth
 	log     *eventlog.Log
 	engine  *engine.Engine // nil on a Kafka cluster
@@ -103,6 +104,7 @@ func (n *Node) stages() []stage {
 		{"check the configuration", n.check, nil},
 		{"listen", n.listen, n.unlisten},
 		{"read who may look on", n.openAccess, nil},
+		{"read the policy", n.openPolicy, nil},
 		{"read who gets in", n.openAuth, nil},
 		{"serve health and metrics", n.serveHTTP, n.stopHTTP},
 		{"open the log", n.openLog, n.closeLog},
@@ -117,6 +119,7 @@ func (n *Node) stages() []stage {
 		{"let clients in", n.letIn, nil},
 		{"watch", n.watch, n.unwatch},
 		{"follow certificates", n.followTLS, nil},
+		{"follow the policy", n.followPolicy, nil},
 		{"follow passwords and keys", n.followAuth, nil},
 	}
 }

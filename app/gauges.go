@@ -18,6 +18,7 @@ func (n *Node) collect(s *metrics.Samples) {
 		return // the parts are being built or taken down
 	}
 	n.collectBroker(s)
+	n.collectPolicy(s)
 	n.collectAuth(s)
 	n.collectTLS(s)
 	n.collectRoutes(s)

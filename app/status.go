@@ -41,6 +41,7 @@ func (n *Node) warnings() (ws []string) {
 	ws = append(ws, n.accessWarnings()...)
 	ws = append(ws, n.authWarnings()...)
 	ws = append(ws, n.tlsWarnings()...)
+	ws = append(ws, n.policyWarnings()...)
 	for i, r := range n.o.Config.Routes {
 		if r.Ack == "memory" {
 			ws = append(ws, fmt.Sprintf("routes[%d] (%s): ack: memory: acknowledged messages survive a crash of the program, not a power cut", i, r.MQTT))

@@ -30,8 +30,10 @@ func (n *Node) readTLS(t *config.ListenerTLS, optional bool) (*certs.Source, err
 	return certs.New(o)
 }
 
-// Reload looks at the files of certificates, authorities, revocation lists, passwords and keys now, as it does by itself every few seconds.
+// Reload looks at the files of certificates, authorities, revocation lists, passwords, keys and the policy now, as it does by itself every
+// few seconds.
 func (n *Node) Reload() {
+	n.reloadPolicy()
 	n.reloadAuth()
 	n.reloadTLS()
 }

@@ -49,7 +49,7 @@ func (n *Node) brokerOptions() broker.Options {
 	l := &n.o.Config.Limits
 	expiry := uint32(l.SessionExpiry.Seconds())
 	return broker.Options{
-		Store: n.store, Logger: n.o.Logger.With("part", "mqtt"), Now: n.o.Now, Authenticate: n.authenticate,
+		Store: n.store, Logger: n.o.Logger.With("part", "mqtt"), Now: n.o.Now, Authenticate: n.authenticate, Authorizer: n.authorizer(),
 		Limits: broker.Limits{
 			Connections: n.budget.mqtt, PacketBytes: int(l.PacketBytes), ReceiveMaximum: uint16(l.ReceiveMaximum),
 			KeepAlive: uint16(l.KeepAlive.Seconds()), HalfOpenPerIP: l.HalfOpenPerIP,
