@@ -94,9 +94,10 @@ type Subscribers struct {
 
 // Subscriber is one of them.
 type Subscriber struct {
-	ID        string   `json:"client_id" doc:"of the session"`
+	ID        string   `json:"client_id" doc:"of the session; empty: a group"`
 	Principal string   `json:"principal" doc:"its account"`
-	Connected bool     `json:"connected" doc:"it has a connection"`
+	Group     string   `json:"group" doc:"$share/NAME/FILTER, of which one member would get the message; empty: a session"`
+	Connected bool     `json:"connected" doc:"it has a connection; of a group: a member has"`
 	QoS       int      `json:"qos" doc:"the highest that it would get the message with"`
 	Filters   []string `json:"filters" doc:"of its subscriptions, those that match"`
 	Denied    bool     `json:"denied" doc:"the policy keeps the message from it"`
@@ -148,6 +149,7 @@ type SharedGroup struct {
 	Filter   string        `json:"filter" doc:"what it shares"`
 	Queued   int64         `json:"queued" doc:"messages that wait for a member"`
 	Inflight int           `json:"inflight" doc:"messages that members have and have not acknowledged"`
+	Size     int           `json:"size" doc:"how many members there are"`
 	Members  []GroupMember `json:"members" doc:"the first 100"`
 }
 
@@ -156,6 +158,7 @@ type GroupMember struct {
 	ID        string `json:"client_id" doc:"of the session"`
 	Principal string `json:"principal" doc:"its account"`
 	Connected bool   `json:"connected" doc:"it has a connection"`
+	QoS       int    `json:"qos" doc:"the highest that it gets messages with"`
 	Inflight  int    `json:"inflight" doc:"messages that it has and has not acknowledged"`
 }
 

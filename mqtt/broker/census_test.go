@@ -30,6 +30,8 @@ func (n *node) described(id string, what string, ok func(broker.Client, []broker
 	return c, subs
 }
 
+func all(session.Key, bool) bool { return true }
+
 func kinds(past []broker.Event) string {
 	var list []string
 	for _, e := range past {
@@ -55,7 +57,7 @@ func TestClients(t *testing.T) {
 		t.Errorf("%+v", subs)
 	}
 	seen := map[string]broker.Client{}
-	if err := n.b.Clients(t.Context(), func(c *broker.Client) { seen[c.ClientID] = *c }); err != nil {
+	if err := n.b.Clients(t.Context(), all, func(c *broker.Client) { seen[c.ClientID] = *c }); err != nil {
 		t.Fatal(err)
 	}
 	if len(seen) != 2 || !seen["b"].CleanStart || seen["b"].Version != packet.V311 {
@@ -162,17 +164,17 @@ func TestImpatientCaller(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	for range 100 {
-		err := n.b.Clients(ctx, func(*broker.Client) {})
+		err := n.b.Clients(ctx, all, func(*broker.Client) {})
 		if err != nil && !errors.Is(err, context.Canceled) {
 			t.Fatal(err)
 		}
 	}
-	if err := n.b.Clients(t.Context(), func(*broker.Client) {}); err != nil {
+	if err := n.b.Clients(t.Context(), all, func(*broker.Client) {}); err != nil {
 		t.Error(err)
 	}
 	b := n.b
 	n.stop()
-	if err := b.Clients(t.Context(), func(*broker.Client) {}); err == nil {
+	if err := b.Clients(t.Context(), all, func(*broker.Client) {}); err == nil {
 		t.Error("a stopped broker has clients")
 	}
 }

@@ -107,11 +107,13 @@ func walk[T any](ctx context.Context, b *Broker, begin func(*session.Core) *sess
 	}
 }
 
-// Clients visits every session, connected or not, in no order. A node that has many does other work meanwhile.
-func (b *Broker) Clients(ctx context.Context, visit func(*Client)) error {
+// Clients visits every session that want is true for, connected or not, in no order. A node that has many does other work meanwhile.
+func (b *Broker) Clients(ctx context.Context, want func(k session.Key, connected bool) bool, visit func(*Client)) error {
 	return walk(ctx, b, (*session.Core).Walk, func(in *session.Info) {
-		c := b.client(in)
-		visit(&c)
+		if want(in.Key, in.Conn != nil) {
+			c := b.client(in)
+			visit(&c)
+		}
 	})
 }
 
@@ -270,19 +272,21 @@ func (b *Broker) Retained(ctx context.Context, filter, after string, n int) (lis
 	}
 }
 
-// Topics visits the topics that messages have come on, as far as they are known one by one, and returns the sum of the others and how
-// many topics that is of at least. The counts begin when the session state was read: with the node, as a rule.
-func (b *Broker) Topics(ctx context.Context, visit func(*session.TopicCount)) (others session.TopicCount, topics int64, err error) {
+// Topics visits the topics that messages have come on, as far as they are known one by one, and returns the sum of the others, and since
+// when they are counted: since the session state was read, which is the node's start as a rule.
+func (b *Broker) Topics(ctx context.Context, visit func(*session.TopicCount)) (others session.TopicCount, since time.Time, err error) {
 	if err := walk(ctx, b, (*session.Core).Topics, visit); err != nil {
-		return others, 0, err
+		return others, since, err
 	}
-	type rest struct {
-		sum    session.TopicCount
-		topics int64
-	}
-	r, err := ask(ctx, b, func(o *owner, _ int64) (r rest) {
-		r.sum, r.topics = o.core.OtherTopics()
-		return r
+	since = b.owner.Load().born
+	others, err = ask(ctx, b, func(o *owner, _ int64) session.TopicCount {
+		sum, _ := o.core.OtherTopics()
+		return sum
 	})
-	return r.sum, r.topics, err
+	return others, since, err
+}
+
+// Groups lists the groups of shared subscriptions.
+func (b *Broker) Groups(ctx context.Context) ([]session.Group, error) {
+	return ask(ctx, b, func(o *owner, _ int64) []session.Group { return o.core.Groups() })
 }

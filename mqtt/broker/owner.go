@@ -28,6 +28,7 @@ type owner struct {
 	leaving map[session.Key]*conn
 	late    map[lateID]*conn
 	sysOwed map[sysAsked][]sysFilter
+	born    time.Time
 	events  []TailEvent
 	retry   time.Time // of the tail, after an error
 
@@ -80,7 +81,7 @@ func (m *mailbox) take() []mail {
 
 func newOwner(b *Broker) *owner {
 	return &owner{
-		b: b, mail: mailbox{wake: make(chan struct{}, 1)}, writers: map[session.Target]StateWriter{},
+		b: b, born: b.o.Now(), mail: mailbox{wake: make(chan struct{}, 1)}, writers: map[session.Target]StateWriter{},
 		leaving: map[session.Key]*conn{}, late: map[lateID]*conn{}, sysOwed: map[sysAsked][]sysFilter{}, done: make(chan struct{}),
 	}
 }

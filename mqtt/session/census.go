@@ -113,10 +113,11 @@ func (c *Core) Walk() *Walk[Info] {
 	})
 }
 
-// Receiver is a session that gets the messages of a topic.
+// Receiver is a session that gets the messages of a topic, or a group of which one member does.
 type Receiver struct {
-	Key
-	Connected bool
+	Key                // of a group: its tenant alone
+	Group     string   // $share/NAME/FILTER; "": a session
+	Connected bool     // of a group: a member is
 	QoS       byte     // at most
 	Filters   []string // that match
 	Denied    bool     // the policy does not let it have them
@@ -128,7 +129,12 @@ func (c *Core) Receivers(name string, n int) (list []Receiver, total int) {
 	found := c.match(name)
 	for i := range found.targets[:min(n, len(found.targets))] {
 		t := &found.targets[i]
-		r := Receiver{Key: t.session.key, Connected: t.session.link != nil, QoS: t.qos, Denied: !c.allowed(t, name)}
+		r := Receiver{Key: t.session.key, Connected: t.session.link != nil, QoS: t.qos}
+		if g := t.session.group; g != nil {
+			r.Key, r.Group, r.Connected = Key{Tenant: g.key.Tenant}, "$share/"+g.key.Principal+"/"+g.key.ClientID, g.online > 0
+		} else {
+			r.Denied = !c.allowed(t, name)
+		}
 		for _, b := range t.subs {
 			r.Filters = append(r.Filters, b.filter)
 		}

@@ -113,7 +113,11 @@ func TestReceivers(t *testing.T) {
 	if list, total := s.core.Receivers("a/1", 1); len(list) != 1 || total != 2 {
 		t.Errorf("%d %+v", total, list)
 	}
-	if list, total := s.core.Receivers("b", 10); len(list) != 0 || total != 0 {
+	s.subscribe(s.b, packet.Filter{Filter: "$share/g/b", QoS: 1})
+	if list, total := s.core.Receivers("b", 10); total != 1 || list[0].Group != "$share/g/b" || list[0].ClientID != "" || !list[0].Connected || list[0].Denied {
+		t.Errorf("%d %+v", total, list)
+	}
+	if list, total := s.core.Receivers("c", 10); len(list) != 0 || total != 0 {
 		t.Errorf("%d %+v", total, list)
 	}
 }
