@@ -54,6 +54,9 @@ func (n *Node) collectBroker(s *metrics.Samples) {
 	}
 	s.Counter("bytes", "Bytes read from and written to MQTT clients.", float64(b.ReceivedIn), "dir", "in")
 	s.Counter("bytes", "Bytes read from and written to MQTT clients.", float64(b.SentOut), "dir", "out")
+	s.Counter("mqtt_packets", "MQTT packets of every type, read from and written to clients.", float64(b.PacketsIn), "dir", "in")
+	s.Counter("mqtt_packets", "MQTT packets of every type, read from and written to clients.", float64(b.PacketsOut), "dir", "out")
+	s.Counter("mqtt_sessions_expired", "Sessions that ended because their client stayed away too long.", float64(b.Expired))
 	s.Counter("mqtt_receipts", "QoS 1 and 2 publishes acknowledged as durable.", float64(b.Acked))
 	s.Counter("mqtt_unreceipted", "QoS 1 and 2 publishes of `store: false` routes, acknowledged without a receipt.", float64(b.Unreceipted))
 	metrics.Counters(s, "mqtt_panics", "Panics survived, by where; each is a bug.", "where", b.Panics)

@@ -50,6 +50,7 @@ func (n *Node) brokerOptions() broker.Options {
 	expiry := uint32(l.SessionExpiry.Seconds())
 	return broker.Options{
 		Store: n.store, Logger: n.o.Logger.With("part", "mqtt"), Now: n.o.Now, Authenticate: n.authenticate, Authorizer: n.authorizer(),
+		SysInterval: time.Duration(n.o.Config.Sys.Interval), Version: n.o.Version,
 		Limits: broker.Limits{
 			Connections: n.budget.mqtt, PacketBytes: int(l.PacketBytes), ReceiveMaximum: uint16(l.ReceiveMaximum),
 			KeepAlive: uint16(l.KeepAlive.Seconds()), HalfOpenPerIP: l.HalfOpenPerIP,
