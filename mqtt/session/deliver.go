@@ -112,7 +112,7 @@ func (c *Core) send(l *link, m *Message, place int32, qos byte, retain, dup bool
 	c.out = Delivery{Msg: m, QoS: qos, Retain: retain, Dup: dup, PacketID: id, SubIDs: ids, Expiry: m.left(c.now)}
 	if by > byQueue {
 		c.out.Replayed = by&^tells > byQueue
-		c.out.Gap = l.session.gapFor(m, place)
+		c.out.Gap = l.session.gapFor(by, m, place)
 	}
 	if !c.deliver(l) {
 		l.room = false

@@ -141,7 +141,7 @@ func (c *Core) effective(t *target, m *Message, place int32, off int64) applies 
 			waiting = max(waiting, min(b.opts.qos, m.QoS))
 		}
 		if !b.pending {
-			n, tells = n+1, tells || b.gap.untold() != 0
+			n, tells = n+1, tells || b.tells()
 		}
 	}
 	if all.tells = tells; n == len(t.subs) && !asking {

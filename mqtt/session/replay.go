@@ -571,10 +571,14 @@ func (c *Core) pastSum(t *target, m *Message, place int32, off int64, by askers)
 }
 
 // gapFor is what a delivery has to tell its client of gaps, and notes that it does. The same message sent again tells the same.
-func (s *session) gapFor(m *Message, place int32) (lost int64) {
+func (s *session) gapFor(by askers, m *Message, place int32) (lost int64) {
 	for _, b := range s.queue.subs.list {
 		g := &b.gap
-		if g.lost == 0 || g.told && (g.place != place || g.off != m.Offset) || !topic.Match(b.filter, m.Topic) {
+		switch {
+		case g.lost == 0 || !topic.Match(b.filter, m.Topic):
+			continue
+		case g.told && g.place == place && g.off == m.Offset:
+		case g.told, !(b.history != nil && b.history.bit&by != 0 || by&tells != 0 && b.tells()):
 			continue
 		}
 		g.told, g.place, g.off = true, place, m.Offset
@@ -586,6 +590,9 @@ func (s *session) gapFor(m *Message, place int32) (lost int64) {
 	}
 	return lost
 }
+
+// tells tells whether a live message has to tell of a gap: there is no more history that could.
+func (b *sub) tells() bool { return b.gap.untold() != 0 && (b.history == nil || b.history.left == 0) }
 
 // Between crashes.
 
