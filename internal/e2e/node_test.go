@@ -113,7 +113,10 @@ func freePort(t *testing.T) string {
 // start starts the process and waits until it is ready; it returns how long that took.
 func (n *node) start() time.Duration {
 	n.t.Helper()
-	args := []string{"serve", "--data", filepath.Join(n.dir, "data"), "--mqtt-listen", n.mqtt, "--kafka-listen", n.kafka, "--http-listen", n.http}
+	args := []string{"serve", "--data", filepath.Join(n.dir, "data"), "--kafka-listen", n.kafka, "--http-listen", n.http}
+	if n.mqtt != "" { // else the configuration says it
+		args = append(args, "--mqtt-listen", n.mqtt)
+	}
 	if n.conf != "" {
 		args = append(args, "--config", n.conf)
 	}
