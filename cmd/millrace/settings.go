@@ -64,6 +64,9 @@ func (s *settings) load(e env) (*config.Config, error) {
 	if err := app.CheckBridges(c); err != nil {
 		return nil, err
 	}
+	if err := app.CheckPolicy(c); err != nil {
+		return nil, err
+	}
 	return c, nil
 }
 
@@ -115,14 +118,25 @@ func newConfigCheck(e env) *cobra.Command {
 		Use: "check", Short: "Say all that is wrong with a configuration, with lines and fixes", Args: cobra.NoArgs,
 		Example: "  millrace config check --config millrace.yaml",
 		RunE: func(*cobra.Command, []string) error {
-			_, err := s.load(e)
+			cfg, err := s.load(e)
+			warnings := []string{}
+			if err == nil {
+				warnings = append(warnings, app.Warnings(cfg)...)
+			}
 			if output != "json" {
 				if err == nil {
-					err = print(e.Out, output, nil, func() { fmt.Fprintln(e.Out, "the configuration is right") })
+					err = print(e.Out, output, nil, func() {
+						fmt.Fprintln(e.Out, "the configuration is right")
+						for _, w := range warnings {
+							fmt.Fprintln(e.Out, "warning:", w)
+						}
+					})
 				}
 				return err
 			}
-			if e := print(e.Out, output, problemsOf(err), nil); e != nil {
+			found := problemsOf(err)
+			found["warnings"] = warnings
+			if e := print(e.Out, output, found, nil); e != nil {
 				return e
 			}
 			return err
