@@ -254,13 +254,18 @@ func TestEndSession(t *testing.T) {
 type quietConn struct {
 	code     packet.Code // of Close
 	accepted bool
+	got      []string // payloads
 }
 
 func (c *quietConn) Accept(Accepted)               { c.accepted = true }
 func (c *quietConn) Refuse(packet.Code, string)    {}
 func (c *quietConn) Send(packet.Packet)            {}
-func (c *quietConn) Deliver(*Delivery) bool        { return true }
 func (c *quietConn) Close(k packet.Code, _ string) { c.code = k }
+
+func (c *quietConn) Deliver(d *Delivery) bool {
+	c.got = append(c.got, string(d.Msg.Payload))
+	return true
+}
 
 func (s *scene) quietly(k Key, expiry uint32, change ...func(*Connect)) *quietConn {
 	s.t.Helper()
@@ -293,5 +298,31 @@ func TestExpiredIsTold(t *testing.T) {
 	slices.Sort(expired)
 	if !slices.Equal(expired, []string{"plain", "will"}) {
 		t.Errorf("%q", expired)
+	}
+}
+
+// What a member of a group had is not given up with its session: another member gets it.
+func TestEndSessionOfMember(t *testing.T) {
+	s := newScene(t)
+	ka, kb := Key{"t", "p", "member a"}, Key{"t", "p", "member b"}
+	conns := map[Key]*quietConn{}
+	for _, k := range []Key{ka, kb} {
+		conns[k] = s.quietly(k, 100)
+		s.core.Packet(s.now, conns[k], &packet.Subscribe{PacketID: 1, Filters: []packet.Filter{{Filter: "$share/g/c", QoS: 1}}})
+		s.settle()
+	}
+	for i := range 10 {
+		s.publish("c", fmt.Sprint(i), 1)
+	}
+	if n := len(conns[ka].got); n == 0 || n == 10 {
+		t.Fatalf("one member has %d", n)
+	}
+	if given, err := s.endSession(ka); given != 0 || err != nil {
+		t.Errorf("%d %v", given, err)
+	}
+	s.settle()
+	got := slices.Compact(slices.Sorted(slices.Values(conns[kb].got)))
+	if len(got) != 10 {
+		t.Errorf("the other member has %q", got)
 	}
 }

@@ -244,11 +244,11 @@ func (c *Core) EndSession(now int64, k Key, code packet.Code, then func(given in
 		then(0, ErrNoSession)
 		return
 	}
-	given := s.queue.owed() + int64(s.flight.len())
 	if l := s.link; l != nil {
 		l.conn.Close(code, "the session was ended by an administrator")
-		c.unlink(s)
+		c.dispatchAll(c.unlink(s)) // what it had of a group others get
 	}
+	given := s.queue.owed() + int64(s.flight.len())
 	w := s.will
 	s.will, s.willAt, s.expireAt = nil, 0, 0
 	c.schedule(s)
