@@ -149,7 +149,7 @@ func (c *Core) choose(g *group, m *Message) (to *member, reason string) {
 func (c *Core) refuses(o *member, m *Message) string {
 	l := o.session.link
 	switch {
-	case !c.host.Allowed(o.session.key, false, m.Topic):
+	case !c.host.Allowed(o.session.key, false, m.Topic) && !spared(DropDenied, "shared"):
 		return DropDenied
 	case l.maxPacket > 0 && publishSize(m, o.ids, l.version) > uint64(l.maxPacket):
 		return DropTooLarge
