@@ -25,6 +25,7 @@ type site struct {
 	port string
 	node *Node
 	log  *logBuffer
+	tune func(*bridge.Spec)
 }
 
 const bridgeRoutes = `
@@ -68,6 +69,9 @@ func (s *site) start() *site {
 			for i := range o.Bridges {
 				b := &o.Bridges[i]
 				b.RetryMin, b.RetryMax = 5*time.Millisecond, 50*time.Millisecond
+				if s.tune != nil {
+					s.tune(b)
+				}
 			}
 		}}})
 		return err == nil || !strings.Contains(err.Error(), "taken")
@@ -75,7 +79,9 @@ func (s *site) start() *site {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	s.port = s.node.Address("MQTT")
+	if s.port == "" {
+		s.port = s.node.Address("MQTT")
+	}
 	s.t.Cleanup(func() { s.stop() })
 	return s
 }

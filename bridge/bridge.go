@@ -74,6 +74,7 @@ type Spec struct {
 	Password   func() ([]byte, error) // asked at each connection; nil: none
 	CleanStart bool                   // a new session at the remote with each connection
 	KeepAlive  time.Duration          // default 60 s
+	Patience   time.Duration          // how long an answer may take; default half of KeepAlive
 	Private    bool                   // 3.1.1: say that this is a bridge, while the remote takes it
 	StateTopic string                 // at the remote, retained: 1 while there is a connection, 0 without; "": none
 
@@ -89,6 +90,7 @@ type Spec struct {
 func (s Spec) withDefaults() Spec {
 	s.Version = cmp.Or(s.Version, packet.V5)
 	s.KeepAlive = cmp.Or(s.KeepAlive, time.Minute)
+	s.Patience = cmp.Or(s.Patience, max(s.KeepAlive/2, minPatience))
 	s.Window = min(cmp.Or(s.Window, 64), maxWindow)
 	s.RetryMin = cmp.Or(s.RetryMin, time.Second)
 	s.RetryMax = max(cmp.Or(s.RetryMax, 30*time.Second), s.RetryMin)
@@ -193,7 +195,7 @@ func (s *Set) open(ctx context.Context, spec Spec, starts, ends session.Vector) 
 	if spec.MaxBytes > 0 {
 		b.backlog = &backlog{b: b, anew: make(chan struct{}, 1)}
 	}
-	b.mqtt = client.New(client.Options{Dial: spec.Dial, Connect: b.greeting(), Window: 2 * maxWindow, OwnIDs: firstID, Patience: b.patience(),
+	b.mqtt = client.New(client.Options{Dial: spec.Dial, Connect: b.greeting(), Window: 2 * maxWindow, OwnIDs: firstID, Patience: spec.Patience,
 		ManualAcks: true, OnMessage: b.receiver.message, OnRepeated: b.receiver.repeated, OnPacket: b.receiver.packet, OnLink: b.linked,
 		Prepare: b.prepare, Quota: func() int { return int(b.quota.Load()) }})
 	b.mqtt.Await(true)

@@ -82,7 +82,7 @@ func (b *bridge) connect(ctx context.Context) error {
 		l.retain = p.Has&packet.PRetainAvailable == 0 || p.RetainAvailable != 0
 		l.packet = int(p.MaximumPacket)
 	}
-	ctx, cancel := context.WithTimeout(ctx, b.patience())
+	ctx, cancel := context.WithTimeout(ctx, b.spec.Patience)
 	defer cancel()
 	if err = b.subscribe(ctx, ack.SessionPresent); err != nil {
 		b.mqtt.Drop()
@@ -207,9 +207,7 @@ func (b *bridge) greeting() packet.Connect {
 // receiveMaximum is how many messages of the remote may be on their way into the log at once.
 const receiveMaximum = 256
 
-// patience is how long an answer may take, so that a remote that hangs is found.
-func (b *bridge) patience() time.Duration { return max(b.spec.KeepAlive/2, minPatience) }
-
+// minPatience is the least time that an answer may take; a remote that hangs is found after one to two of them.
 const minPatience = 2 * time.Second
 
 // A remote may end the connection because of one message, rather than refuse it, and would for ever. Suspicion falls on the oldest one
