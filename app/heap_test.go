@@ -1,0 +1,66 @@
+package app
+
+import (
+	"runtime"
+	"runtime/debug"
+	"testing"
+	"time"
+)
+
+func TestHeapPace(t *testing.T) {
+	const mb = 1 << 20
+	for _, tt := range []struct {
+		live, roots uint64
+		want        int
+	}{{0, 0, 100}, {16 * mb, 0, 300}, {8 * mb, 8 * mb, 350}, {32 * mb, 0, 100}, {60 * mb, 0, 100}, {heapFloor, 0, 100}, {1 << 40, 1 << 30, 100}} {
+		h := heap{live: tt.live, roots: tt.roots}
+		if got := h.percent(); got != tt.want {
+			t.Errorf("%d MiB live, %d of roots: %d %%, want %d", tt.live/mb, tt.roots/mb, got, tt.want)
+		}
+		if goal := tt.live + (tt.live+tt.roots)*uint64(h.percent())/100; goal > max(heapFloor, 2*tt.live+tt.roots) {
+			t.Errorf("%d MiB live: the next collection comes at %d", tt.live/mb, goal/mb)
+		}
+	}
+}
+
+func TestHeapGivesBack(t *testing.T) {
+	const mb = 1 << 20
+	for _, tt := range []struct {
+		what         string
+		live, unused uint64
+		allocated    uint64
+		want         bool
+	}{
+		{"after a burst", 40 * mb, 60 * mb, 1000, true},
+		{"busy", 40 * mb, 60 * mb, 10 * mb, false},
+		{"little", 4 * mb, 7 * mb, 1000, false},
+		{"little beside what is used", 400 * mb, 60 * mb, 1000, false},
+	} {
+		if got := (heap{live: tt.live, unused: tt.unused}).givesBack(tt.allocated); got != tt.want {
+			t.Errorf("%s: %v", tt.what, got)
+		}
+	}
+}
+
+// The real collector keeps the pace, and what was set from outside stays.
+func TestTendHeap(t *testing.T) {
+	before := debug.SetGCPercent(70)
+	stop := TendHeap()
+	if got := debug.SetGCPercent(100); got != 70 {
+		t.Fatalf("a pace of 70 became %d", got)
+	}
+	stop()
+	stop = TendHeap()
+	defer func() {
+		stop()
+		debug.SetGCPercent(before)
+	}()
+	deadline := time.Now().Add(20 * time.Second)
+	for got := 100; got <= 100; got = debug.SetGCPercent(int(max(paced.Load(), 100))) {
+		if time.Now().After(deadline) {
+			t.Fatal("no pace is set after a collection")
+		}
+		runtime.GC()
+		time.Sleep(time.Millisecond)
+	}
+}
