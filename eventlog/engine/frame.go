@@ -29,7 +29,7 @@ const (
 	flagSealed = 1 // the payload is encrypted; reserved
 
 	// copyBelow is the size from which a batch is handed to writev where it lies, not copied into the frame.
-	copyBelow = 16 << 10
+	copyBelow = 4 << 10
 )
 
 var (

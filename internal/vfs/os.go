@@ -7,7 +7,9 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
+	"sync"
 	"syscall"
+	"time"
 )
 
 // OS returns the directory root of the operating system, made if it is not there. Files are readable by their owner only.
@@ -27,12 +29,13 @@ func OS(root string) (FS, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open directory %s: %w", abs, err)
 	}
-	return &osFS{abs, r}, nil
+	return &osFS{abs: abs, root: r}, nil
 }
 
 type osFS struct {
 	abs  string
 	root *os.Root
+	free freeSpace
 }
 
 // clean makes a name canonical and refuses one that leads out of the root.
@@ -151,12 +154,29 @@ func (o *osFS) Lock(name string) (unlock func() error, err error) {
 	return f.Close, nil // the lock goes with the descriptor
 }
 
+// Free may be freshFree old: the log asks at every commit.
 func (o *osFS) Free() (free, total int64, err error) {
-	free, total, err = diskFree(o.abs)
-	if err != nil {
+	o.free.Lock()
+	defer o.free.Unlock()
+	now := time.Now()
+	if f := &o.free; f.asked.IsZero() || now.Sub(f.asked) > freshFree {
+		f.n, f.total, f.err = diskFree(o.abs)
+		f.asked = now
+	}
+	if err := o.free.err; err != nil {
 		return 0, 0, fmt.Errorf("free space of %s: %w", o.abs, err)
 	}
-	return free, total, nil
+	return o.free.n, o.free.total, nil
+}
+
+const freshFree = 5 * time.Millisecond
+
+// freeSpace is what the system said last.
+type freeSpace struct {
+	sync.Mutex
+	asked    time.Time
+	n, total int64
+	err      error
 }
 
 // osFile adds to an *os.File the calls that the standard library lacks. Their descriptors are reached through raw, which
