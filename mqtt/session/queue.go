@@ -32,6 +32,7 @@ type askers uint32
 const (
 	byQueue askers = 1
 	byAny          = ^askers(0)
+	wasPast        = askers(1 << 30) // a history that has ended meanwhile
 	tells          = askers(1 << 31) // nobody: the delivery tells of a gap
 )
 

@@ -229,6 +229,7 @@ func (c *Core) await(s *session, a *asks, ch *change, i int) {
 	b := ch.sub
 	ch.history = &history{sub: b, number: uint64(c.incarnation()), spans: c.upTo()}
 	b.asking++
+	b.pending = b.pending || ch.isNew
 	c.histories++
 	c.plant(s, b) // what it matches is worked out per message
 	a.of = append(a.of, i)
@@ -261,7 +262,7 @@ func (c *Core) answered(ch *change) {
 }
 
 // ask asks the log where the histories of some changes begin. write goes on with those that have an answer. Meanwhile what else the
-// connection wants with its subscriptions waits, so that records are written in the order of its packets.
+// connection wants with its subscriptions waits, and so it does till the records are durable: a later record says which history there is.
 func (c *Core) ask(l *link, a *asks, codes []packet.Code, changes []change, write func(kept []change)) {
 	s := l.session
 	list := make([]HistoryAsk, len(a.of))
@@ -292,7 +293,6 @@ func (c *Core) ask(l *link, a *asks, codes []packet.Code, changes []change, writ
 			}
 		}
 		write(kept)
-		c.resume(l)
 	}
 	c.host.History(c.token, list)
 }
@@ -381,8 +381,11 @@ func (c *Core) waits(l *link, p packet.Packet) bool {
 	return true
 }
 
-// resume goes on with what has waited.
-func (c *Core) resume(l *link) {
+// resume goes on with what has waited for a SUBSCRIBE that is durable now.
+func (c *Core) resume(l *link, asking uint64) {
+	if asking == 0 || asking != l.asking {
+		return
+	}
 	l.asking = 0
 	for len(l.later.packets) > 0 && l.asking == 0 && l.session.link == l {
 		p := l.later.packets[0]
@@ -480,12 +483,24 @@ func (c *Core) endHistory(s *session, h *history) {
 		set.past = slices.DeleteFunc(set.past, func(p past) bool { return p.history == h })
 	}
 	for i := range s.flight.all() { // the bit may be another's next
-		s.flight.all()[i].by &^= h.bit
+		s.flight.all()[i].by.end(h)
 	}
 	for i := range s.flight.done {
-		s.flight.done[i].by &^= h.bit
+		s.flight.done[i].by.end(h)
+	}
+	if s.link != nil {
+		for i := range s.link.held {
+			s.link.held[i].by.end(h)
+		}
 	}
 	c.touch(s)
+}
+
+// end takes a history out that has ended.
+func (by *askers) end(h *history) {
+	if *by&h.bit != 0 {
+		*by = *by&^h.bit | wasPast
+	}
 }
 
 // tidy takes histories out of a set that have nothing left in it.
@@ -722,8 +737,9 @@ func (s *session) askersOf(v *outValue) (by askers) {
 	if !v.past {
 		return byQueue
 	}
+	by = wasPast
 	if v.queued {
-		by = byQueue
+		by |= byQueue
 	}
 	for _, h := range s.histories {
 		if slices.Contains(v.histories, h.number) {

@@ -12,6 +12,7 @@ import (
 // again at QoS 0 and 1 only after a crash, at QoS 2 never.
 type modelReplay struct {
 	session *modelSession
+	conn    *simConn
 	sub     *modelSub
 	opts    packet.Filter
 	upTo    []int64
@@ -41,7 +42,7 @@ func (m *model) askReplays(op *modelOp, s *modelSession, p *packet.Subscribe) {
 			continue
 		}
 		it.replay = &modelReplay{
-			session: s, sub: it.sub, opts: it.opts, upTo: slices.Clone(m.w.fed), crashes: m.w.crashes,
+			session: s, conn: s.conn, sub: it.sub, opts: it.opts, upTo: slices.Clone(m.w.fed), crashes: m.w.crashes,
 			entries: map[pos]*replayEntry{}, last: map[string]int64{},
 		}
 		s.replays = append(s.replays, it.replay)
@@ -51,21 +52,14 @@ func (m *model) askReplays(op *modelOp, s *modelSession, p *packet.Subscribe) {
 
 // takeAsked finds the replays that the core asks for: some may have been refused.
 func (m *model) takeAsked(token uint64, asks []HistoryAsk) (list []*modelReplay) {
-	var key Key
+	var conn Conn
 	for _, l := range m.w.core.links {
 		if l.asking == token {
-			key = l.session.key
+			conn = l.conn
 		}
 	}
 	for _, ask := range asks {
-		i := slices.IndexFunc(m.asked, func(r *modelReplay) bool {
-			c := r.session.client
-			return r.sub.filter == ask.Filter && c.key == key && c.session == r.session && !r.over
-		})
-		if i < 0 { // given up while it waited
-			list = append(list, &modelReplay{over: true})
-			continue
-		}
+		i := slices.IndexFunc(m.asked, func(r *modelReplay) bool { return r.sub.filter == ask.Filter && Conn(r.conn) == conn })
 		m.asked[i].upTo = slices.Clone(m.w.fed)
 		list = append(list, m.asked[i])
 		m.asked = slices.Delete(m.asked, i, i+1)
@@ -79,7 +73,7 @@ func (m *model) learn(token uint64, answers []History) {
 	delete(m.tokens, token)
 	for i, r := range list {
 		h := &answers[i]
-		if h.Err != nil || r.over {
+		if h.Err != nil {
 			continue
 		}
 		r.known, r.gap = true, h.Lost != 0
@@ -99,7 +93,7 @@ func (r *modelReplay) begun(m *model) {
 	id := r.session.client.key.ClientID
 	for p, e := range r.entries {
 		wanted := !slices.ContainsFunc(r.sub.options(), func(f packet.Filter) bool { return !applies1(f, &e.msg, r.session) })
-		e.must = wanted && applies1(r.opts, &e.msg, r.session) && !m.w.denied[id+" "+e.msg.Topic] && p.offset >= m.w.parts[p.part].start &&
+		e.must = !r.over && wanted && applies1(r.opts, &e.msg, r.session) && !m.w.denied[id+" "+e.msg.Topic] && p.offset >= m.w.parts[p.part].start &&
 			!m.twin(p)
 	}
 	for _, o := range r.session.replays {
@@ -158,7 +152,8 @@ func (m *model) emittedPast(n *simConn, o *simOut, p pos) bool {
 		}
 		found = true
 		if r.over || !r.running {
-			again = again || !r.running || m.w.crashes > r.crashes // nobody knows how it was left
+			again = again || !e.sent || !r.running || m.w.crashes > r.crashes // nobody knows how it was left
+			e.sent = e.sent || r.running && o.d.Replayed
 			continue
 		}
 		if o.d.Replayed && r.gap && o.d.Gap == 0 && !o.d.Dup {

@@ -45,7 +45,7 @@ func (c *Core) subscribe(l *link, p *packet.Subscribe) {
 
 // writeSubs makes the changes of a SUBSCRIBE durable, and answers it.
 func (c *Core) writeSubs(l *link, pid uint16, a *asks, codes []packet.Code, changes []change) {
-	s := l.session
+	s, asking := l.session, l.asking
 	var recs []StateRecord
 	for _, ch := range changes {
 		if s.durable {
@@ -70,6 +70,7 @@ func (c *Core) writeSubs(l *link, pid uint16, a *asks, codes []packet.Code, chan
 	if len(recs) == 0 {
 		done(nil)
 		c.suback(l, answer)
+		c.resume(l, asking)
 		return
 	}
 	early := mutant("early-suback")
@@ -82,6 +83,7 @@ func (c *Core) writeSubs(l *link, pid uint16, a *asks, codes []packet.Code, chan
 			c.suback(l, answer)
 		}
 		c.pump(s)
+		c.resume(l, asking)
 	}, recs...)
 }
 
@@ -118,6 +120,7 @@ type change struct {
 	owes bool // retained messages
 	asOf vector
 
+	isNew   bool
 	index   int      // of the filter in its packet
 	history *history // nil: none is asked for
 }
@@ -160,7 +163,7 @@ func (c *Core) change(s *session, f *packet.Filter, id uint32) change {
 		c.begins(s, b)
 	}
 	b.writes++
-	ch := change{sub: b, opts: opts}
+	ch := change{sub: b, opts: opts, isNew: isNew}
 	if b.member == nil && (f.RetainHandling == 0 || f.RetainHandling == 1 && isNew) {
 		ch.owes, ch.asOf = true, c.next()
 		b.owes, b.asOf, b.queued = true, ch.asOf, false // what is written from now on says so
