@@ -279,7 +279,7 @@ func TestClass08RightsOutliveTheirGrant(t *testing.T) {
 			truck.subscribe("fleet/#", 2)
 			c.rule(strings.Replace(rulesBefore, `topics: ["fleet/#"]`, `topics: ["fleet/open"]`, 1))
 			c.post(secret, "after", 2, false)
-			c.post(secret, "after", 0+1, true)
+			c.post(secret, "after", 1, true)
 			c.post(open, "end", 1, false)
 			none(t, truck.until("end"))
 		},
@@ -375,6 +375,65 @@ func TestClass08RightsOutliveTheirGrant(t *testing.T) {
 			c.rule(rulesAfter)
 			c.post(open, "end", 1, false)
 			none(t, c.connect("truck-7", "truck-7", nil).until("end"))
+		},
+		"in a share group": func(t *testing.T, c *court) {
+			const shared = "$share/g/fleet/#"
+			seven, eight := c.connect("truck-7", "truck-7", nil), c.connect("truck-8", "truck-8", nil)
+			if code := seven.subscribe(shared, 1); code.Failed() {
+				t.Fatal(code)
+			}
+			eight.subscribe(shared, 1)
+			for i := range 2 { // one for each
+				c.post(secret, fmt.Sprint("leased ", i), 1, false)
+			}
+			mine := seven.answer(func(p packet.Packet) bool { _, ok := p.(*packet.Publish); return ok }).(*packet.Publish)
+			seven.cut(c.n) // and so it is for the others
+			c.rule(rulesAfter)
+			seven = c.connect("truck-7", "truck-7", nil)
+			if code := seven.subscribe("$share/h/fleet/secret/#", 1); code != packet.NotAuthorized {
+				t.Errorf("SUBSCRIBE is answered %v", code)
+			}
+			for i := range 4 {
+				c.post(secret, fmt.Sprint("secret ", i), 1, false)
+			}
+			c.post("fleet/open/both", "end of eight", 1, false) // goes to one of the two; the other one gets the next
+			c.post("fleet/open/both", "end of eight", 1, false)
+			none(t, seven.until("end of eight"))
+			got := eight.until("end of eight")
+			slices.Sort(got)
+			want := []string{"leased 0", "leased 1", "secret 0", "secret 1", "secret 2", "secret 3"}
+			if !slices.Equal(got, want) {
+				t.Errorf("the member that may got %q, want %q (%q was with the other one)", got, want, mine.Payload)
+			}
+		},
+		"a share group's queue": func(t *testing.T, c *court) {
+			const shared = "$share/g/fleet/#"
+			seven, eight := c.connect("truck-7", "truck-7", nil), c.connect("truck-8", "truck-8", nil)
+			seven.subscribe(shared, 1)
+			eight.subscribe(shared, 1)
+			seven.cut(c.n)
+			eight.cut(c.n)
+			c.post(secret, "queued", 1, false)
+			c.rule(rulesAfter)
+			seven = c.connect("truck-7", "truck-7", nil)
+			seven.subscribe("fleet/open", 1)
+			c.post(open, "end", 1, false)
+			none(t, seven.until("end"))
+			eight = c.connect("truck-8", "truck-8", nil)
+			none(t, eight.until("queued"))
+		},
+		"replayed": func(t *testing.T, c *court) {
+			c.post(secret, "history", 1, false)
+			c.post(open, "end", 1, false)
+			c.rule(rulesAfter)
+			truck := c.connect("truck-7", "truck-7", nil)
+			if code := truck.subscribe("$replay/earliest/fleet/secret/#", 1); code != packet.NotAuthorized {
+				t.Errorf("SUBSCRIBE is answered %v", code)
+			}
+			if code := truck.subscribe("$replay/earliest/fleet/#", 1); code.Failed() {
+				t.Fatal(code)
+			}
+			none(t, truck.until("end"))
 		},
 		"resumed by a TLS ticket": func(t *testing.T, c *court) {
 			truck := c.connect("truck-7", "truck-7", nil)
