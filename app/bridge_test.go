@@ -12,6 +12,7 @@ import (
 
 	"github.com/millrace-io/millrace/bridge"
 	"github.com/millrace-io/millrace/config"
+	"github.com/millrace-io/millrace/eventlog/engine"
 	"github.com/millrace-io/millrace/internal/vfs"
 	"github.com/millrace-io/millrace/mqtt/packet"
 	"github.com/millrace-io/millrace/sim"
@@ -64,7 +65,7 @@ func (s *site) start() *site {
 	log, buffer := testLogger(s.t)
 	s.log = buffer
 	eventually(s.t, "the address is free", func() bool {
-		s.node, err = Start(s.t.Context(), Options{Config: c, Version: "test", Logger: log, Files: s.mem, tune: tuning{bridge: func(o *bridge.Options) {
+		s.node, err = Start(s.t.Context(), Options{Config: c, Version: "test", Logger: log, Files: s.mem, tune: tuning{engine: smallEngine, bridge: func(o *bridge.Options) {
 			o.SaveEvery = 50 * time.Millisecond
 			for i := range o.Bridges {
 				b := &o.Bridges[i]
@@ -84,6 +85,12 @@ func (s *site) start() *site {
 	}
 	s.t.Cleanup(func() { s.stop() })
 	return s
+}
+
+// smallEngine makes files small, as many nodes are in memory.
+func smallEngine(o *engine.Options) {
+	o.WALFileBytes, o.WALFiles, o.CheckpointBytes, o.MemoryBytes = 672<<10, 3, 200<<10, 3<<20
+	o.SegmentBytes, o.ReserveBytes = 256<<10, 1<<20
 }
 
 func (s *site) stop() {
@@ -228,6 +235,9 @@ func TestBridge(t *testing.T) {
 			eventually(t, "the books are closed", func() bool { s := a.status(); return s.InFlight == 0 && s.Behind == 0 })
 			if s := a.status(); s.Sent != 60 || s.Acked != 60 || s.Received != 60 || s.Stored != 60 || len(s.Dropped) != 0 || s.Connects != 1 {
 				t.Errorf("%+v", s)
+			}
+			if code, body := fetch(t, a.node, "/api/v1/mqtt/bridges"); code != 200 || !strings.Contains(body, `"name":"up"`) || !strings.Contains(body, `"acked":60`) {
+				t.Errorf("the API says %d %s", code, body)
 			}
 			if _, metrics := fetch(t, a.node, "/metrics"); !strings.Contains(metrics, `millrace_bridge_messages_total{bridge="up",stage="acked"} 60`) {
 				t.Errorf("the metrics do not know:\n%s", metrics)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/millrace-io/millrace/bridge"
 	"github.com/millrace-io/millrace/config"
+	"github.com/millrace-io/millrace/console"
 	"github.com/millrace-io/millrace/metrics"
 	"github.com/millrace-io/millrace/mqtt/packet"
 )
@@ -192,6 +193,18 @@ func (n *Node) Bridges(ctx context.Context) ([]bridge.Status, error) {
 		return nil, errNotRunning
 	}
 	return n.bridges.Status(ctx)
+}
+
+// consoleBridges is the same in the API's words.
+func (n *Node) consoleBridges(ctx context.Context) (list []console.Bridge, err error) {
+	all, err := n.bridges.Status(ctx)
+	for i := range all {
+		b := &all[i]
+		list = append(list, console.Bridge{Name: b.Name, Remote: b.Remote, State: b.State, Since: millis(b.Since), Connects: b.Connects,
+			LastError: b.LastError, LastErrorAt: when(b.LastErrAt), BehindRecords: b.Behind, LagSeconds: b.Lag, InFlight: b.InFlight,
+			Sent: b.Sent, Resent: b.Resent, Acked: b.Acked, Received: b.Received, Stored: b.Stored, Dropped: b.Dropped})
+	}
+	return list, err
 }
 
 func (n *Node) collectBridges(s *metrics.Samples) {

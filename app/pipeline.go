@@ -365,7 +365,7 @@ func (n *Node) topicBytes(t eventlog.Topic) (sum int64, ok bool) {
 func (n *Node) show(context.Context) error {
 	n.strip.started = time.Now()
 	n.tickStrip(n.strip.started)
-	n.http.Attach(console.Parts{View: n.fleet.view, Log: n.log, Pipeline: n.pipeline, Bytes: n.topicBytes, MQTT: operator{n, n.broker}})
+	n.http.Attach(console.Parts{View: n.fleet.view, Log: n.log, Pipeline: n.pipeline, Bytes: n.topicBytes, MQTT: operator{n, n.broker}, Bridges: n.consoleBridges})
 	return nil
 }
 

@@ -18,26 +18,26 @@ const (
 
 // Status is how a bridge is at present.
 type Status struct {
-	Name      string    `json:"name"`
-	Remote    string    `json:"remote"`
-	State     string    `json:"state"`
-	Since     time.Time `json:"since"` // it is so
-	Connects  uint64    `json:"connects"`
-	LastError string    `json:"last_error,omitempty"`
-	LastErrAt time.Time `json:"last_error_at,omitzero"`
+	Name      string
+	Remote    string
+	State     string
+	Since     time.Time // it is so
+	Connects  uint64
+	LastError string
+	LastErrAt time.Time
 
 	// Behind is how many records lie between what the remote has taken and the end of the log, whether or not they are for it; Lag is
 	// the age of the oldest message that waits for it.
-	Behind   int64   `json:"behind_records"`
-	Lag      float64 `json:"lag_seconds"`
-	InFlight int     `json:"in_flight"` // messages that the remote has not acknowledged
+	Behind   int64
+	Lag      float64
+	InFlight int // messages that the remote has not acknowledged
 
-	Sent     uint64            `json:"sent"`     // to the remote, resent ones not counted
-	Resent   uint64            `json:"resent"`   //
-	Acked    uint64            `json:"acked"`    // by the remote; at QoS 0, written to the connection
-	Received uint64            `json:"received"` // from the remote
-	Stored   uint64            `json:"stored"`   // of these, in the log
-	Dropped  map[string]uint64 `json:"dropped"`  // by reason, both ways
+	Sent     uint64            // to the remote, resent ones not counted
+	Resent   uint64            //
+	Acked    uint64            // by the remote; at QoS 0, written to the connection
+	Received uint64            // from the remote
+	Stored   uint64            // of these, in the log
+	Dropped  map[string]uint64 // by reason, both ways
 }
 
 // Reasons why a message does not go over a bridge.

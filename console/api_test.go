@@ -234,7 +234,7 @@ func TestOpenAPI(t *testing.T) {
 	answers := map[string][]byte{"Problem": w.get("GET", "/api/v1/status").Body.Bytes(), "LoggedIn": login.Body.Bytes()}
 	for name, path := range map[string]string{"Status": "status", "Pipeline": "pipeline", "Devices": "devices", "DeviceDetail": "devices/truck", "Topics": "topics",
 		"Clients": "mqtt/clients", "ClientDetail": "mqtt/clients/truck-1", "Subscribers": "mqtt/subscriptions?topic=a", "TopicMetrics": "mqtt/topics?interval=1ms",
-		"RetainedMessages": "mqtt/retained?limit=1", "SharedGroups": "mqtt/groups", "Bans": "mqtt/bans", "Drain": "mqtt/drain"} {
+		"RetainedMessages": "mqtt/retained?limit=1", "SharedGroups": "mqtt/groups", "Bridges": "mqtt/bridges", "Bans": "mqtt/bans", "Drain": "mqtt/drain"} {
 		a := w.get("GET", "/api/v1/"+path, "Authorization", "Bearer "+token)
 		if a.Code != 200 {
 			t.Fatalf("%s: %d %s", path, a.Code, a.Body)

@@ -53,6 +53,8 @@ type Parts struct {
 	// Bytes is what a topic takes on disk; false: that is not known.
 	Bytes func(eventlog.Topic) (int64, bool)
 	MQTT  MQTT // the broker
+	// Bridges lists the bridges to other brokers; nil: there are none.
+	Bridges func(ctx context.Context) ([]Bridge, error)
 }
 
 // attached are the parts while they are shown; ctx ends with that.

@@ -70,6 +70,7 @@ var mqttEndpoints = []endpoint{
 	{method: "GET", path: mqttPath + "topics", sum: "What comes on which MQTT topic", params: topicParams, response: TopicMetrics{}, get: (*Server).topicMetrics},
 	{method: "GET", path: mqttPath + "retained", sum: "The retained messages, without their payloads", params: retainedParams, response: RetainedMessages{}, get: (*Server).retained},
 	{method: "GET", path: mqttPath + "groups", sum: "The groups of shared subscriptions", params: []param{pageParams[0]}, response: SharedGroups{}, get: (*Server).groups},
+	{method: "GET", path: mqttPath + "bridges", sum: "The bridges to other brokers", response: Bridges{}, get: (*Server).bridges},
 	{method: "GET", path: mqttPath + "bans", sum: "Who is banned, the latest first", response: Bans{}, get: (*Server).bans},
 	{method: "POST", path: mqttPath + "bans", sum: "Ban a client id, an account or a network: its connections end, and no other is let in", admin: true, request: NewBan{}, response: Ban{}, act: (*Server).ban},
 	{method: "DELETE", path: mqttPath + "bans", sum: "Lift a ban", params: unbanParams, admin: true, status: http.StatusNoContent, act: (*Server).unban},

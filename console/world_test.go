@@ -103,7 +103,9 @@ func newWorld(t testing.TB, change ...func(*Options)) *world {
 func (w *world) attach() {
 	n := int64(0)
 	w.mqtt = newFakeMQTT()
-	w.s.Attach(Parts{View: w.view, Log: w.log, MQTT: w.mqtt, Bytes: func(eventlog.Topic) (int64, bool) { return 4096, true },
+	w.s.Attach(Parts{View: w.view, Log: w.log, MQTT: w.mqtt, Bridges: func(context.Context) ([]Bridge, error) {
+		return []Bridge{{Name: "cloud", LastErrorAt: new(1.0), Dropped: map[string]uint64{"loop": 1}}}, nil
+	}, Bytes: func(eventlog.Topic) (int64, bool) { return 4096, true },
 		Pipeline: func() Pipeline {
 			return Pipeline{Now: millis(w.clock()), Hub: w.s.Hub(), Stages: []Stage{{Name: "devices", Total: 7, Unaccounted: &n,
 				Left: []Reason{{"no_route", "refused", 1}}, Joined: []Reason{{"wills", "other", 1}}, P50: new(1.5), P99: new(2.5)}}, Skew: Skew{P50: new(0.5), Max: new(1.0)}}
