@@ -207,7 +207,7 @@ func (c *Core) handOver(s *session, l *link, set *set, m *Message, t *target, a 
 		who = a.by()
 	}
 	if a.qos == 0 {
-		if !l.room || l.heldBytes >= c.o.ReadBytes {
+		if !l.room || l.heldBytes >= c.o.ReadBytes || who&^tells > byQueue && len(l.held) > 0 { // what is held is lost with the connection
 			return false
 		}
 		if !owed {
