@@ -163,11 +163,11 @@ func (m *model) emittedPast(n *simConn, o *simOut, p pos) bool {
 		if o.d.QoS == 0 {
 			e.must = false // it may be lost on the way
 		}
-		if o.d.Dup || !e.sent || m.w.crashes > r.crashes {
+		if o.d.Dup == e.sent || m.w.crashes > r.crashes {
 			o.serves = append(o.serves, r)
 		}
 		fresh, again = fresh || !e.sent, again || m.w.crashes > r.crashes
-		e.sent = e.sent || o.d.Replayed
+		e.sent = e.sent || o.d.Replayed && !o.d.Dup
 	}
 	switch {
 	case o.d.Replayed && !found:

@@ -455,6 +455,7 @@ func (w *world) crash() {
 		c.crash()
 	}
 	w.start()
+	w.model.restarted()
 }
 
 func (w *world) tick(ms int64) {
@@ -872,7 +873,9 @@ func (c *simClient) subscribe() {
 			RetainAsPublished: w.chance(30), RetainHandling: byte(w.pick(0, 0, 1, 2)),
 		})
 	}
-	if w.chance(40) {
+	if l := w.core.links[c.conn]; l != nil && l.asking != 0 {
+		w.asksHistory(p) // when a group begins that waits for an earlier SUBSCRIBE, nobody can see
+	} else if w.chance(40) {
 		f := packet.Filter{Filter: simShared[w.rnd.IntN(len(simShared))], QoS: byte(w.pick(0, 1, 1, 2, 2)), RetainAsPublished: w.chance(30)}
 		p.Filters, p.Props.SubscriptionIDs = []packet.Filter{f}, []uint32{sharedID(f.Filter)}
 	} else {
