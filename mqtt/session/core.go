@@ -113,7 +113,7 @@ type deadKey struct {
 func New(o Options, h Host, targets []Target) *Core {
 	o.MaxExpiry = cmp.Or(o.MaxExpiry, 7*24*3600)
 	o.MaxQueueBytes = cmp.Or(o.MaxQueueBytes, 64<<10)
-	o.MaxInflight = min(cmp.Or(o.MaxInflight, 1024), 32<<10)
+	o.MaxInflight = min(cmp.Or(o.MaxInflight, 4096), 32<<10)
 	o.MaxSubs = cmp.Or(o.MaxSubs, 10_000)
 	o.MaxSessions = cmp.Or(o.MaxSessions, 1_000_000)
 	o.MaxAllSubs = cmp.Or(o.MaxAllSubs, 2_000_000)

@@ -48,6 +48,7 @@ type member struct {
 	session *session
 	sub     *sub // nil: it has left
 	ids     []uint32
+	rap     bool
 	leases  int
 	listed  bool // in group.open
 	wanted  bool // something was set aside that it may have
@@ -112,7 +113,7 @@ func (c *Core) appraise(m *member) {
 		g.ready++
 	}
 	g.byQoS[m.qos]++
-	m.ids = nil
+	m.ids, m.rap = nil, b.opts.rap
 	if b.opts.id != 0 {
 		m.ids = []uint32{b.opts.id}
 	}

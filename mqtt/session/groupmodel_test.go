@@ -127,6 +127,15 @@ func (m *model) matchedGroups(p pos, msg *Message, twin bool) {
 	}
 }
 
+// undropGroups makes a duplicate that was dropped no error.
+func (m *model) undropGroups(d *entry) {
+	for _, g := range m.groups {
+		if g.entries[d.pos] == nil && matches(g.filter, d.msg.Topic) && d.pos.offset >= g.start[d.pos.part] {
+			g.entries[d.pos] = &groupEntry{group: g, msg: d.msg, pos: d.pos}
+		}
+	}
+}
+
 // joined: a subscription that was pending is durable.
 func (m *model) joined(s *modelSession, b *modelSub) {
 	g := m.groups[b.filter]
@@ -199,6 +208,12 @@ func (m *model) groupOf(n *simConn, o *simOut, p pos) (e *groupEntry, shared boo
 	if e := n.client.leases[o.d.PacketID]; o.d.Dup && e != nil && e.pos == p {
 		return e, true
 	}
+	if !o.d.Dup {
+		delete(n.client.leases, o.d.PacketID)
+	} else if d := m.w.core.sessions[n.client.key].flight.find(o.d.PacketID); m.w.crashes > 0 && d.lease != nil {
+		// It was being sent when the crash came, and the session has left the group since: nobody has seen it.
+		return &groupEntry{group: &modelGroup{}, msg: o.msg, pos: p, holder: s}, true
+	}
 	return nil, false
 }
 
@@ -263,6 +278,28 @@ func (m *model) ackedGroup(n *simConn, a *packet.Ack) {
 	}
 	if e := n.client.leases[a.PacketID]; e != nil && a.Kind == packet.PUBREC && a.Code.Failed() {
 		e.must = false
+	}
+}
+
+// restarted: what was being sent at QoS 2 when the crash came is its session's, although nobody has seen it.
+func (m *model) restarted() {
+	for _, g := range m.groups {
+		cg := m.w.core.groups[Key{"t", strings.Split(g.name, "/")[1], g.filter}]
+		if cg == nil {
+			continue
+		}
+		for p, e := range g.entries {
+			t := cg.taken[spot{m.w.core.index[m.w.parts[p.part].part], p.offset}]
+			if t == nil || e.holder != nil {
+				continue
+			}
+			e.must = e.must && !t.over
+			for _, s := range m.sessions() {
+				if s.client.key == t.key {
+					e.holder = s
+				}
+			}
+		}
 	}
 }
 

@@ -35,13 +35,8 @@ func (c *Core) leaseSaved(g *group, sp spot, t taken, err error) {
 	}
 }
 
-// applies is what a member's subscription amounts to.
-func (m *member) applies() applies {
-	if m.sub == nil {
-		return applies{}
-	}
-	return applies{options: options{rap: m.sub.opts.rap}, ids: m.ids}
-}
+// applies is what a member's subscription amounts to, or did when it left.
+func (m *member) applies() applies { return applies{options: options{rap: m.rap}, ids: m.ids} }
 
 // returnAll gives the leases back that a session holds, after its connection was lost.
 func (c *Core) returnAll(s *session) (groups []*group) {

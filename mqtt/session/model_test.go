@@ -228,6 +228,7 @@ func (m *model) matched(part int, msg *Message) {
 // undrop makes duplicates that were dropped no error.
 func (m *model) undrop() {
 	for _, d := range m.dropped {
+		m.undropGroups(d)
 		for _, s := range m.sessions() {
 			if s.entries[d.pos] == nil {
 				e := *d
@@ -268,7 +269,7 @@ func (m *model) copied(s *modelSession, p pos) bool {
 	place := m.w.core.index[m.w.parts[p.part].part]
 	return slices.ContainsFunc(cs.flight.all(), func(d flown) bool {
 		cp := cs.flight.copyOf(d.id)
-		if d.place == place && d.offset == p.offset && cp != nil && cp.at >= 0 {
+		if d.place == place && d.offset == p.offset && d.lease == nil && cp != nil && cp.at >= 0 {
 			m.copies++
 			return true
 		}

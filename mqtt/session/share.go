@@ -38,7 +38,7 @@ func (c *Core) shareLive(g *group, m *Message, place int32) bool {
 		c.drop(m.Tally, place, DropExpired)
 		return true
 	}
-	to, reason := c.choose(g, m)
+	to, reason, _ := c.choose(g, m)
 	switch {
 	case to != nil:
 		c.owe(m.Tally, place)
@@ -59,7 +59,7 @@ func (c *Core) shareUnlogged(t *target, m *Message) {
 		return
 	}
 	c.owe(m.Tally, unplaced)
-	to, reason := c.choose(g, m)
+	to, reason, _ := c.choose(g, m)
 	switch {
 	case to != nil:
 		c.deliver0(to.session.link, m, unplaced, &applies{ids: to.ids}, m.Retain && to.sub.opts.rap, byQueue)
@@ -89,12 +89,14 @@ func (c *Core) takes(m *member) bool {
 // spare offers the room that a session has to its groups.
 func (c *Core) spare(s *session) {
 	for _, m := range s.shares {
-		if m.listed || !c.takes(m) {
+		if !c.takes(m) {
 			continue
 		}
 		g := m.group
-		m.listed = true
-		g.open = append(g.open, m)
+		if !m.listed {
+			m.listed = true
+			g.open = append(g.open, m)
+		}
 		if m.wanted {
 			m.wanted = false
 			g.anew()
@@ -104,9 +106,9 @@ func (c *Core) spare(s *session) {
 }
 
 // choose returns the member that a message goes to, and puts it at the end of the turn. If there is none, reason tells why nobody may
-// have it; "": somebody may, or might, later.
-func (c *Core) choose(g *group, m *Message) (to *member, reason string) {
-	asked := 0
+// have it; "": somebody may, or might, later. soon: when there is room.
+func (c *Core) choose(g *group, m *Message) (to *member, reason string, soon bool) {
+	asked := false
 	for n := len(g.open); n > 0; n-- {
 		o := g.open[0]
 		g.open[0] = nil
@@ -116,13 +118,17 @@ func (c *Core) choose(g *group, m *Message) (to *member, reason string) {
 			continue
 		}
 		g.open = append(g.open, o)
-		if c.refuses(o, m) == "" {
-			return o, ""
+		switch {
+		case min(o.sub.opts.qos, m.QoS) == 0 && len(o.session.link.held) > 0:
+			soon = true // behind those it would be lost with the connection, while another could still have it
+		case c.refuses(o, m) == "":
+			return o, "", false
+		default:
+			asked = true
 		}
-		asked++
 	}
-	if asked == 0 {
-		return nil, ""
+	if soon || !asked {
+		return nil, "", true
 	}
 	reason = DropDenied
 	for _, o := range g.members {
@@ -130,19 +136,19 @@ func (c *Core) choose(g *group, m *Message) (to *member, reason string) {
 		case o.sub == nil:
 		case o.session.link == nil:
 			if c.host.Allowed(o.session.key, false, m.Topic) {
-				return nil, ""
+				return nil, "", false
 			}
 		default:
 			switch why := c.refuses(o, m); {
 			case why == "":
 				o.wanted = true
-				return nil, ""
+				return nil, "", false
 			case why != DropDenied:
 				reason = why
 			}
 		}
 	}
-	return nil, reason
+	return nil, reason, false
 }
 
 // refuses tells why a connected member may not have a message, or "".
@@ -214,11 +220,12 @@ func (c *Core) dispatchOne(g *group) bool {
 	}
 	reason := DropExpired
 	var to *member
+	soon := false
 	if !m.expired(c.now) {
-		to, reason = c.choose(g, m)
+		to, reason, soon = c.choose(g, m)
 	}
 	switch {
-	case to == nil && reason == "" && len(g.open) == 0:
+	case soon:
 		return false
 	case to == nil && reason == "" && owed:
 		if g.aside == nil {
