@@ -119,7 +119,7 @@ func Default() *Config {
 		Log: Log{Data: "./millrace-data", MaxBytes: Share{Percent: 80}, Retention: Duration(7 * 24 * time.Hour), Partitions: 8},
 		Limits: Limits{PacketBytes: 1_000_000, ReceiveMaximum: 1024, SessionExpiry: Duration(7 * 24 * time.Hour),
 			Sessions: 1_000_000, Subscriptions: 10_000, AllSubs: 2_000_000, Replays: 8, AllReplays: 256, Retained: 1_000_000, RetainedBytes: 1 << 30,
-			Inflight: 1024, HalfOpenPerIP: 4096, HalfOpen: 16_384, Handshake: Duration(10 * time.Second)},
+			Inflight: 4096, HalfOpenPerIP: 4096, HalfOpen: 16_384, Handshake: Duration(10 * time.Second)},
 		Sys:     Sys{Interval: Duration(10 * time.Second)},
 		Logging: Logging{Level: "info", Format: "text"},
 	}

@@ -160,7 +160,7 @@ func TestShowReadsBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	readBack(t, c)
-	if s := string(c.YAML()); !strings.Contains(s, "  retention: 7d  # millrace.yaml:6\n") || !strings.Contains(s, "  inflight: 1024  # default\n") ||
+	if s := string(c.YAML()); !strings.Contains(s, "  retention: 7d  # millrace.yaml:6\n") || !strings.Contains(s, "  inflight: 4096  # default\n") ||
 		!strings.Contains(s, `  - mqtt: "fleet/{vehicle}/cmd"`) && !strings.Contains(s, "  - mqtt: fleet/{vehicle}/cmd") {
 		t.Errorf("%s", s)
 	}
