@@ -3,8 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -147,7 +145,7 @@ func (v *verifyFlags) ask(ctx context.Context, p *verifyPrinter, ledger *sim.Led
 		}
 		req.Header.Set("Authorization", "Bearer "+strings.TrimSpace(string(token)))
 	}
-	client, err := v.client()
+	client, err := clientTrusting(v.ca)
 	if err != nil {
 		return err
 	}
@@ -160,24 +158,6 @@ func (v *verifyFlags) ask(ctx context.Context, p *verifyPrinter, ledger *sim.Led
 		return v.refused(res)
 	}
 	return p.stream(res.Body, ledger, r.Strict)
-}
-
-// client trusts the system's authorities, or the one that is named.
-func (v *verifyFlags) client() (*http.Client, error) {
-	if v.ca == "" {
-		return http.DefaultClient, nil
-	}
-	pem, err := os.ReadFile(v.ca)
-	if err != nil {
-		return nil, fmt.Errorf("--ca: %w", err)
-	}
-	roots := x509.NewCertPool()
-	if !roots.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("--ca %s: there is no certificate in it", v.ca)
-	}
-	t := http.DefaultTransport.(*http.Transport).Clone()
-	t.TLSClientConfig = &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
-	return &http.Client{Transport: t}, nil
 }
 
 // refused tells what the server said, if it is a node's word: anything else may be any server's, and is not for a terminal.

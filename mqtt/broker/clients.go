@@ -177,13 +177,17 @@ func (b *Broker) Client(ctx context.Context, k session.Key) (c Client, subs []se
 	return c, a.subs, b.history.find(k), a.ok, nil
 }
 
-// Find lists the keys of the sessions with a client id: one for each account that uses it.
+// Find lists the keys of the sessions with a client id: one for each account that uses it. If there are none, it is those of which a history
+// is left.
 func (b *Broker) Find(ctx context.Context, clientID string) (keys []session.Key, err error) {
 	err = walk(ctx, b, (*session.Core).Walk, func(in *session.Info) {
 		if in.ClientID == clientID {
 			keys = append(keys, in.Key)
 		}
 	})
+	if err == nil && len(keys) == 0 {
+		keys = b.history.named(clientID)
+	}
 	return keys, err
 }
 

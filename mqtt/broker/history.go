@@ -111,6 +111,18 @@ func (h *history) find(k session.Key) []Event {
 	return append([]Event(nil), el.Value.(*past).events...)
 }
 
+// named lists the clients with a client id.
+func (h *history) named(clientID string) (keys []session.Key) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for k := range h.of {
+		if k.ClientID == clientID {
+			keys = append(keys, k)
+		}
+	}
+	return keys
+}
+
 // tell notes an event of now.
 func (b *Broker) tell(k session.Key, kind, detail string) {
 	b.history.add(k, Event{At: b.o.Now(), Kind: kind, Detail: detail})
