@@ -127,6 +127,10 @@ func (c *Core) proceed(a *attempt) {
 		c.turnDown(a, packet.QuotaExceeded, "there are as many sessions as the server takes")
 		return
 	}
+	if !c.roomForWill(s, a.r.Will) {
+		c.turnDown(a, packet.QuotaExceeded, "there are as many bytes of wills as the server keeps")
+		return
+	}
 	ends := false
 	if s != nil {
 		ends = a.r.CleanStart || s.expiry == 0
@@ -165,6 +169,7 @@ func (c *Core) proceed(a *attempt) {
 	var w *will
 	if a.r.Will != nil {
 		w = c.newWill(a.r.Key, inc, a.r.Will)
+		c.keepWill(w)
 		recs = append(recs, w.record())
 	} else if s != nil && s.will != nil {
 		recs = append(recs, StateRecord{Key: sessionKey(kindWill, a.r.Key)})
@@ -184,6 +189,9 @@ func (c *Core) proceed(a *attempt) {
 		if err == nil {
 			c.finish(a, s, resume, inc, w)
 		} else {
+			if w != nil {
+				c.dropWill(w)
+			}
 			c.turnDown(a, packet.ServerUnavailable, "session state could not be written")
 		}
 		c.release(a.r.Key)
@@ -210,7 +218,7 @@ func (c *Core) finish(a *attempt, old *session, resume bool, inc Incarnation, w 
 	s.expiry = a.r.Expiry
 	s.offline, s.willAt, s.expireAt, s.offlineSaved, s.offlineDirty = 0, 0, 0, false, false
 	if s.will != nil {
-		delete(c.armed, s.will.id)
+		c.dropWill(s.will)
 	}
 	if s.will = w; w != nil {
 		c.armed[w.id] = w

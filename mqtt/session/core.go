@@ -88,6 +88,7 @@ type Core struct {
 
 	unfiredAt, staleAt int64
 
+	willBytes   int64  // of all wills
 	coming      int    // sessions whose first record is being written
 	weight      int    // of all subscriptions
 	subsRefused int64  //
@@ -119,6 +120,7 @@ func New(o Options, h Host, targets []Target) *Core {
 	o.MaxAllSubs = cmp.Or(o.MaxAllSubs, 2_000_000)
 	o.MaxRetained = cmp.Or(o.MaxRetained, 1_000_000)
 	o.MaxRetainedBytes = cmp.Or(o.MaxRetainedBytes, 1<<30)
+	o.MaxWillBytes = cmp.Or(o.MaxWillBytes, 256<<20)
 	o.CheckpointBytes = cmp.Or(o.CheckpointBytes, 32<<20)
 	o.CheckpointEvery = cmp.Or(o.CheckpointEvery, 2*time.Second)
 	o.ReadBytes = cmp.Or(o.ReadBytes, 64<<10)
@@ -282,6 +284,7 @@ type Stats struct {
 	SubsRefused   int64 // since the core began, because there were too many
 	Retained      int   // topics with a retained message
 	RetainedBytes int64 // of their names and payloads
+	WillBytes     int64 // of all wills
 	QueueBytes    int64 // memory of all sets of positions
 	Behind        int   // sessions that are connected and not at the frontier
 	Inflight      int   // deliveries not yet acknowledged
@@ -293,7 +296,7 @@ type Stats struct {
 func (c *Core) Stats() Stats {
 	st := Stats{
 		Sessions: len(c.sessions), Connected: len(c.links), Subscriptions: c.filter.Len() - len(c.groups), Groups: len(c.groups), SubsRefused: c.subsRefused, Replays: c.histories,
-		Retained: c.retained.live, RetainedBytes: c.retained.bytes, ReplayBytes: c.since.bytes,
+		Retained: c.retained.live, RetainedBytes: c.retained.bytes, WillBytes: c.willBytes, ReplayBytes: c.since.bytes,
 	}
 	for _, s := range c.sessions {
 		st.QueueBytes += int64(s.queue.bytes())

@@ -59,7 +59,7 @@ func (c *Core) lost(s *session, cause Cause, closing Conn) {
 		s.will = nil
 	}
 	if w != nil && cause == Normal {
-		delete(c.armed, w.id)
+		c.dropWill(w)
 		c.tombstone(s.shard.lane, kindWill, s.key, nil)
 		w = nil
 	}

@@ -245,3 +245,31 @@ func TestRetainedIndexIsShared(t *testing.T) {
 		t.Errorf("%+v, but there are %d with %d bytes, full %v", st, live, size, x.full.Load())
 	}
 }
+
+// What wills take is counted from CONNECT until they have fired, or never will.
+func TestWillLimit(t *testing.T) {
+	s := limited(t, func(o *Options) { o.MaxWillBytes = 1000 })
+	long := strings.Repeat("w", 800)
+	s.connect(s.a, 100, withWill("c", long, 50))
+	held := s.core.Stats().WillBytes
+	s.want(held > 1000, "%d bytes are counted", held)
+	s.connect(s.b, 100, withWill("c", "short", 0))
+	s.want(s.b.conn == nil && s.b.refused == packet.QuotaExceeded, "a second will: %v", s.b.refused)
+	s.connect(s.b, 100)
+	s.want(s.b.conn != nil, "without a will: %v", s.b.refused)
+	s.connect(s.a, 100, withWill("c", long, 50))
+	s.want(s.a.conn != nil && s.core.Stats().WillBytes == held, "in the place of its own: %v, %d bytes", s.a.refused, s.core.Stats().WillBytes)
+	s.connect(s.a, 100, withWill("c", long+"w", 50))
+	s.want(s.a.refused == packet.QuotaExceeded, "a larger one in its place: %v", s.a.refused)
+	s.crash()
+	s.settle()
+	s.want(s.core.Stats().WillBytes == held, "%d bytes after a restart, %d before", s.core.Stats().WillBytes, held)
+	s.connect(s.a, 100, withWill("c", "x", 0))
+	s.a.disconnect(Lost, nil)
+	s.settle()
+	s.want(s.core.Stats().WillBytes == 0, "%d bytes after it has fired", s.core.Stats().WillBytes)
+	s.connect(s.a, 100, withWill("c", "x", 0))
+	s.a.disconnect(Normal, nil)
+	s.settle()
+	s.want(s.core.Stats().WillBytes == 0, "%d bytes after a DISCONNECT", s.core.Stats().WillBytes)
+}

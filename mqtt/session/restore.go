@@ -145,6 +145,7 @@ func (c *Core) restoreSession(k Key, sv *saved) {
 		if sv.will != nil {
 			w := &will{key: k, lane: sh.lane, inc: sv.will.inc, id: sv.will.id, delay: sv.will.delay, msg: sv.will.msg}
 			c.armed[w.id] = w
+			c.keepWill(w)
 			c.orphans = append(c.orphans, w)
 		}
 		c.discard(sh, k, sv, 0)
@@ -155,6 +156,7 @@ func (c *Core) restoreSession(k Key, sv *saved) {
 	if w := sv.will; w != nil && w.inc == s.inc {
 		s.will = &will{key: k, lane: sh.lane, inc: w.inc, id: w.id, delay: w.delay, msg: w.msg}
 		c.armed[w.id] = s.will
+		c.keepWill(s.will)
 	}
 	for _, filter := range slices.Sorted(maps.Keys(sv.subs)) {
 		if v := sv.subs[filter]; v.inc == s.inc {

@@ -254,6 +254,9 @@ type Options struct {
 	MaxRetained      int
 	MaxRetainedBytes int64
 
+	// MaxWillBytes is what all wills together may take, default 256 MiB: a CONNECT beyond it is refused.
+	MaxWillBytes int64
+
 	Expired func(Key) // told of each session that the clock ends; called by the core's goroutine
 
 	CheckpointBytes int64         // of log since the last checkpoint that start one; default 32 MiB

@@ -18,6 +18,7 @@ type will struct {
 	delay   uint32
 	msg     Message
 	removed bool   // its record is removed, or being removed
+	kept    bool   // it counts towards Options.MaxWillBytes
 	then    func() // after it was fired
 }
 
@@ -31,6 +32,34 @@ func (c *Core) newWill(k Key, inc Incarnation, p *packet.Will) *will {
 		Clear: p.Retain && len(p.Payload) == 0, Client: k.ClientID, Props: willProps(&p.Props), Will: w.id,
 	}
 	return w
+}
+
+// keepWill counts a will towards the limit, until dropWill.
+func (c *Core) keepWill(w *will) {
+	w.kept = true
+	c.willBytes += w.size()
+}
+
+// dropWill forgets a will that will not fire any more, or has.
+func (c *Core) dropWill(w *will) {
+	delete(c.armed, w.id)
+	if w.kept {
+		w.kept = false
+		c.willBytes -= w.size()
+	}
+}
+
+func (w *will) size() int64 { return willOverhead + int64(publishSize(&w.msg, nil, packet.V5)) }
+
+const willOverhead = 256 // of its record, and of what finds it
+
+// roomForWill tells whether a CONNECT may leave its will. One that takes no more room than the will it replaces always may.
+func (c *Core) roomForWill(s *session, p *packet.Will) bool {
+	if p == nil || c.willBytes < c.o.MaxWillBytes {
+		return true
+	}
+	next := will{msg: Message{Topic: p.Topic, Payload: p.Payload, Props: willProps(&p.Props)}}
+	return s != nil && s.will != nil && next.size() <= s.will.size()
 }
 
 func willProps(p *packet.Properties) *Props {
@@ -146,7 +175,7 @@ func (c *Core) fired(w *will) {
 }
 
 func (c *Core) removeWill(w *will) {
-	delete(c.armed, w.id)
+	c.dropWill(w)
 	if !w.removed {
 		w.removed = true
 		c.tombstone(w.lane, kindWill, w.key, nil)
