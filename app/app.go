@@ -74,6 +74,7 @@ type Node struct {
 	engine  *engine.Engine // nil on a Kafka cluster
 	now     func() int64
 	meter   *meter.Meter
+	bans    *banBook
 	store   *route.Store
 	fleet   *follower
 	strip   strip
@@ -110,6 +111,7 @@ func (n *Node) stages() []stage {
 		{"open the log", n.openLog, n.closeLog},
 		{"open the meter", n.openMeter, n.closeMeter},
 		{"open the routes", n.openRoutes, n.closeRoutes},
+		{"read who is banned", n.openBans, n.closeBans},
 		{"follow the fleet", n.startFleet, n.stopFleet},
 		{"start the MQTT broker", n.startBroker, n.stopBroker},
 		{"count messages", n.startMeter, nil},
@@ -121,6 +123,7 @@ func (n *Node) stages() []stage {
 		{"follow certificates", n.followTLS, nil},
 		{"follow the policy", n.followPolicy, nil},
 		{"follow passwords and keys", n.followAuth, nil},
+		{"send clients away", nothing, n.drain},
 	}
 }
 

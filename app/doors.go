@@ -132,11 +132,12 @@ func (n *Node) letDevicesIn() {
 func (d *door) options() broker.ListenerOptions {
 	m, l := d.mqtt, &d.mqtt.Limits
 	o := broker.ListenerOptions{
-		Name: d.path, BoundClientIDs: m.BoundClientIDs(),
+		Name: d.path, Lenient: m.Lenient, BoundClientIDs: m.BoundClientIDs(),
 		Transport: transport.Options{TLS: d.certs, PlainOthers: m.ProxyOthers == "plain"},
 		Limits: broker.Limits{
 			Connections: l.Connections, HalfOpen: l.HalfOpen, HalfOpenPerIP: l.HalfOpenPerIP, HandshakeTimeout: time.Duration(l.HandshakeTimeout),
 			PacketBytes: int(l.PacketBytes), ReceiveMaximum: uint16(l.ReceiveMaximum), KeepAlive: uint16(l.KeepAlive.Seconds()),
+			InboundOfOne: int64(l.InboundBytes), OutboundOfOne: int64(l.OutboundBytes), Rates: rates(&l.Rates),
 		},
 	}
 	for _, p := range m.ProxyProtocol {

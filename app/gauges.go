@@ -1,6 +1,8 @@
 package app
 
 import (
+	"maps"
+	"slices"
 	"strconv"
 	"time"
 
@@ -62,7 +64,17 @@ func (n *Node) collectBroker(s *metrics.Samples) {
 	metrics.Counters(s, "mqtt_panics", "Panics survived, by where; each is a bug.", "where", b.Panics)
 	metrics.Counters(s, "refused", "Publishes refused.", "reason", b.Refused)
 	metrics.Counters(s, "dropped", "Messages dropped or skipped on their way to a client.", "reason", b.Dropped)
-	s.Gauge("mqtt_paused_connections", "Connections not read because the log has no room.", float64(b.Paused))
+	for _, why := range slices.Sorted(maps.Keys(b.PausedNow)) {
+		s.Gauge("mqtt_paused_connections", "Connections that are not read now.", float64(b.PausedNow[why]), "reason", why)
+	}
+	metrics.Counters(s, "mqtt_pauses", "Times that a connection was not read for a while.", "reason", b.Pauses)
+	for _, why := range slices.Sorted(maps.Keys(b.PausedFor)) {
+		s.Counter("mqtt_paused_seconds", "Time that connections were not read, added up.", b.PausedFor[why].Seconds(), "reason", why)
+	}
+	metrics.Counters(s, "mqtt_flapping", "Take-over loops, bans because of flapping, and what of it was not counted.", "what", b.Flapping)
+	s.Gauge("mqtt_bans", "Bans in force.", float64(len(n.broker.Bans())))
+	s.Gauge("mqtt_inbound_waiting_bytes", "Bytes of publishes that the log has not answered.", float64(b.InboundWait))
+	s.Gauge("mqtt_will_bytes", "Bytes of all wills.", float64(b.Session.WillBytes))
 	s.Gauge("mqtt_outbound_waiting_bytes", "Bytes that wait for slow subscribers.", float64(b.OutboundWait))
 	s.Counter("mqtt_outbound_stalls", "Writes that had to wait for a client.", float64(b.Stalls))
 	s.Gauge("mqtt_sessions", "Sessions, connected or not.", float64(b.Session.Sessions))

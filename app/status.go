@@ -30,6 +30,10 @@ func (n *Node) Status() console.Status {
 	}
 	st.Checks = []console.Check{{Name: "running", OK: true}, log, sessions}
 	st.Ready = log.OK && sessions.OK
+	if e := n.broker.Evacuation(); e.Active {
+		st.Ready = false
+		st.Checks = append(st.Checks, console.Check{Name: "clients", Detail: fmt.Sprintf("none are let in: %d were sent away, %d are left", e.Told, e.Left)})
+	}
 	return st
 }
 

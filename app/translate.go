@@ -55,9 +55,13 @@ func (n *Node) brokerOptions() broker.Options {
 			Connections: n.budget.mqtt, PacketBytes: int(l.PacketBytes), ReceiveMaximum: uint16(l.ReceiveMaximum),
 			KeepAlive: uint16(l.KeepAlive.Seconds()), HalfOpenPerIP: l.HalfOpenPerIP,
 			HalfOpen: l.HalfOpen, Handshakes: l.Handshakes, HandshakeTimeout: time.Duration(l.Handshake),
+			InboundBytes: int(l.InboundBytes), InboundTotal: int64(l.AllInbound), OutboundBytes: int(l.OutboundBytes), OutboundTotal: int64(l.AllOutbound),
+			Bans: l.Bans, Rates: rates(&l.Rates),
 		},
+		Bans: n.bans.bans, OnBan: n.bans.told,
+		Flapping: broker.Flapping{Losses: l.Flapping.Losses, Failures: l.Flapping.Failures, Window: time.Duration(l.Flapping.Window), Ban: time.Duration(l.Flapping.Ban)},
 		Session: session.Options{MaxExpiry: expiry, MaxInflight: l.Inflight, MaxSubs: l.Subscriptions, MaxAllSubs: l.AllSubs,
-			MaxReplays: orNone(l.Replays), MaxAllReplays: orNone(l.AllReplays), MaxSessions: l.Sessions, MaxRetained: l.Retained, MaxRetainedBytes: int64(l.RetainedBytes)},
+			MaxReplays: orNone(l.Replays), MaxAllReplays: orNone(l.AllReplays), MaxSessions: l.Sessions, MaxRetained: l.Retained, MaxRetainedBytes: int64(l.RetainedBytes), MaxWillBytes: int64(l.WillBytes)},
 	}
 }
 
@@ -67,6 +71,12 @@ func orNone(n int) int {
 		return -1
 	}
 	return n
+}
+
+// rates translates those of the node, or of a listener.
+func rates(r *config.Rates) broker.Rates {
+	rate := func(r config.Rate) broker.Rate { return broker.Rate{PerSecond: r.PerSecond(), Burst: float64(r.Burst)} }
+	return broker.Rates{Connects: rate(r.Connects), ConnectsPerIP: rate(r.ConnectsPerIP), Messages: rate(r.Messages), Bytes: rate(config.Rate(r.Bytes))}
 }
 
 // budget divides the descriptors that the system gives us.

@@ -144,8 +144,55 @@ func (ck *checker) limits() {
 	ck.between("limits.handshakes", int64(l.Handshakes), 0, 10_000)
 	ck.handshakeTimeout("limits.handshake_timeout", l.Handshake)
 	ck.keepAlive("limits.keep_alive", l.KeepAlive)
+	ck.budget("limits.inbound_bytes", l.InboundBytes, 1)
+	ck.budget("limits.total_inbound_bytes", l.AllInbound, l.InboundBytes)
+	ck.budget("limits.outbound_bytes", l.OutboundBytes, 1)
+	ck.budget("limits.total_outbound_bytes", l.AllOutbound, l.OutboundBytes)
+	ck.between("limits.will_bytes", int64(l.WillBytes), 16<<10, 1<<50)
+	ck.between("limits.bans", int64(l.Bans), 1, 1_000_000)
+	ck.flapping()
+	ck.drain()
 	if l.SessionExpiry < 0 || l.SessionExpiry.Seconds() > 1<<32-2 {
 		ck.problem("limits.session_expiry", "longer than MQTT can say", "write at most 49710d")
+	}
+}
+
+// budget checks a budget of bytes; 0 is allowed where least is 0.
+func (ck *checker) budget(path string, z, least Size) {
+	if z == 0 && least == 0 {
+		return
+	}
+	ck.between(path, int64(z), int64(max(least, 16<<10)), 1<<50)
+}
+
+func (ck *checker) flapping() {
+	f := &ck.c.Limits.Flapping
+	ck.between("limits.flapping.losses", int64(f.Losses), 0, 1_000_000)
+	ck.between("limits.flapping.failures", int64(f.Failures), 0, 1_000_000)
+	if f.Losses == 1 || f.Failures == 1 {
+		ck.problem("limits.flapping", "one loss is no flapping", "write 2 or more, or 0 for never")
+	}
+	ck.aSecond("limits.flapping.window", f.Window)
+	ck.aSecond("limits.flapping.ban", f.Ban)
+}
+
+func (ck *checker) aSecond(path string, d Duration) {
+	if d.Seconds() < 1 {
+		ck.problem(path, "less than a second", "write a time span such as 1m")
+	}
+}
+
+func (ck *checker) drain() {
+	d := &ck.c.Drain
+	ck.between("drain.rate", int64(d.Rate), 0, 10_000_000)
+	if host, port, _ := net.SplitHostPort(string(d.Reference)); d.Reference != "" && (host == "" || port == "0") {
+		ck.problem("drain.reference", fmt.Sprintf("%q is not an address that a client can connect to", d.Reference), "write host:port")
+	}
+	if d.Timeout.Seconds() < 1 || d.Timeout.Seconds() > 3600 {
+		ck.problem("drain.timeout", "not between 1s and 1h", "write a time span such as 25s")
+	}
+	if d.Wait < 0 || d.Wait > d.Timeout {
+		ck.problem("drain.wait", "longer than drain.timeout", "write a time span such as 10s, and a longer timeout")
 	}
 }
 

@@ -26,6 +26,7 @@ type Config struct {
 	Bridges   []Bridge  `yaml:"bridges"`
 	Limits    Limits    `yaml:"limits"`
 	Sys       Sys       `yaml:"sys"`
+	Drain     Drain     `yaml:"drain"`
 	Logging   Logging   `yaml:"logging"`
 	// InsecureAllowAnonymous lets listeners without authentication be reached from other machines.
 	InsecureAllowAnonymous bool `yaml:"insecure_allow_anonymous"`
@@ -93,6 +94,38 @@ type Limits struct {
 	HalfOpen       int      `yaml:"half_open"`  // of one listener
 	Handshakes     int      `yaml:"handshakes"` // that compute at once; 0: half of the processors
 	Handshake      Duration `yaml:"handshake_timeout"`
+	InboundBytes   Size     `yaml:"inbound_bytes"`        // of one client's publishes that the log has not answered
+	AllInbound     Size     `yaml:"total_inbound_bytes"`  // of all clients
+	OutboundBytes  Size     `yaml:"outbound_bytes"`       // waiting for one subscriber
+	AllOutbound    Size     `yaml:"total_outbound_bytes"` // of all subscribers
+	WillBytes      Size     `yaml:"will_bytes"`           // of all wills
+	Bans           int      `yaml:"bans"`                 // in the list
+	Rates          Rates    `yaml:"rates"`
+	Flapping       Flapping `yaml:"flapping"`
+}
+
+// Rates hold clients back by not reading them. The zero Rate is none at the node, and the node's at a listener.
+type Rates struct {
+	Connects      Rate  `yaml:"connects"`        // of one listener; more wait
+	ConnectsPerIP Rate  `yaml:"connects_per_ip"` // of one address; more are closed
+	Messages      Rate  `yaml:"messages"`        // PUBLISHes of one client
+	Bytes         Flood `yaml:"bytes"`           // of one client
+}
+
+// Flapping bans clients that lose their connections again and again.
+type Flapping struct {
+	Losses   int      `yaml:"losses"`   // of one client in the window; 0: never
+	Failures int      `yaml:"failures"` // of one address in the window; 0: never
+	Window   Duration `yaml:"window"`
+	Ban      Duration `yaml:"ban"`
+}
+
+// Drain is how clients are sent away when the node stops.
+type Drain struct {
+	Reference Address  `yaml:"reference"` // the server that clients are told to use
+	Rate      int      `yaml:"rate"`      // clients per second; 0: all at once
+	Wait      Duration `yaml:"wait"`      // between not being ready any more and the first client
+	Timeout   Duration `yaml:"timeout"`   // for all of the stop
 }
 
 // Sys is about the topics under $SYS, by which the broker tells its numbers as Mosquitto does.
@@ -119,8 +152,11 @@ func Default() *Config {
 		Log: Log{Data: "./millrace-data", MaxBytes: Share{Percent: 80}, Retention: Duration(7 * 24 * time.Hour), Partitions: 8},
 		Limits: Limits{PacketBytes: 1_000_000, ReceiveMaximum: 1024, SessionExpiry: Duration(7 * 24 * time.Hour),
 			Sessions: 1_000_000, Subscriptions: 10_000, AllSubs: 2_000_000, Replays: 8, AllReplays: 256, Retained: 1_000_000, RetainedBytes: 1 << 30,
-			Inflight: 4096, HalfOpenPerIP: 4096, HalfOpen: 16_384, Handshake: Duration(10 * time.Second)},
+			Inflight: 4096, HalfOpenPerIP: 4096, HalfOpen: 16_384, Handshake: Duration(10 * time.Second),
+			InboundBytes: 4 << 20, AllInbound: 128 << 20, OutboundBytes: 2 << 20, AllOutbound: 256 << 20, WillBytes: 256 << 20, Bans: 10_000,
+			Flapping: Flapping{Losses: 15, Window: Duration(time.Minute), Ban: Duration(5 * time.Minute)}},
 		Sys:     Sys{Interval: Duration(10 * time.Second)},
+		Drain:   Drain{Rate: 500, Timeout: Duration(25 * time.Second)},
 		Logging: Logging{Level: "info", Format: "text"},
 	}
 }

@@ -29,6 +29,7 @@ type MQTT struct {
 	Anonymous     *bool          `yaml:"anonymous"`      // clients that show no certificate, without auth; unset: where none is asked for
 	ClientID      string         `yaml:"client_id"`      // free | bound: to the account
 	Limits        ListenerLimits `yaml:"limits"`
+	Lenient       bool           `yaml:"lenient"` // clients of 5.0 may exceed receive_maximum
 	Path          string         `yaml:"path"`    // WebSocket: of the URL; empty: /mqtt
 	Origins       []string       `yaml:"origins"` // WebSocket: whose pages may connect
 }
@@ -55,6 +56,9 @@ type ListenerLimits struct {
 	PacketBytes      Size     `yaml:"packet_bytes"`
 	ReceiveMaximum   int      `yaml:"receive_maximum"`
 	KeepAlive        Duration `yaml:"keep_alive"`
+	InboundBytes     Size     `yaml:"inbound_bytes"`  // of all its clients; 0: no bound of its own
+	OutboundBytes    Size     `yaml:"outbound_bytes"` // of all its subscribers; 0: no bound of its own
+	Rates            Rates    `yaml:"rates"`
 }
 
 // Kafka is a listener for Kafka clients.
@@ -306,6 +310,8 @@ func (ck *checker) listenerLimits(path string, l *ListenerLimits) {
 	ck.between(path+".receive_maximum", int64(l.ReceiveMaximum), 0, 65_535)
 	ck.keepAlive(path+".keep_alive", l.KeepAlive)
 	ck.handshakeTimeout(path+".handshake_timeout", l.HandshakeTimeout)
+	ck.budget(path+".inbound_bytes", l.InboundBytes, 0)
+	ck.budget(path+".outbound_bytes", l.OutboundBytes, 0)
 }
 
 func (ck *checker) keepAlive(path string, d Duration) {

@@ -6,16 +6,12 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
-	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/millrace-io/millrace/app"
 	"github.com/millrace-io/millrace/config"
 )
-
-// stopTime is how long a clean stop may take before clients are cut off.
-const stopTime = 20 * time.Second
 
 func newServe(e env) *cobra.Command {
 	var s settings
@@ -83,9 +79,9 @@ func serve(ctx context.Context, e env, c *config.Config, test app.Test) error {
 	return nil
 }
 
-// stop stops a node in stopTime.
+// stop stops a node, in the time that its configuration gives it.
 func stop(ctx context.Context, n *app.Node) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTime)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), n.StopTime())
 	defer cancel()
 	return n.Stop(ctx)
 }

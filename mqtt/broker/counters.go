@@ -35,13 +35,14 @@ type Stats struct {
 	PacketsOut   int64    // and written
 	Expired      int64    // sessions that the clock has ended
 
-	Refused  map[string]int64 // publishes refused
-	Denied   map[string]int64 // what clients may not do, by what it is: publish (among the refused, too), subscribe, will
-	Dropped  map[string]int64 // messages dropped or skipped on their way out
-	Ended    map[string]int64 // connections ended
-	Turned   map[string]int64 // connections turned away before a session
-	Flapping map[string]int64 // take-over loops, bans because of flapping, and what of it was not counted
-	Pauses   map[string]int64 // times that a connection was not read for a while
+	Refused   map[string]int64 // publishes refused
+	Denied    map[string]int64 // what clients may not do, by what it is: publish (among the refused, too), subscribe, will
+	Dropped   map[string]int64 // messages dropped or skipped on their way out
+	Ended     map[string]int64 // connections ended
+	Turned    map[string]int64 // connections turned away before a session
+	Flapping  map[string]int64 // take-over loops, bans because of flapping, and what of it was not counted
+	PausedNow map[string]int64 // connections that are not read now
+	Pauses    map[string]int64 // times that a connection was not read for a while
 	// PausedFor is how long that was, in all.
 	PausedFor   map[string]time.Duration
 	InboundWait int64            // bytes of publishes that the log has not answered
@@ -59,7 +60,7 @@ type counters struct {
 	packetsIn, packetsOut, expired             atomic.Int64
 
 	refused, denied, dropped, ended, turned, panics reasons
-	loops, pauses, pausedFor                        reasons // the last in microseconds
+	loops, pausedNow, pauses, pausedFor             reasons // the last in microseconds
 }
 
 func (c *counters) snapshot() Stats {
@@ -71,7 +72,7 @@ func (c *counters) snapshot() Stats {
 		PacketsIn: c.packetsIn.Load(), PacketsOut: c.packetsOut.Load(), Expired: c.expired.Load(),
 		Refused: c.refused.snapshot(), Denied: c.denied.snapshot(), Dropped: c.dropped.snapshot(), Ended: c.ended.snapshot(), Turned: c.turned.snapshot(), Panics: c.panics.snapshot(),
 	}
-	s.Flapping = c.loops.snapshot()
+	s.Flapping, s.PausedNow = c.loops.snapshot(), c.pausedNow.snapshot()
 	s.Pauses, s.PausedFor = c.pauses.snapshot(), map[string]time.Duration{}
 	for why, us := range c.pausedFor.snapshot() {
 		s.PausedFor[why] = time.Duration(us) * time.Microsecond

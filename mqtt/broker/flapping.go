@@ -95,7 +95,7 @@ var lost = map[string]bool{
 
 // failed are the ends of connections without a session that nobody but who connected is to blame for.
 var failed = map[string]bool{
-	"connection_lost": true, "connection_closed_by_client": true, "connect_timeout": true, "handshake_failed": true, "handshake_timeout": true,
+	"connection_lost": true, "connection_closed_by_client": true, "connect_timeout": true, "handshake_failed": true,
 	"malformed_packet": true, "protocol_error": true, "packet_too_large": true, "not_authorized": true, "bad_user_name_or_password": true,
 	"client_identifier_not_valid": true, "unsupported_protocol_version": true, "bad_authentication_method": true,
 }

@@ -29,7 +29,7 @@ type listener struct {
 // Serve accepts connections until the listener is closed, by Drain, Close or the caller. It owns l. Start comes first.
 func (b *Broker) Serve(l net.Listener, o ListenerOptions) error {
 	lis := &listener{o: o, l: l, limits: o.limits(b.o.Limits)}
-	lis.rates, lis.inbound.limit = newRates(&lis.limits), lis.limits.InboundOfOne
+	lis.rates, lis.inbound.limit = newRates(&lis.limits.Rates), lis.limits.InboundOfOne
 	if !b.addListener(lis) {
 		l.Close()
 		return ErrClosed

@@ -99,11 +99,7 @@ type Limits struct {
 	Readers       int           // reads of the log for lagging sessions at once; default 4
 	Bans          int           // in the list; default 10,000
 
-	// Rates; default: none. Clients that are ahead of them are not read until they are not.
-	Messages, Bytes Rate // of one client: its PUBLISHes, and all that it sends
-	// Connects is of one listener: beyond it connections wait, and those that would wait for more than 10 s are closed. ConnectsPerIP is
-	// of one address (IPv6: of one /64): what is beyond is closed before TLS, and takes nothing from the others.
-	Connects, ConnectsPerIP Rate
+	Rates Rates // default: none
 }
 
 func (o Options) withDefaults() Options {
@@ -179,10 +175,10 @@ func (o *ListenerOptions) limits(l Limits) Limits {
 	over(&l.PacketBytes, o.Limits.PacketBytes)
 	over(&l.ReceiveMaximum, o.Limits.ReceiveMaximum)
 	over(&l.KeepAlive, o.Limits.KeepAlive)
-	over(&l.Messages, o.Limits.Messages)
-	over(&l.Bytes, o.Limits.Bytes)
-	over(&l.Connects, o.Limits.Connects)
-	over(&l.ConnectsPerIP, o.Limits.ConnectsPerIP)
+	over(&l.Rates.Messages, o.Limits.Rates.Messages)
+	over(&l.Rates.Bytes, o.Limits.Rates.Bytes)
+	over(&l.Rates.Connects, o.Limits.Rates.Connects)
+	over(&l.Rates.ConnectsPerIP, o.Limits.Rates.ConnectsPerIP)
 	l.Connections, l.InboundOfOne, l.OutboundOfOne = o.Limits.Connections, o.Limits.InboundOfOne, o.Limits.OutboundOfOne
 	return l
 }

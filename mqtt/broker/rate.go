@@ -15,6 +15,16 @@ type Rate struct {
 	Burst     float64 // default: what a second brings, at least 1
 }
 
+// Rates are the rates of a listener and its clients.
+type Rates struct {
+	// Messages and Bytes are of one client: its PUBLISHes, and all that it sends. A client that is ahead is not read until it is not.
+	Messages, Bytes Rate
+	// Connects is of one listener: beyond it connections wait, and those that would wait for more than 10 s are closed.
+	Connects Rate
+	// ConnectsPerIP is of one address (IPv6: of one /64): what is beyond is closed before TLS, and takes nothing from the others.
+	ConnectsPerIP Rate
+}
+
 // limit is a Rate made ready. The zero limit lets everything through.
 type limit struct {
 	each  float64       // nanoseconds
@@ -80,7 +90,7 @@ type rates struct {
 	byAddress           *addressRates
 }
 
-func newRates(l *Limits) rates {
+func newRates(l *Rates) rates {
 	r := rates{messages: l.Messages.limit(), bytes: l.Bytes.limit(), connects: l.Connects.limit(), addresses: l.ConnectsPerIP.limit()}
 	if !r.addresses.none() {
 		r.byAddress = &addressRates{seed: maphash.MakeSeed()}

@@ -17,7 +17,7 @@ import (
 
 // TestMessageRate: a client that is ahead of its rate is not read, loses nothing, and is not blamed for its silence; nobody else waits.
 func TestMessageRate(t *testing.T) {
-	inBubble(t, func(o *broker.Options) { o.Limits.Messages = broker.Rate{PerSecond: 2, Burst: 10} }, func(t *testing.T, b *broker.Broker, dial func() *client) {
+	inBubble(t, func(o *broker.Options) { o.Limits.Rates.Messages = broker.Rate{PerSecond: 2, Burst: 10} }, func(t *testing.T, b *broker.Broker, dial func() *client) {
 		c, other := dial(), dial()
 		c.send("CONNECT v5 clean id=c keepalive=1") // shorter than the pauses together
 		c.expect("CONNACK")
@@ -67,7 +67,7 @@ func TestByteRate(t *testing.T) {
 	} {
 		t.Run(w.name, func(t *testing.T) {
 			t.Parallel()
-			n := w.over(t, func(o *broker.Options) { o.Limits.Bytes = broker.Rate{PerSecond: 100_000, Burst: 20_000} })
+			n := w.over(t, func(o *broker.Options) { o.Limits.Rates.Bytes = broker.Rate{PerSecond: 100_000, Burst: 20_000} })
 			c := n.connected("CONNECT v5 clean id=c")
 			began := time.Now()
 			payload := strings.Repeat("x", 70) // small packets: many in one read
@@ -98,7 +98,7 @@ func TestByteRate(t *testing.T) {
 
 // TestRateLeaves: neither the end of the client nor the end of the server waits for a rate.
 func TestRateLeaves(t *testing.T) {
-	n := newNode(t, func(o *broker.Options) { o.Limits.Messages = broker.Rate{PerSecond: 0.001, Burst: 1} })
+	n := newNode(t, func(o *broker.Options) { o.Limits.Rates.Messages = broker.Rate{PerSecond: 0.001, Burst: 1} })
 	c := n.connected("CONNECT v5 clean id=c")
 	c.send(`PUBLISH q1 #1 t=x "1"`, `PUBLISH q1 #2 t=x "2"`, `PUBLISH q1 #3 t=x "3"`)
 	c.expect("PUBACK #1", "PUBACK #2")
@@ -124,7 +124,7 @@ func TestRateLeaves(t *testing.T) {
 // TestConnectRate: connections come in at the rate, in their order, those that would wait too long are closed at once, and the time to send
 // a CONNECT begins when it is a connection's turn.
 func TestConnectRate(t *testing.T) {
-	inBubble(t, func(o *broker.Options) { o.Limits.Connects = broker.Rate{PerSecond: 2, Burst: 1} }, func(t *testing.T, b *broker.Broker, dial func() *client) {
+	inBubble(t, func(o *broker.Options) { o.Limits.Rates.Connects = broker.Rate{PerSecond: 2, Burst: 1} }, func(t *testing.T, b *broker.Broker, dial func() *client) {
 		began := time.Now()
 		var cs []*client
 		for range 30 {
@@ -175,8 +175,8 @@ func TestAddressFlood(t *testing.T) {
 		l.Close()
 	}
 	n := newNode(t, func(o *broker.Options) {
-		o.Limits.Connects = broker.Rate{PerSecond: 200, Burst: 1}
-		o.Limits.ConnectsPerIP = broker.Rate{PerSecond: 20, Burst: 20}
+		o.Limits.Rates.Connects = broker.Rate{PerSecond: 200, Burst: 1}
+		o.Limits.Rates.ConnectsPerIP = broker.Rate{PerSecond: 20, Burst: 20}
 	})
 	from := func(ip string) (net.Conn, error) {
 		return (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(ip)}, Timeout: patience}).Dial("tcp", n.addr)
@@ -233,7 +233,7 @@ func TestAddressRateProxied(t *testing.T) {
 	served := make(chan error, 1)
 	go func() {
 		served <- n.b.Serve(l, broker.ListenerOptions{Name: "proxied", Transport: transport.Options{Proxies: loopback},
-			Limits: broker.Limits{ConnectsPerIP: broker.Rate{PerSecond: 0.001, Burst: 2}}})
+			Limits: broker.Limits{Rates: broker.Rates{ConnectsPerIP: broker.Rate{PerSecond: 0.001, Burst: 2}}}})
 	}()
 	dial := func(header string) *client {
 		nc, err := reach(behind(header))(l.Addr().String())

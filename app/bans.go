@@ -1,0 +1,269 @@
+package app
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/millrace-io/millrace/eventlog"
+	"github.com/millrace-io/millrace/mqtt/broker"
+)
+
+// bansTopic keeps who is banned across restarts; see docs/formats/bans.md.
+const bansTopic = eventlog.InternalPrefix + "bans"
+
+// banBook writes down each ban that begins or ends. The broker does not wait for it: what a crash cuts off is the last moment's.
+type banBook struct {
+	log   *eventlog.Log
+	part  eventlog.Part
+	now   func() int64
+	bans  []broker.Ban // as they were read
+	wake  chan struct{}
+	quit  chan struct{}
+	ended chan struct{}
+	said  func(error)
+
+	mu      sync.Mutex
+	pending map[banKey]*broker.Ban // nil: it has ended. As many at most as there are bans, and were since the last write
+	order   []banKey
+}
+
+// banKey is a record's key.
+type banKey struct {
+	Client    string `json:"client,omitempty"`
+	Principal string `json:"principal,omitempty"`
+	Network   string `json:"network,omitempty"`
+}
+
+// banValue is a record's value.
+type banValue struct {
+	Since  time.Time `json:"since"`
+	Until  time.Time `json:"until,omitzero"`
+	Reason string    `json:"reason,omitempty"`
+	By     string    `json:"by,omitempty"`
+}
+
+func keyOf(b *broker.Ban) banKey {
+	k := banKey{Client: b.Client, Principal: b.Principal}
+	if b.Network.IsValid() {
+		k.Network = b.Network.String()
+	}
+	return k
+}
+
+// ban is the way back; false: it is no ban.
+func (k *banKey) ban(v *banValue) (b broker.Ban, ok bool) {
+	b = broker.Ban{Client: k.Client, Principal: k.Principal, Since: v.Since, Until: v.Until, Reason: v.Reason, By: v.By}
+	if k.Network != "" {
+		p, err := netip.ParsePrefix(k.Network)
+		if err != nil {
+			return b, false
+		}
+		b.Network = p
+	}
+	return b, *k != banKey{}
+}
+
+// openBans reads who is banned, and begins to write down what changes.
+func (n *Node) openBans(ctx context.Context) error {
+	t, err := n.log.Ensure(ctx, eventlog.TopicSpec{Name: bansTopic, Partitions: 1, Config: map[string]string{"cleanup.policy": "compact"}})
+	if err != nil {
+		return fmt.Errorf("topic %q: %w", bansTopic, err)
+	}
+	b := &banBook{log: n.log, part: eventlog.Part{Topic: t.ID}, now: n.now, pending: map[banKey]*broker.Ban{},
+		wake: make(chan struct{}, 1), quit: make(chan struct{}), ended: make(chan struct{})}
+	b.said = func(err error) {
+		n.o.Logger.Error("a ban cannot be written down; it is in force, and would be forgotten at a restart", "part", "bans", "err", err)
+	}
+	if err := b.read(ctx); err != nil {
+		return fmt.Errorf("read topic %q: %w", bansTopic, err)
+	}
+	n.bans = b
+	go b.run()
+	return nil
+}
+
+// closeBans writes what is left to write.
+func (n *Node) closeBans(ctx context.Context) error {
+	close(n.bans.quit)
+	<-n.bans.ended
+	if err := n.bans.write(ctx); err != nil {
+		return fmt.Errorf("topic %q: %w", bansTopic, err)
+	}
+	return nil
+}
+
+// read finds the last word on everybody. What has run out meanwhile is written off.
+func (b *banBook) read(ctx context.Context) error {
+	starts, err := b.log.Starts(ctx, b.part.Topic)
+	if err != nil {
+		return err
+	}
+	ends, err := b.log.Ends(ctx, b.part.Topic)
+	if err != nil {
+		return err
+	}
+	last := map[banKey]broker.Ban{}
+	for pos := (eventlog.Position{Part: b.part, Offset: starts[0]}); pos.Offset < ends[0]; {
+		batches, next, err := b.log.Read(ctx, pos, 1<<20)
+		var low *eventlog.OutOfRangeError
+		if errors.As(err, &low) && pos.Offset < low.Start {
+			pos.Offset = low.Start
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		for _, batch := range batches {
+			err := batch.Each(func(r *eventlog.Record) error {
+				if r.Offset >= pos.Offset {
+					learnBan(last, r)
+				}
+				return nil
+			})
+			if err != nil {
+				return err
+			}
+		}
+		pos.Offset = next
+	}
+	for k, x := range last {
+		if !x.Until.IsZero() && x.Until.UnixMilli() <= b.now() {
+			b.note(k, nil)
+			continue
+		}
+		b.bans = append(b.bans, x)
+	}
+	slices.SortFunc(b.bans, func(x, y broker.Ban) int { return x.Since.Compare(y.Since) })
+	return nil
+}
+
+// learnBan takes in a record. One that is no ban of ours is skipped: the topic may be on somebody's cluster.
+func learnBan(last map[banKey]broker.Ban, r *eventlog.Record) {
+	var k banKey
+	if json.Unmarshal(r.Key, &k) != nil {
+		return
+	}
+	if r.Value == nil {
+		delete(last, k)
+		return
+	}
+	var v banValue
+	if json.Unmarshal(r.Value, &v) != nil {
+		return
+	}
+	if x, ok := k.ban(&v); ok {
+		last[k] = x
+	}
+}
+
+// told is Options.OnBan of the broker.
+func (b *banBook) told(x broker.Ban, begins bool) {
+	if !begins {
+		b.note(keyOf(&x), nil)
+		return
+	}
+	b.note(keyOf(&x), &x)
+}
+
+func (b *banBook) note(k banKey, x *broker.Ban) {
+	b.mu.Lock()
+	if _, waits := b.pending[k]; !waits {
+		b.order = append(b.order, k)
+	}
+	b.pending[k] = x
+	b.mu.Unlock()
+	select {
+	case b.wake <- struct{}{}:
+	default:
+	}
+}
+
+const banPatience = 30 * time.Second // with the log, before it is said
+
+func (b *banBook) run() {
+	defer close(b.ended)
+	for {
+		select {
+		case <-b.wake:
+		case <-b.quit:
+			return
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), banPatience)
+		err := b.write(ctx)
+		cancel()
+		if err == nil {
+			continue
+		}
+		b.said(err)
+		select {
+		case <-time.After(banPatience):
+			b.wake <- struct{}{}
+		case <-b.quit:
+			return
+		}
+	}
+}
+
+// write appends what is pending. What failed stays pending: a record that is there twice says the same.
+func (b *banBook) write(ctx context.Context) error {
+	for {
+		b.mu.Lock()
+		batch := slices.Clone(b.order[:min(len(b.order), banBatch)])
+		changed := map[banKey]*broker.Ban{}
+		bl := eventlog.Builder{}
+		for _, k := range batch {
+			changed[k] = b.pending[k]
+			key, value := encodeBan(k, b.pending[k])
+			bl.Add(b.now(), key, value, nil)
+		}
+		b.mu.Unlock()
+		if len(batch) == 0 {
+			return nil
+		}
+		x, _, err := bl.Batch(b.part, eventlog.None)
+		if err != nil {
+			return fmt.Errorf("encode bans: %w", err)
+		}
+		o, err := b.log.AppendWait(ctx, x)
+		for i, k := range batch {
+			if e := o.At(i).Err; e != nil {
+				delete(changed, k)
+				err = e
+			}
+		}
+		b.wrote(changed)
+		if err != nil {
+			return fmt.Errorf("append bans: %w", err)
+		}
+	}
+}
+
+const banBatch = 500 // records of one append
+
+// wrote forgets what is written, unless it has changed since.
+func (b *banBook) wrote(changed map[banKey]*broker.Ban) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.order = slices.DeleteFunc(b.order, func(k banKey) bool {
+		x, was := changed[k]
+		if !was || b.pending[k] != x {
+			return false
+		}
+		delete(b.pending, k)
+		return true
+	})
+}
+
+func encodeBan(k banKey, x *broker.Ban) (key, value []byte) {
+	key, _ = json.Marshal(k) // texts always have JSON
+	if x != nil {
+		value, _ = json.Marshal(banValue{x.Since, x.Until, x.Reason, x.By})
+	}
+	return key, value
+}
