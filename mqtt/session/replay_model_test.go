@@ -141,6 +141,17 @@ func (s *modelSession) reoptioned(f packet.Filter) {
 	s.excuse(func(_ pos, msg *Message) bool { return matches(f.Filter, msg.Topic) && !applies1(f, msg, s) })
 }
 
+// serves tells whether a delivery is for a history: one of QoS 2 may have waited for its out/id since before the history began.
+func (m *model) serves(r *modelReplay, n *simConn, o *simOut) bool {
+	cs := m.w.core.sessions[n.client.key]
+	if cs == nil || !r.running || r.over {
+		return true
+	}
+	e := cs.flight.find(o.d.PacketID)
+	i := slices.IndexFunc(cs.histories, func(h *history) bool { return h.sub.filter == r.sub.filter })
+	return e == nil || i < 0 || e.by&cs.histories[i].bit != 0
+}
+
 // emittedPast tells whether a delivery is one of history, and checks it.
 func (m *model) emittedPast(n *simConn, o *simOut, p pos) bool {
 	s, id := n.client.session, n.client.key.ClientID
@@ -151,6 +162,10 @@ func (m *model) emittedPast(n *simConn, o *simOut, p pos) bool {
 			continue
 		}
 		found = true
+		if o.d.QoS == 2 && !m.serves(r, n, o) {
+			again = true
+			continue
+		}
 		if r.over || !r.running {
 			again = again || !e.sent || !r.running || m.w.crashes > r.crashes // nobody knows how it was left
 			e.sent = e.sent || r.running && o.d.Replayed
