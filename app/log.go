@@ -14,7 +14,6 @@ import (
 	"github.com/millrace-io/millrace/config"
 	"github.com/millrace-io/millrace/eventlog"
 	"github.com/millrace-io/millrace/eventlog/engine"
-	"github.com/millrace-io/millrace/eventlog/kafka"
 	"github.com/millrace-io/millrace/internal/vfs"
 )
 
@@ -24,16 +23,6 @@ func (n *Node) openLog(ctx context.Context) error {
 		return n.openCluster(ctx)
 	}
 	return n.openEngine()
-}
-
-func (n *Node) openCluster(ctx context.Context) error {
-	c := &n.o.Config.Log
-	d, err := kafka.Open(ctx, kafka.Options{Seeds: c.Kafka, Replication: int16(c.Replication), Logger: n.o.Logger.With("part", "log")})
-	if err != nil {
-		return fmt.Errorf("open the log on the Kafka cluster at %v (log.kafka): %w", c.Kafka, err)
-	}
-	n.log, n.now = eventlog.New(d), new(clock).now
-	return nil
 }
 
 func (n *Node) openEngine() error {

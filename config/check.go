@@ -76,6 +76,7 @@ func (ck *checker) log() {
 			ck.problem(path, fmt.Sprintf("%q names no host", clip(h)), "write host:9092")
 		}
 	}
+	ck.cluster()
 	if l.MaxBytes.Percent == 0 && l.MaxBytes.Bytes < 256<<20 {
 		ck.problem("log.max_bytes", "less than 256MiB", "give the log room, or write a percentage")
 	}

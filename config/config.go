@@ -44,6 +44,9 @@ type Log struct {
 	RetainedPartitions int      `yaml:"retained_partitions"`
 	Kafka              []string `yaml:"kafka"`       // host:port of some brokers
 	Replication        int      `yaml:"replication"` // of topics made on the cluster; 0: 3, or as many as there are brokers
+
+	TLS  ClusterTLS  `yaml:"tls"` // of connections to the cluster
+	SASL ClusterSASL `yaml:"sasl"`
 }
 
 // Route maps a part of the MQTT topic tree to a log topic. Zero fields take the defaults that package route names.

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/millrace-io/millrace/config"
 )
 
 // buffer is written by a command and read by its test.
@@ -223,5 +225,34 @@ func TestServeSimAndStop(t *testing.T) {
 	again.cancel()
 	if code := again.wait(); code != exitOK {
 		t.Errorf("the second life: %d", code)
+	}
+}
+
+func TestLogFlag(t *testing.T) {
+	for _, c := range []struct {
+		flag, brokers string
+		tls           bool
+		wrong         string
+	}{
+		{"kafka://h1:9092,h2:9093", "['h1:9092', 'h2:9093']", false, ""},
+		{"kafkas://h1:9092/", "['h1:9092']", true, ""},
+		{"", "", false, ""},
+		{"h1:9092", "", false, "kafka://"},
+		{"http://h1:9092", "", false, "kafka://"},
+		{"kafka://", "", false, "kafka://"},
+	} {
+		brokers, overTLS, err := cluster(c.flag)
+		if brokers != c.brokers || overTLS != c.tls || (err == nil) != (c.wrong == "") || err != nil && !strings.Contains(err.Error(), c.wrong) {
+			t.Errorf("%q: %q, %v, %v", c.flag, brokers, overTLS, err)
+		}
+	}
+	s := settings{log: "kafkas://h1:9092,h2:9092"}
+	c, err := s.load(env{})
+	if err != nil || len(c.Log.Kafka) != 2 || c.Log.TLS.CA != config.SystemCA {
+		t.Errorf("%+v, %v", c, err)
+	}
+	s = settings{log: "kafka://h1"}
+	if _, err := s.load(env{}); err == nil || !strings.Contains(err.Error(), "--log") {
+		t.Errorf("a broker without a port: %v", err)
 	}
 }

@@ -24,7 +24,8 @@ certificates at once, as it does by itself every few seconds; no connection is d
 		Example: `  millrace serve
   millrace serve --config millrace.yaml
   millrace serve --data /var/lib/millrace --mqtt-listen :1883 --insecure-allow-anonymous
-  MILLRACE_LOG_RETENTION=30d millrace serve --kafka-listen none`,
+  MILLRACE_LOG_RETENTION=30d millrace serve --kafka-listen none
+  millrace serve --log kafka://h1:9092,h2:9092    # the log is your Kafka cluster`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := s.load(e)
 			if err != nil {

@@ -15,6 +15,7 @@ import (
 type settings struct {
 	file                        string
 	data, mqtt, ws, kafka, http string
+	log                         string
 	insecure                    bool
 	level, format               string
 }
@@ -23,6 +24,7 @@ func (s *settings) flags(c *cobra.Command) {
 	f := c.Flags()
 	f.StringVarP(&s.file, "config", "c", "", "configuration file (YAML)")
 	f.StringVar(&s.data, "data", "", "folder for the data (default ./millrace-data)")
+	f.StringVar(&s.log, "log", "", "where messages are kept: kafka://h1:9092,h2:9092 is a cluster, kafkas:// one over TLS (default: here, in --data)")
 	f.StringVar(&s.mqtt, "mqtt-listen", "", "address for devices, or none (default 127.0.0.1:1883)")
 	f.StringVar(&s.ws, "ws-listen", "", "address for MQTT over WebSocket (default none)")
 	f.StringVar(&s.kafka, "kafka-listen", "", "address for Kafka clients, or none (default 127.0.0.1:9092)")
@@ -41,6 +43,14 @@ func (s *settings) load(e env) (*config.Config, error) {
 		}
 	}
 	set("log.data", "--data", quote(s.data))
+	brokers, overTLS, err := cluster(s.log)
+	if err != nil {
+		return nil, err
+	}
+	set("log.kafka", "--log", brokers)
+	if overTLS {
+		set("log.tls.ca", "--log", string(config.SystemCA))
+	}
 	set("listeners.mqtt", "--mqtt-listen", listeners(s.mqtt))
 	set("listeners.ws", "--ws-listen", listeners(s.ws))
 	set("listeners.kafka", "--kafka-listen", listeners(s.kafka))
@@ -76,6 +86,22 @@ func quote(s string) string {
 		return ""
 	}
 	return "'" + strings.ReplaceAll(s, "'", "''") + "'"
+}
+
+// cluster makes a YAML list of the brokers of a URL.
+func cluster(s string) (list string, overTLS bool, err error) {
+	if s == "" {
+		return "", false, nil
+	}
+	scheme, hosts, ok := strings.Cut(strings.TrimSuffix(s, "/"), "://")
+	if !ok || scheme != "kafka" && scheme != "kafkas" || hosts == "" {
+		return "", false, fmt.Errorf("--log %s: write kafka://h1:9092,h2:9092, or kafkas:// for TLS", s)
+	}
+	var quoted []string
+	for h := range strings.SplitSeq(hosts, ",") {
+		quoted = append(quoted, quote(h))
+	}
+	return "[" + strings.Join(quoted, ", ") + "]", scheme == "kafkas", nil
 }
 
 // listeners makes a YAML list of listeners of an address.

@@ -24,6 +24,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"sync"
 	"time"
 
@@ -37,9 +38,13 @@ import (
 // Options of a driver. Only Seeds or Client is needed; zero fields take the defaults they name.
 type Options struct {
 	Seeds    []string  // host:port of some brokers, for those who need nothing else in Client
-	Client   []kgo.Opt // how to reach the cluster: seeds, TLS, SASL. It must not set acks or make the client produce or consume
+	Client   []kgo.Opt // what else is to be said of reaching the cluster. It must not set acks or make the client produce or consume
 	ClientID string    // as the brokers' logs and quotas know us; "millrace"
 	Logger   *slog.Logger
+
+	// Dial opens a connection to a broker's address, over TLS if the cluster wants that; default plain TCP.
+	Dial  func(ctx context.Context, address string) (net.Conn, error)
+	Login *Login // nil: the cluster does not ask who we are, or sees it from the TLS certificate
 
 	Replication int16         // of topics that are created; 3, or as many as there are brokers
 	RoomBytes   int           // what one partition takes before Room says wait; 4 MiB
@@ -151,10 +156,11 @@ func randomName() string {
 func (o *Options) client(more ...kgo.Opt) (*kgo.Client, error) {
 	// Everything is repeated until its answer is definite, so a request that a hung broker holds need not be waited for for long.
 	opts := []kgo.Opt{kgo.ClientID(o.ClientID), kgo.RequestTimeoutOverhead(5 * time.Second)}
-	if len(o.Seeds) > 0 {
-		opts = append(opts, kgo.SeedBrokers(o.Seeds...))
+	how, err := o.reach()
+	if err != nil {
+		return nil, err
 	}
-	opts = append(opts, o.Client...)
+	opts = append(opts, how...)
 	cl, err := kgo.NewClient(append(opts, more...)...)
 	if err != nil {
 		return nil, fmt.Errorf("kafka client: %w: %w", eventlog.ErrInvalid, err)
