@@ -181,7 +181,9 @@ func expressions(t *testing.T) (list []expression) {
 			Title   string
 			Targets []struct{ Expr string }
 		}
-		Templating struct{ List []struct{ Name, Query string } }
+		Templating struct {
+			List []struct{ Name, Query string }
+		}
 	}
 	text, err := os.ReadFile("../deploy/grafana/millrace.json")
 	if err != nil {
