@@ -202,7 +202,7 @@ func (n *Node) followPolicy(context.Context) error {
 }
 
 func (n *Node) policyWarnings() []string {
-	ws := Warnings(n.o.Config)
+	ws := policyWarnings(n.o.Config, n.rights.policy.Load())
 	n.rights.mu.Lock()
 	defer n.rights.mu.Unlock()
 	if n.rights.wrong != "" {
@@ -212,17 +212,28 @@ func (n *Node) policyWarnings() []string {
 }
 
 // Warnings name what a configuration leaves open that it should perhaps not.
-func Warnings(c *config.Config) (ws []string) {
-	if c.Policy.Configured() {
-		return nil
+func Warnings(c *config.Config) []string {
+	p, err := Policy(c)
+	if err != nil {
+		return nil // a configuration that is wrong has other worries
 	}
+	return policyWarnings(c, p)
+}
+
+// policyWarnings are about listeners that other machines reach; p: the policy, nil if there is none.
+func policyWarnings(c *config.Config, p *policy.Policy) (ws []string) {
 	for _, l := range [...]struct {
 		path string
 		list []config.MQTT
 	}{{"listeners.mqtt", c.Listeners.MQTT}, {"listeners.ws", c.Listeners.WS}} {
 		for i := range l.list {
-			if m := &l.list[i]; !m.Address(l.path == "listeners.ws").Loopback() {
+			m := &l.list[i]
+			switch {
+			case m.Address(l.path == "listeners.ws").Loopback():
+			case p == nil:
 				ws = append(ws, fmt.Sprintf("%s[%d]: whoever is let in may publish and subscribe to everything: write a policy (docs/authorisation.md)", l.path, i))
+			case p.ByClient() && !m.BoundClientIDs():
+				ws = append(ws, fmt.Sprintf("%s[%d]: clients choose their client ids, and the policy goes by ${client}: write ${account} in its rules, or client_id: bound here", l.path, i))
 			}
 		}
 	}

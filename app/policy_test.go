@@ -551,6 +551,14 @@ func TestWarnsWithoutPolicy(t *testing.T) {
 	}
 	c.Policy.Default = "deny"
 	if ws := Warnings(c); len(ws) != 0 {
-		t.Error(fmt.Sprint("with a policy: ", ws))
+		t.Errorf("with a policy: %q", ws)
+	}
+	c.Policy.Rules = []config.Rule{{Who: "*", Allow: "all", Topics: []string{"fleet/${client}/#"}}}
+	if ws := Warnings(c); len(ws) != 1 || !strings.Contains(ws[0], "client_id: bound") {
+		t.Errorf("with a policy that goes by client ids: %q", ws)
+	}
+	c.Listeners.MQTT[0].ClientID = "bound"
+	if ws := Warnings(c); len(ws) != 0 {
+		t.Errorf("with client ids that are bound: %q", ws)
 	}
 }

@@ -137,7 +137,7 @@ func (c *compiler) rule(path string, r *Rule, groups map[string][]string) {
 		c.problem(path, "says nothing", "write allow: or deny: and publish, subscribe or all")
 	}
 	if len(r.Topics) == 0 {
-		c.problem(path+".topics", "missing", `list topic filters, such as ["fleet/${client}/#"], or ["#"] for all topics`)
+		c.problem(path+".topics", "missing", `list topic filters, such as ["fleet/${account}/#"], or ["#"] for all topics`)
 	}
 	tree := &c.role(r.Who).root
 	for i, f := range r.Topics {
@@ -146,6 +146,7 @@ func (c *compiler) rule(path string, r *Rule, groups map[string][]string) {
 			continue
 		}
 		tree.insert(&grant{r, f})
+		c.policy.byClient = c.policy.byClient || strings.Contains(f, "${client}")
 	}
 }
 

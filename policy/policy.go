@@ -77,7 +77,11 @@ type Policy struct {
 	lengths  []int              // of prefixes, ascending
 	rules    []Rule
 	groups   map[string][]string
+	byClient bool
 }
+
+// ByClient tells whether a rule says ${client}: client ids are the clients' own choice, unless somebody binds them to accounts.
+func (p *Policy) ByClient() bool { return p.byClient }
 
 // role is the rules for one somebody.
 type role struct{ root node }

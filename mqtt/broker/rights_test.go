@@ -287,3 +287,30 @@ func TestClass06ShareIsTakenOff(t *testing.T) {
 type asks func(a broker.Action, topic string) bool
 
 func (f asks) Allowed(_ session.Key, a broker.Action, topic string) bool { return f(a, topic) }
+
+// A will that is refused leaves nothing behind, however often it is tried.
+func TestClass07RefusedWillsAreForgotten(t *testing.T) {
+	g := &gate{}
+	n := newNode(t, func(o *broker.Options) { o.Authorizer = g; o.Limits.ConnectBytes = 64 << 10 })
+	try := func(times int) {
+		t.Helper()
+		for i := range times {
+			c := n.dial()
+			c.send(fmt.Sprintf(`CONNECT v5 id=c%d expiry=1000 will=w "%s"`, i, strings.Repeat("x", 32<<10)))
+			if a, ok := c.next().(*packet.Connack); !ok || a.Code != packet.NotAuthorized {
+				t.Fatal("a will without a right was taken")
+			}
+			c.nc.Close()
+		}
+		eventually(t, "the connections to be gone", func() bool { return n.b.Stats().Connections == 0 })
+	}
+	try(50) // what is pooled is pooled now
+	before := heap()
+	try(300)
+	if grown := heap() - before; grown > 4<<20 {
+		t.Errorf("300 refused wills of 32 KiB have left %d bytes", grown)
+	}
+	if s := n.b.Stats().Session.Sessions; s != 0 {
+		t.Errorf("%d sessions are left", s)
+	}
+}
