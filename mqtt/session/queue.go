@@ -197,8 +197,10 @@ type sub struct {
 	asOf vector
 	// queued: the cursor has passed all of them, but the record still says owed.
 	queued bool
-	// history is what it asks for of the past, nil when it has all of that; asking, how many SUBSCRIBEs that ask are not committed.
+	// history is what it asks for of the past, nil when it has all of that; coming, what the last of the changes asks for that are not
+	// committed; asking, how many of those ask.
 	history *history
+	coming  *history
 	asking  int
 	gap     gap
 	// member: of a shared subscription. The tree has its group instead, and it has no start of its own.

@@ -228,6 +228,7 @@ func (c *Core) askOf(s *session, filter, text string, asked int) (*From, error) 
 func (c *Core) await(s *session, a *asks, ch *change, i int) {
 	b := ch.sub
 	ch.history = &history{sub: b, number: uint64(c.incarnation()), spans: c.upTo()}
+	b.coming = ch.history
 	b.asking++
 	b.pending = b.pending || ch.isNew
 	c.histories++
@@ -247,8 +248,11 @@ func (c *Core) upTo() (list []span) {
 
 // asksFor is the history that a change's record is to say: a new one, or the one there is.
 func (ch *change) asksFor() *history {
-	if ch.history != nil {
+	switch {
+	case ch.history != nil:
 		return ch.history
+	case ch.sub.coming != nil: // by the same packet
+		return ch.sub.coming
 	}
 	return ch.sub.history
 }
@@ -256,6 +260,9 @@ func (ch *change) asksFor() *history {
 // answered ends the waiting of a change.
 func (c *Core) answered(ch *change) {
 	if ch.history != nil {
+		if ch.sub.coming == ch.history {
+			ch.sub.coming = nil
+		}
 		ch.sub.asking--
 		c.histories--
 	}
