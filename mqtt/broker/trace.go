@@ -58,7 +58,7 @@ type tracers struct {
 
 const maxTraces = 8
 
-// ErrTraces: as many traces run as may.
+// ErrTraces is what Trace returns while as many run as may.
 var ErrTraces = errors.New("8 traces run already")
 
 // Trace begins to trace.
