@@ -39,3 +39,29 @@ func TestDocumented(t *testing.T) {
 		t.Errorf("the example: %v\n%s", err, example)
 	}
 }
+
+// The examples of docs/authentication.md are configurations.
+func TestAuthenticationExamples(t *testing.T) {
+	b, err := os.ReadFile("../docs/authentication.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var block string
+	n := 0
+	for line := range strings.Lines(string(b) + "\n") {
+		if indented, is := strings.CutPrefix(line, "    "); is {
+			block += indented
+			continue
+		}
+		if strings.HasPrefix(block, "auth:") {
+			n++
+			if _, err := Parse(block, "docs/authentication.md"); err != nil {
+				t.Errorf("%v\n%s", err, block)
+			}
+		}
+		block = ""
+	}
+	if n != 4 {
+		t.Errorf("%d examples were found", n)
+	}
+}
