@@ -93,17 +93,16 @@ var lost = map[string]bool{
 	"malformed_packet": true, "protocol_error": true, "write_failed": true,
 }
 
-// failed are the ends of connections without a session that nobody but who connected is to blame for.
-var failed = map[string]bool{
-	"connection_lost": true, "connection_closed_by_client": true, "connect_timeout": true, "handshake_failed": true,
-	"malformed_packet": true, "protocol_error": true, "packet_too_large": true, "not_authorized": true, "bad_user_name_or_password": true,
-	"client_identifier_not_valid": true, "unsupported_protocol_version": true, "bad_authentication_method": true,
+// blameless are the ends of connections without a session that are no fault of who connected, or are a refusal already.
+var blameless = map[string]bool{
+	"banned": true, "half_open_limit": true, turnedAddressRate: true, "server_unavailable": true, "server_busy": true, "server_shutting_down": true,
+	"use_another_server": true, "quota_exceeded": true, "client_disconnect": true, "panic": true,
 }
 
 // flaps is told of every connection that has ended.
 func (b *Broker) flaps(k session.Key, from net.Addr, accepted bool, why string) {
 	f := &b.flapping
-	if accepted && !lost[why] || !accepted && !failed[why] {
+	if accepted && !lost[why] || !accepted && blameless[why] {
 		return
 	}
 	now := b.clock()
