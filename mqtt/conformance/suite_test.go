@@ -43,6 +43,7 @@ var versions = []struct {
 	{"v5", v5, "MQTT 5.0", parts5},
 	{"v311", v311, "MQTT 3.1.1", parts311},
 	{"v31", v31, "MQTT 3.1", parts31},
+	{"share", v5, "Shared subscriptions", sharing},
 }
 
 // all merges the parts of a version. A statement has one check.
@@ -85,7 +86,7 @@ const atOnce = 16
 func run(t *testing.T, target target) {
 	var groups sync.WaitGroup
 	defer groups.Wait()
-	for _, version := range versions {
+	for v, version := range versions {
 		set := all(t, version.parts)
 		groups.Go(func() {
 			t.Run(version.name, func(t *testing.T) {
@@ -93,7 +94,7 @@ func run(t *testing.T, target target) {
 				defer checks.Wait()
 				tickets := make(chan struct{}, atOnce)
 				for n, id := range slices.Sorted(maps.Keys(set)) {
-					e := env{addr: target.addr, ws: target.ws, v: version.level, prefix: fmt.Sprintf("cf%s%cx%d", session, 'a'+version.level, n),
+					e := env{addr: target.addr, ws: target.ws, v: version.level, prefix: fmt.Sprintf("cf%s%cx%d", session, 'a'+v, n),
 						strict: target.strict, patience: patience}
 					tickets <- struct{}{}
 					checks.Go(func() {
