@@ -276,13 +276,14 @@ func (c *Core) resendOne(s *session, l *link) bool {
 		return false
 	}
 	// After a crash deliveries of QoS 1 are positions again; they keep their place before later ones of QoS 2.
-	if set := s.queue.find(e.place); set != nil && !c.places[e.place].retained && set.headOf(e.by) < e.offset {
-		m, wait := c.head(s, l, set, e.by)
+	if set := s.queue.find(e.place); set != nil && !c.places[e.place].retained && set.headOf(set.before(e)) < e.offset {
+		by := set.before(e)
+		m, wait := c.head(s, l, set, by)
 		if wait {
 			return false
 		}
 		if m != nil && m.Offset < e.offset {
-			return c.deliverQueued(s, l, set, m, e.by)
+			return c.deliverQueued(s, l, set, m, by)
 		}
 	}
 	if !l.room || l.used >= l.window {

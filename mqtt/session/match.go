@@ -137,7 +137,7 @@ func (c *Core) effective(t *target, m *Message, place int32, off int64) applies 
 			continue
 		}
 		if b.pending || b.asking > 0 {
-			pending, asking = true, asking || b.asking > 0
+			pending, asking = true, asking || b.asking > 0 && !mutant("replay-overtaken")
 			waiting = max(waiting, min(b.opts.qos, m.QoS))
 		}
 		if !b.pending {

@@ -323,9 +323,14 @@ func (c *Core) learn(a *asks, ch *change, answer *History) (refused packet.Code)
 		}
 	}
 	h.spans, h.lost = kept, answer.Lost
-	if mutant("replay-late") {
-		for i := range h.spans {
+	for i := range h.spans {
+		switch {
+		case mutant("replay-ends-early"):
 			h.spans[i].to--
+		case mutant("replay-ends-late"):
+			h.spans[i].to++
+		case mutant("replay-begins-late"):
+			h.spans[i].from++
 		}
 	}
 	if h.lost != 0 {
@@ -633,7 +638,7 @@ func (c *Core) historyValues(s *session) (list []historyValue, over []*history) 
 			}
 		}
 		for _, d := range s.flight.all() {
-			if d.by&h.bit != 0 && d.unwritten() {
+			if d.by&h.bit != 0 && d.unwritten() && !mutant("replay-forgets-flight") {
 				byPlace[d.place] = append(byPlace[d.place], run{d.offset, d.offset + 1})
 			}
 		}
@@ -726,13 +731,28 @@ func (c *Core) restoreHistory(s *session, b *sub, v *historyOf, q *queueValue) {
 	}
 }
 
+// before tells whose positions in a set go before a delivery in flight: those of who asked for it, and history that it was live after.
+func (s *set) before(e *flown) askers {
+	by := e.by
+	for i := range s.past {
+		if e.by&byQueue == 0 {
+			break
+		}
+		h := s.past[i].history
+		if k := slices.IndexFunc(h.spans, func(sp span) bool { return sp.place == s.place }); k >= 0 && h.spans[k].to <= e.offset {
+			by |= h.bit
+		}
+	}
+	return by
+}
+
 // own takes a position that an out/id stands for out of a set.
 func (c *Core) own(s *session, set *set, d *flown) {
 	if d.by&byQueue != 0 {
 		set.runs.remove(d.offset)
 	}
 	for i := range set.past {
-		if p := &set.past[i]; p.history.bit&d.by != 0 {
+		if p := &set.past[i]; p.history.bit&d.by != 0 && !mutant("replay-twice") {
 			p.runs.remove(d.offset)
 		}
 	}

@@ -141,7 +141,7 @@ func (s *modelSession) reoptioned(f packet.Filter) {
 	s.excuse(func(_ pos, msg *Message) bool { return matches(f.Filter, msg.Topic) && !applies1(f, msg, s) })
 }
 
-// serves tells whether a delivery is for a history: one of QoS 2 may have waited for its out/id since before the history began.
+// serves tells whether a delivery is for a history: it may have waited since before the history began.
 func (m *model) serves(r *modelReplay, n *simConn, o *simOut) bool {
 	cs := m.w.core.sessions[n.client.key]
 	if cs == nil || !r.running || r.over {
@@ -162,7 +162,7 @@ func (m *model) emittedPast(n *simConn, o *simOut, p pos) bool {
 			continue
 		}
 		found = true
-		if o.d.QoS == 2 && !m.serves(r, n, o) {
+		if o.d.QoS > 0 && !m.serves(r, n, o) {
 			again = true
 			continue
 		}
@@ -227,7 +227,7 @@ func (r *modelReplay) arrived(m *model, o *simOut, p pos) {
 }
 
 // ordered tells whether nothing allows another order: after a crash what is in flight is sent again first, whatever it was for.
-func (m *model) ordered(r *modelReplay) bool { return m.w.crashes == r.crashes }
+func (m *model) ordered(r *modelReplay) bool { return true }
 
 // appLive: a message that is not history has arrived. All of the history before it has to be there.
 func (m *model) appLive(s *modelSession, o *simOut, p pos) {
