@@ -181,6 +181,7 @@ func (m *model) emittedPast(n *simConn, o *simOut, p pos) bool {
 		if o.d.Dup == e.sent || m.w.crashes > r.crashes {
 			o.serves = append(o.serves, r)
 		}
+		o.again = o.again || e.sent && m.w.crashes > r.crashes
 		fresh, again = fresh || !e.sent, again || m.w.crashes > r.crashes
 		e.sent = e.sent || o.d.Replayed && !o.d.Dup
 	}
@@ -206,7 +207,7 @@ func (m *model) appPast(n *simConn, o *simOut, p pos) {
 	}
 	for _, r := range o.serves {
 		e := r.entries[p]
-		if !e.got {
+		if !e.got && !o.again { // else it went out before a crash, and was lost on the way
 			r.arrived(m, o, p)
 		}
 		if o.d.QoS == 2 && (!e.got || !o.d.Dup) {
@@ -220,14 +221,11 @@ func (m *model) appPast(n *simConn, o *simOut, p pos) {
 
 // arrived checks the order of what arrives since the history began.
 func (r *modelReplay) arrived(m *model, o *simOut, p pos) {
-	if last, ok := r.last[o.msg.Topic]; ok && p.offset < last && m.ordered(r) {
+	if last, ok := r.last[o.msg.Topic]; ok && p.offset < last {
 		m.w.fail("%s: %s@%d of %s arrived after @%d", r.session.client.key.ClientID, o.msg.Payload, p.offset, o.msg.Topic, last)
 	}
 	r.last[o.msg.Topic] = max(p.offset, r.last[o.msg.Topic])
 }
-
-// ordered tells whether nothing allows another order: after a crash what is in flight is sent again first, whatever it was for.
-func (m *model) ordered(r *modelReplay) bool { return true }
 
 // appLive: a message that is not history has arrived. All of the history before it has to be there.
 func (m *model) appLive(s *modelSession, o *simOut, p pos) {
@@ -237,7 +235,7 @@ func (m *model) appLive(s *modelSession, o *simOut, p pos) {
 		}
 		r.arrived(m, o, p)
 		for q, e := range r.entries {
-			if e.must && !e.got && q.part == p.part && e.msg.Topic == o.msg.Topic && m.ordered(r) && !e.msg.expired(m.w.now) {
+			if e.must && !e.got && q.part == p.part && e.msg.Topic == o.msg.Topic && !e.msg.expired(m.w.now) {
 				m.w.fail("%s: %s@%d of %s arrived before @%d of its history", s.client.key.ClientID, o.msg.Payload, p.offset, o.msg.Topic, q.offset)
 			}
 		}

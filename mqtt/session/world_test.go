@@ -521,6 +521,7 @@ type simConn struct {
 
 type simOut struct {
 	serves []*modelReplay
+	again  bool // some of those had it before a crash
 	d      Delivery
 	msg    Message
 	p      packet.Packet
