@@ -52,7 +52,7 @@ func ask[T any](ctx context.Context, b *Broker, call func(o *owner, now int64) T
 }
 
 // walkStep is how many of what is walked over the loop looks at before it does other work.
-const walkStep = 512
+const walkStep = 256
 
 // walk visits what a walk of the core brings, a step of the loop at a time. The visits are the caller's goroutine's.
 func walk[T any](ctx context.Context, b *Broker, begin func(*session.Core) *session.Walk[T], visit func(*T)) error {
