@@ -778,7 +778,7 @@ func (s *session) askersOf(v *outValue) (by askers) {
 
 // outOf is what an out/id says of a delivery.
 func (c *Core) outOf(s *session, e *flown) outValue {
-	v := outValue{inc: s.inc, pos: c.position(e.place, e.offset), past: e.by > byQueue, queued: e.by&byQueue != 0}
+	v := outValue{inc: s.inc, pos: c.position(e.place, e.offset), past: e.by&^tells > byQueue, queued: e.by&byQueue != 0}
 	if e.lease != nil {
 		v.group = e.lease.group.inc
 	}
