@@ -46,7 +46,7 @@ const (
 func (n *Node) openAuth(ctx context.Context) error {
 	a, c := &n.auth, &n.o.Config.Auth
 	a.chains, a.faults = map[string]*identity.Chain{}, map[string]string{}
-	links := map[string]identity.Link{identity.LinkCertificate: identity.ByCertificate{}, identity.LinkAnonymous: identity.ByNothing{}}
+	links := map[string]identity.Link{identity.LinkCertificate: identity.ByCertificate{}}
 	if c.Passwords != "" {
 		if err := n.openPasswords(string(c.Passwords)); err != nil {
 			return err
@@ -68,6 +68,10 @@ func (n *Node) openAuth(ctx context.Context) error {
 		links[identity.LinkHook] = link
 	}
 	for _, d := range n.devicesDoors() {
+		links[identity.LinkAnonymous] = identity.Everybody{}
+		if d.mqtt.SecretsShown() {
+			links[identity.LinkAnonymous] = identity.ByNothing{}
+		}
 		chain := identity.NewChain(&a.counts)
 		for _, name := range d.mqtt.Chain() {
 			chain.Add(name, links[name])

@@ -274,6 +274,7 @@ func TestAuthChains(t *testing.T) {
 	auth.JWT = fromFile(p)
 	auth.Hook.URL = config.Location(hook.URL)
 	p.open(auth, []string{"token", "jwt", "password", "hook"}, []string{"token", "anonymous"}, []string{"hook", "password"})
+	asking := p.n
 	jwt := s.token("by-jwt", time.Now().Add(time.Hour))
 	as := func(user, password string) packet.Connect {
 		return packet.Connect{CleanStart: true, ClientID: "c", Username: user, Password: []byte(password)}
@@ -302,6 +303,10 @@ func TestAuthChains(t *testing.T) {
 			p.answers(l, c.connect, want)
 		}
 	}
+	p.open(config.Auth{}, nil, []string{"anonymous"}) // nobody is asked: what is shown is not looked at
+	p.answers(0, as("anna", "wrong"), ok)
+	p.answers(1, as("anna", "wrong"), ok)
+	p.n = asking
 	old := as("anna", "wrong")
 	old.Version = packet.V311
 	if _, ack := p.knock(0, old); ack.Code.ReturnCode() != 4 {

@@ -133,6 +133,9 @@ func TestCertificateAndAnonymous(t *testing.T) {
 		if g, err = (ByNothing{}).Judge(t.Context(), &c.claim); g.Name != c.any || (err == nil) != (c.any != "") || err != nil && !errors.Is(err, ErrNotMine) {
 			t.Errorf("%s, anonymous: %+v %v", c.name, g, err)
 		}
+		if g, err = (Everybody{}).Judge(t.Context(), &c.claim); g.Name != Anonymous || err != nil {
+			t.Errorf("%s, everybody: %+v %v", c.name, g, err)
+		}
 	}
 }
 
