@@ -82,7 +82,6 @@ func (n *Node) collectBroker(s *metrics.Samples) {
 	s.Gauge("mqtt_sessions_behind", "Connected sessions that read from the log instead of live.", float64(b.Session.Behind))
 	s.Gauge("mqtt_subscriptions", "Subscriptions.", float64(b.Session.Subscriptions))
 	s.Gauge("mqtt_shared_groups", "Groups of shared subscriptions.", float64(b.Session.Groups))
-	s.Gauge("mqtt_shared_groups", "Groups of shared subscriptions.", float64(b.Session.Groups))
 	s.Gauge("mqtt_shared_queued", "Messages that wait for a member of their group to have room.", float64(b.Session.GroupQueue))
 	s.Counter("mqtt_subscriptions_refused", "Subscriptions refused because there were as many as there may be.", float64(b.Session.SubsRefused))
 	s.Gauge("mqtt_replays", "Replays of history to subscribers, under way.", float64(b.Session.Replays))
