@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/millrace-io/millrace/config"
+	"github.com/millrace-io/millrace/identity"
 	"github.com/millrace-io/millrace/mqtt/broker"
 	"github.com/millrace-io/millrace/mqtt/packet"
 	"github.com/millrace-io/millrace/policy"
@@ -532,10 +533,10 @@ func TestPolicyFile(t *testing.T) {
 	eventually(t, "the file is looked at by itself", func() bool { return n.rights.reloads.Load() == 2 })
 }
 
-// Who did not say who they are is the same account to broker and policy.
+// Who did not say who they are is the same account to all.
 func TestAnonymousIsOneWord(t *testing.T) {
-	if broker.Anonymous.Name != policy.Anonymous {
-		t.Errorf("%q and %q", broker.Anonymous.Name, policy.Anonymous)
+	if broker.Anonymous.Name != policy.Anonymous || identity.Anonymous != policy.Anonymous {
+		t.Errorf("%q, %q and %q", broker.Anonymous.Name, identity.Anonymous, policy.Anonymous)
 	}
 }
 

@@ -40,7 +40,11 @@ func (n *Node) Status() console.Status {
 // warnings names what is weaker than the default because somebody asked for it.
 func (n *Node) warnings() (ws []string) {
 	if n.o.Config.InsecureAllowAnonymous {
-		ws = append(ws, "insecure_allow_anonymous: everybody who reaches a listener may publish, subscribe, read and administer")
+		what := "publish, subscribe, read and administer"
+		if n.rights.policy.Load() != nil {
+			what = "do what the policy allows to anonymous, and read and administer"
+		}
+		ws = append(ws, "insecure_allow_anonymous: everybody who reaches a listener may "+what)
 	}
 	ws = append(ws, n.accessWarnings()...)
 	ws = append(ws, n.authWarnings()...)
