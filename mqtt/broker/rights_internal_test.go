@@ -23,7 +23,7 @@ func publisher() (*conn, *everything) {
 // What a connection remembers of its rights is bounded, whatever it publishes to; to remember allocates nothing once there is room, and
 // few topics find places of their own.
 func TestRightsAreBounded(t *testing.T) {
-	c, a := publisher()
+	c, _ := publisher()
 	topics := make([]string, 5000)
 	for i := range topics {
 		topics[i] = fmt.Sprintf("gateway/%04d/telemetry", i)
@@ -39,7 +39,7 @@ func TestRightsAreBounded(t *testing.T) {
 	}); n != 0 {
 		t.Errorf("%v allocations for a publish", n)
 	}
-	c, a = publisher()
+	c, a := publisher()
 	for range 100 {
 		for _, topic := range topics[:8] {
 			c.mayPublish(topic)
