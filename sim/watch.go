@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/millrace-io/millrace/mqtt/packet"
+	"github.com/millrace-io/millrace/mqtt/topic"
 )
 
 // WatchOptions describe a subscriber. Dial and Filter are required.
@@ -18,8 +19,10 @@ type WatchOptions struct {
 	QoS     byte
 	// Fresh: see ClientOptions. Forget ends the session when ctx is done and nothing is on its way.
 	Fresh, Forget bool
-	// Name is the reader's in the ledger; default the client id.
-	Name string
+	// Name is the reader's in the ledger; default the client id. The members of a shared subscription have one name: what is owed is owed
+	// to them together, from when the first one has subscribed. The others join.
+	Name  string
+	Joins bool
 	// Ledger, if there is one, enters every message. The reader is owed what is sent after the server has granted the
 	// subscription, or, if it had the session already, all that is sent from now on.
 	Ledger *Ledger
@@ -36,7 +39,11 @@ type WatchOptions struct {
 func Watch(ctx context.Context, o WatchOptions) (ClientStats, error) {
 	var reader *Reader
 	if o.Ledger != nil {
-		reader = o.Ledger.Reader(cmp.Or(o.Name, o.Connect.ClientID), o.Filter, o.QoS)
+		filter := o.Filter
+		if _, own, shared, _ := topic.ParseShared(o.Filter); shared {
+			filter = own
+		}
+		reader = o.Ledger.Reader(cmp.Or(o.Name, o.Connect.ClientID), filter, o.QoS)
 	}
 	c := NewClient(ClientOptions{Dial: o.Dial, Connect: o.Connect, Fresh: o.Fresh, OnMessage: func(p *packet.Publish) { o.message(reader, p) }})
 	ack, err := c.Connect(ctx)
@@ -47,7 +54,7 @@ func Watch(ctx context.Context, o WatchOptions) (ClientStats, error) {
 		c.Drop()
 		return c.Stats(), fmt.Errorf("sim: watch %q: %w", o.Filter, err)
 	}
-	if reader != nil && !ack.SessionPresent {
+	if reader != nil && !ack.SessionPresent && !o.Joins {
 		reader.Begin()
 	}
 	if o.Ready != nil {
