@@ -1,9 +1,11 @@
 package broker_test
 
 import (
+	"bytes"
 	"fmt"
 	"net"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -67,8 +69,12 @@ func TestInboundBudgets(t *testing.T) {
 		{"inbound_of_listener", broker.Limits{}, broker.Limits{InboundOfOne: room}, 8 << 10},
 	} {
 		t.Run(x.reason, func(t *testing.T) {
-			w := way{reach: reach()}
-			n := w.over(t, func(o *broker.Options) { o.Limits = x.limits }, func(o *broker.ListenerOptions) { o.Limits = x.lis })
+			n := &node{t: t, store: newMemStore(), lis: broker.ListenerOptions{Name: "test", Limits: x.lis}}
+			n.opts = broker.Options{Store: n.store, Limits: x.limits}
+			narrowed(n)
+			n.start()
+			defer n.store.close()
+			defer n.stop()
 			n.store.hold()
 			stop := make(chan struct{})
 			var floods []chan int
@@ -145,4 +151,71 @@ func TestOutboundOfListener(t *testing.T) {
 	}
 	n.stop()
 	<-served
+}
+
+// narrow is a listener whose sockets hold little, so that it takes little to fill them.
+type narrow struct{ net.Listener }
+
+func (l narrow) Accept() (net.Conn, error) {
+	nc, err := l.Listener.Accept()
+	if err == nil {
+		nc.(*net.TCPConn).SetWriteBuffer(4 << 10)
+		nc.(*net.TCPConn).SetReadBuffer(4 << 10)
+	}
+	return nc, err
+}
+
+// narrowed has a node listen so.
+func narrowed(n *node) {
+	n.listen = func() (net.Listener, error) {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		return narrow{l}, err
+	}
+	n.reach = func(address string) (net.Conn, error) {
+		nc, err := net.Dial("tcp", address)
+		if err == nil {
+			nc.(*net.TCPConn).SetReadBuffer(4 << 10)
+			nc.(*net.TCPConn).SetWriteBuffer(4 << 10)
+		}
+		return nc, err
+	}
+}
+
+// TestAnswersTotal: clients that ask and never read share a bound, and who reads is not held back by it.
+func TestAnswersTotal(t *testing.T) {
+	const room, clients = 64 << 10, 10
+	n := &node{t: t, store: newMemStore(), lis: broker.ListenerOptions{Name: "test"}}
+	n.opts = broker.Options{Store: n.store, Limits: broker.Limits{AnswersTotal: room}}
+	narrowed(n)
+	n.start()
+	defer n.store.close()
+	pings := bytes.Repeat([]byte{0xC0, 0}, 2<<10)
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	for i := range clients {
+		c := n.connected(fmt.Sprintf("CONNECT v5 clean id=c%d", i))
+		wg.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				c.nc.SetWriteDeadline(time.Now().Add(20 * time.Millisecond))
+				c.nc.Write(pings)
+			}
+		})
+	}
+	eventually(t, "everybody to be paused", func() bool { return n.b.Stats().PausedNow["answers_not_taken"] == clients })
+	most := int64(room + clients*64<<10) // what one read asks for
+	if got := n.b.Stats().AnswersWait; got > most || got < room {
+		t.Errorf("%d bytes of answers wait beyond the few, want about %d", got, room)
+	}
+	good := n.connected("CONNECT v5 clean id=good")
+	for range 100 {
+		good.quiet()
+	}
+	close(stop)
+	wg.Wait()
+	n.stop()
 }

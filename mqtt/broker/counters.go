@@ -45,6 +45,7 @@ type Stats struct {
 	Pauses    map[string]int64 // times that a connection was not read for a while
 	// PausedFor is how long that was, in all.
 	PausedFor   map[string]time.Duration
+	AnswersWait int64            // bytes of answers that clients do not take, but for the first 16 KiB of each
 	InboundWait int64            // bytes of publishes that the log has not answered
 	Panics      map[string]int64 // survived, by where; each is a bug
 
@@ -60,7 +61,8 @@ type counters struct {
 	packetsIn, packetsOut, expired             atomic.Int64
 
 	refused, denied, dropped, ended, turned, panics reasons
-	loops, pausedNow, pauses, pausedFor             reasons // the last in microseconds
+	answers                                         atomic.Int64 // bytes that wait, beyond the few of each connection
+	loops, pausedNow, pauses, pausedFor             reasons      // the last in microseconds
 }
 
 func (c *counters) snapshot() Stats {
@@ -72,6 +74,7 @@ func (c *counters) snapshot() Stats {
 		PacketsIn: c.packetsIn.Load(), PacketsOut: c.packetsOut.Load(), Expired: c.expired.Load(),
 		Refused: c.refused.snapshot(), Denied: c.denied.snapshot(), Dropped: c.dropped.snapshot(), Ended: c.ended.snapshot(), Turned: c.turned.snapshot(), Panics: c.panics.snapshot(),
 	}
+	s.AnswersWait = c.answers.Load()
 	s.Flapping, s.PausedNow = c.loops.snapshot(), c.pausedNow.snapshot()
 	s.Pauses, s.PausedFor = c.pauses.snapshot(), map[string]time.Duration{}
 	for why, us := range c.pausedFor.snapshot() {

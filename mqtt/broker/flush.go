@@ -51,7 +51,7 @@ func (c *conn) credit(q *outQueue, n int) {
 	c.mu.Lock()
 	c.out.bytes -= n
 	c.out.written += int64(n)
-	c.out.answers -= answers
+	c.answering(-answers)
 	writable := c.out.full && c.out.bytes <= c.b.o.Limits.OutboundBytes/2 && !c.closing
 	if writable {
 		c.out.full = false
@@ -209,7 +209,7 @@ func (c *conn) drop() {
 	if q := c.out.q; q != nil {
 		c.out.q = nil
 		c.out.bytes -= q.size
-		c.out.answers -= q.answers
+		c.answering(-q.answers)
 		c.waitsLess(q.size - q.answers)
 		q.free()
 	}

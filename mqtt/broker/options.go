@@ -93,6 +93,7 @@ type Limits struct {
 	InboundOfOne  int64         // of one listener's clients; default: no bound of its own
 	OutboundBytes int           // waiting for one slow subscriber: beyond it a session reads on from the log, and QoS 0 is dropped; default 2 MiB
 	OutboundTotal int64         // waiting for all of them; default 256 MiB
+	AnswersTotal  int64         // of our answers that clients do not take, but for 16 KiB of each; default 64 MiB
 	OutboundOfOne int64         // waiting for those of one listener; default: no bound of its own
 	WriteTimeout  time.Duration // a client that takes nothing for so long is cut off; default 60 s
 	UnloggedBytes int64         // messages of `store: false` routes on their way to the owner; default 16 MiB
@@ -130,6 +131,7 @@ func (o Options) withDefaults() Options {
 	def(&l.InboundTotal, 128<<20)
 	def(&l.OutboundBytes, 2<<20)
 	def(&l.OutboundTotal, 256<<20)
+	def(&l.AnswersTotal, 64<<20)
 	def(&l.WriteTimeout, 60*time.Second)
 	def(&l.UnloggedBytes, 16<<20)
 	def(&l.Readers, 4)

@@ -16,6 +16,21 @@ const shareAbove = 1024
 // larger than the acks of 65,535 publishes, so that a client that first writes and then reads cannot lock itself out.
 const maxAnswers = 512 << 10
 
+// fewAnswers are those that a connection may have waiting in any case. What all have beyond it is counted, and where that is too much, more than a
+// few are too many (see conn.behind): a client that only writes must read a little now and then, while somebody abuses that.
+const fewAnswers = 16 << 10
+
+// answering counts n more bytes of answers that wait, or fewer. Under c.mu.
+func (c *conn) answering(n int) {
+	before := max(c.out.answers-fewAnswers, 0)
+	c.out.answers += n
+	if beyond := max(c.out.answers-fewAnswers, 0) - before; beyond != 0 {
+		c.b.stats.answers.Add(int64(beyond))
+	}
+}
+
+func (b *Broker) tooManyAnswers() bool { return b.stats.answers.Load() > b.o.Limits.AnswersTotal }
+
 // outbound is what waits to be written to one connection. There is no writer goroutine: who makes it non-empty schedules a flush.
 // Guarded by conn.mu.
 type outbound struct {
@@ -223,7 +238,7 @@ func (c *conn) queued(q *outQueue, n int) {
 	q.answers += n
 	q.packets++
 	c.out.bytes += n
-	c.out.answers += n
+	c.answering(n)
 }
 
 // schedule tells whether the caller must hand c to the flushers after it has released c.mu.

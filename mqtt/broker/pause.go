@@ -71,7 +71,7 @@ func (c *conn) behind() string {
 	switch {
 	case len(c.acks) > maxAcks || c.packets > maxPackets:
 		return pausedOwner
-	case c.out.answers > maxAnswers:
+	case c.out.answers > maxAnswers, c.out.answers > fewAnswers && c.b.tooManyAnswers():
 		return pausedAnswers
 	case c.inflight > c.b.o.Limits.InboundBytes:
 		return pausedClient
@@ -81,7 +81,8 @@ func (c *conn) behind() string {
 
 // caughtUp tells whether enough of it has gone. Under c.mu.
 func (c *conn) caughtUp() bool {
-	return len(c.acks) <= maxAcks/2 && c.packets <= maxPackets/2 && c.out.answers <= maxAnswers/2 && c.inflight <= c.b.o.Limits.InboundBytes/2
+	return len(c.acks) <= maxAcks/2 && c.packets <= maxPackets/2 && c.inflight <= c.b.o.Limits.InboundBytes/2 &&
+		(c.out.answers <= fewAnswers/2 || c.out.answers <= maxAnswers/2 && !c.b.tooManyAnswers())
 }
 
 // budget bounds bytes that many share. Who finds it used up waits until half of it is free. It is passed by what was being read then.
