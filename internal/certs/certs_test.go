@@ -189,6 +189,9 @@ func TestIdentity(t *testing.T) {
 	}
 	ip := func(c *x509.Certificate) { c.IPAddresses = []net.IP{net.IPv4(1, 2, 3, 4)} }
 	ca := certtest.NewCA(t, "fleet authority")
+	bare := ca.Issue(func(c *x509.Certificate) {
+		c.Subject.CommonName, c.IPAddresses, c.ExtKeyUsage = "cn", []net.IP{net.IPv4(1, 2, 3, 4)}, []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
+	})
 	for _, fromCN := range []bool{false, true} {
 		s := newServer(t, func(o *certs.Options) { o.ClientCA, o.FromCN = "ca", fromCN }, "ca", ca.PEM)
 		for _, c := range []struct {
@@ -209,6 +212,13 @@ func TestIdentity(t *testing.T) {
 			if said, err := s.dial(with(ca.Client("cn", c.change...))); err != nil || said != want+" false" {
 				t.Errorf("%q %v, want %q", said, err, want)
 			}
+		}
+		if fromCN { // that is the only way for a certificate without an alternative name
+			if said, err := s.dial(with(bare)); err != nil || said != "cn false" {
+				t.Errorf("%q %v", said, err)
+			}
+		} else if reason, err := s.refusal(with(bare)); reason != "client_certificate_name" || !strings.Contains(err.Error(), "identity_from: cn") {
+			t.Errorf("%s %v", reason, err)
 		}
 	}
 }

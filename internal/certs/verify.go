@@ -87,23 +87,23 @@ func (g *generation) verify(cs tls.ConnectionState, again bool) (p Pass, err err
 }
 
 // identity is the name that a certificate gives its holder: of the subject alternative names a URI, else a DNS name, else an
-// e-mail address; else the common name. Of spiffe://…/device/ID it is the ID.
-func identity(c *x509.Certificate, fromCN bool) (string, error) {
-	name := c.Subject.CommonName
-	if !fromCN {
-		switch {
-		case len(c.URIs) > 0:
-			var err error
-			if name, err = fromURI(c.URIs[0]); err != nil {
-				return "", err
-			}
-		case len(c.DNSNames) > 0:
-			name = strings.ToLower(c.DNSNames[0])
-		case len(c.EmailAddresses) > 0:
-			name = c.EmailAddresses[0]
-		}
+// e-mail address; the common name only where that is asked for. Of spiffe://…/device/ID it is the ID.
+func identity(c *x509.Certificate, fromCN bool) (name string, err error) {
+	switch {
+	case fromCN:
+		name = c.Subject.CommonName
+	case len(c.URIs) > 0:
+		name, err = fromURI(c.URIs[0])
+	case len(c.DNSNames) > 0:
+		name = strings.ToLower(c.DNSNames[0])
+	case len(c.EmailAddresses) > 0:
+		name = c.EmailAddresses[0]
+	default:
+		err = errors.New("it has no subject alternative name; identity_from: cn takes its common name")
 	}
 	switch {
+	case err != nil:
+		return "", err
 	case name == "":
 		return "", errors.New("it names nobody")
 	case name == "anonymous":

@@ -103,7 +103,7 @@ func (ca *CA) Server() Pair {
 	})
 }
 
-// Client makes a client's certificate with a common name.
+// Client makes a client's certificate with a common name, which is its alternative name too unless change gives it one.
 func (ca *CA) Client(name string, change ...func(*x509.Certificate)) Pair {
 	ca.t.Helper()
 	return ca.Issue(func(c *x509.Certificate) {
@@ -111,6 +111,9 @@ func (ca *CA) Client(name string, change ...func(*x509.Certificate)) Pair {
 		c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
 		for _, f := range change {
 			f(c)
+		}
+		if name != "" && len(c.URIs)+len(c.DNSNames)+len(c.EmailAddresses) == 0 {
+			c.DNSNames = []string{name}
 		}
 	})
 }
