@@ -25,7 +25,15 @@ func main() {
 	bin := flag.String("millrace", "./millrace", "the binary to measure")
 	beside := flag.String("beside", "", "further binaries of Millrace, with commas between them, measured in turn with the first")
 	peers := flag.String("peers", ".bench/peers", "folder with the binaries mochi and nats-server")
+	others := flag.String(othersFlag, "", "for a scenario's own use: be the clients of a broker at this address")
 	flag.Parse()
+	if *others != "" {
+		if err := beOthers(*others); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	b := &bench{runs: *runs, pace: pace{time.Second, *window}, kinds: *kinds}
 	if err := b.run(*bin, *beside, *peers, *only); err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -48,6 +48,7 @@ var scenarios = []scenario{
 	{"i", "kill -9 under load (100 publishers, QoS 1) with a persistent session that is away, and a restart", killed},
 	{"j", "bytes on the wire: QoS 1, 100 B, topic of 26 bytes, one message at a time; per message, and per idle hour with a ping a minute", wire},
 	{"m", "memory: a QoS 1 subscriber that never reads, while 1 M messages are published (50 publishers)", stuck},
+	{"r", "10,000 persistent clients lose their connections at once and come back, while 20 others send 1,000 msg/s, QoS 1, to one", reconnect},
 	{"p", "p99 across checkpoints: 10,000 msg/s over 1,000 partitions, a checkpoint every second", checkpoint},
 	{"s", "disk: log bytes per 100 B message; 100 publishers, 64 unacknowledged each", disk},
 	{"k", "Kafka: one idempotent producer, then one consumer, 16 partitions (MB/s of values, server CPU s per GB)", kafka},
