@@ -65,6 +65,7 @@ type Core struct {
 	readers     []*link    // waiting for a read to be free
 	pastReaders []*link    // the same, of history
 	pastReads   int
+	pastLeft    int     // records of history that are left to this call
 	histories   int     // of all sessions, and those being asked for
 	scratch     Message // a message of history with a tally of its own
 	unrowed     Tally
@@ -157,7 +158,7 @@ func (c *Core) Ready() bool { return !c.replaying }
 
 // enter begins a call. It is false when the core has failed.
 func (c *Core) enter(now int64) bool {
-	c.now, c.looks = max(c.now, now), c.look
+	c.now, c.looks, c.pastLeft = max(c.now, now), c.look, pastLook
 	return !c.failed
 }
 

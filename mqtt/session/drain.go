@@ -161,6 +161,10 @@ func (c *Core) deliverQueued(s *session, l *link, set *set, m *Message, by asker
 // was never asked for. Deliveries of history are in the books, but in no row of the meter: its minute may be long over, and there would
 // be a row for every minute of the past that somebody looks at.
 func (c *Core) deliverPast(s *session, l *link, set *set, m *Message, t *target, by askers, owed bool) bool {
+	if c.pastLeft--; c.pastLeft < 0 {
+		c.park(s, l)
+		return false
+	}
 	a := applies{none: true}
 	if t != nil {
 		a = c.pastSum(t, m, set.place, m.Offset, by)

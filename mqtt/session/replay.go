@@ -54,6 +54,7 @@ const (
 
 const (
 	maxHistories    = 24      // of one session: there is a bit for each
+	pastLook        = 256     // records of history in one call
 	historyReads    = 2       // outstanding, of all sessions, for history alone: the others must not wait for it
 	maxLaterFilters = 1 << 10 // in SUBSCRIBE and UNSUBSCRIBE packets that wait for an earlier one to learn where history begins
 )

@@ -260,10 +260,7 @@ func (c *Core) retainedNext(s *session, l *link) (next *set, more bool) {
 		finished, stuck := c.page(s, cur)
 		switch {
 		case c.looks <= 0 && !finished && !stuck:
-			if !l.paced {
-				l.paced = true
-				c.paced = append(c.paced, s)
-			}
+			c.park(s, l)
 			return nil, true
 		case finished:
 			cur.sub.queued = true
@@ -280,11 +277,19 @@ func (c *Core) retainedNext(s *session, l *link) (next *set, more bool) {
 	}
 }
 
-// pace lets the cursors go on that have looked at as many names as one call may, and returns when to ask again.
+// park has a session go on in another call.
+func (c *Core) park(s *session, l *link) {
+	if !l.paced {
+		l.paced = true
+		c.paced = append(c.paced, s)
+	}
+}
+
+// pace lets those go on that have looked at as many retained names, or as much history, as one call may, and returns when to ask again.
 func (c *Core) pace() int64 {
 	list := c.paced
 	c.paced = nil
-	for len(list) > 0 && c.looks > 0 {
+	for len(list) > 0 && c.looks > 0 && c.pastLeft > 0 {
 		s := list[0]
 		list = list[1:]
 		if s.link != nil {
