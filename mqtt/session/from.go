@@ -61,7 +61,7 @@ func ParseFrom(text string, now int64) (From, error) {
 		if err != nil {
 			return from, err
 		}
-		from.Time = max(now-span.Milliseconds(), 1)
+		from.Time = max(now-span, 1)
 		return from, nil
 	}
 	t, err := time.Parse(time.RFC3339Nano, text)
@@ -77,7 +77,7 @@ func parseSpan(text string) (time.Duration, error) {
 	bad := func(why string) (time.Duration, error) {
 		return 0, fmt.Errorf("-%.40q is no span: %s: %w", text, why, errFrom)
 	}
-	var days time.Duration
+	days := int64(0)
 	rest := text
 	for {
 		i := strings.IndexAny(rest, "dw")
@@ -88,15 +88,15 @@ func parseSpan(text string) (time.Duration, error) {
 		if err != nil {
 			return bad("days and weeks are whole numbers, and come first")
 		}
-		unit := 24 * time.Hour
 		if rest[i] == 'w' {
-			unit *= 7
+			n *= 7
 		}
-		days += time.Duration(n) * unit
+		days += int64(n)
 		rest = rest[i+1:]
 	}
+	const day = 24 * 3600 * 1000
 	if rest == "" && text != "" {
-		return days, nil
+		return days * day, nil
 	}
 	span, err := time.ParseDuration(rest)
 	switch {
@@ -105,7 +105,7 @@ func parseSpan(text string) (time.Duration, error) {
 	case span < 0:
 		return bad("one sign is enough")
 	}
-	return days + span, nil
+	return days*day + span.Milliseconds(), nil
 }
 
 func parseOffsets(list string) (From, error) {
