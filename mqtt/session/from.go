@@ -72,9 +72,9 @@ func ParseFrom(text string, now int64) (From, error) {
 	return from, nil
 }
 
-// parseSpan reads a length of time: Go's, and days and weeks.
-func parseSpan(text string) (time.Duration, error) {
-	bad := func(why string) (time.Duration, error) {
+// parseSpan reads a length of time, in milliseconds: Go's, and days and weeks.
+func parseSpan(text string) (int64, error) {
+	bad := func(why string) (int64, error) {
 		return 0, fmt.Errorf("-%.40q is no span: %s: %w", text, why, errFrom)
 	}
 	days := int64(0)
