@@ -89,19 +89,24 @@ func (p *proxy) serve(a net.Conn) {
 	defer b.Close()
 	p.add(a, b)
 	var both sync.WaitGroup
-	both.Go(func() { p.pass(a, b) })
-	both.Go(func() { p.pass(b, a) })
+	var dead atomic.Bool
+	both.Go(func() { p.pass(a, b, &dead) })
+	both.Go(func() { p.pass(b, a, &dead) })
 	both.Wait()
 }
 
-func (p *proxy) pass(to, from net.Conn) {
+// pass passes bytes on; dead: some are missing, so that no more may come after them.
+func (p *proxy) pass(to, from net.Conn, dead *atomic.Bool) {
 	defer to.Close()
 	defer from.Close()
 	buf := make([]byte, 4096)
 	for left := p.cutAfter.Load(); ; {
 		n, err := from.Read(buf)
 		time.Sleep(time.Duration(p.delay.Load()))
-		if !p.hang.Load() {
+		if p.hang.Load() {
+			dead.Store(true)
+		}
+		if !dead.Load() {
 			if left > 0 && int64(n) >= left {
 				to.Write(buf[:left]) // within a packet
 				return
@@ -291,7 +296,7 @@ func bridgeFaults(t *testing.T, seed uint64, version string, long time.Duration)
 			p.hang.Store(true)
 			time.Sleep(time.Duration(rng.IntN(900)) * time.Millisecond)
 			p.hang.Store(false)
-			p.cut() // bytes are missing
+			p.cut()
 		case 6:
 			p.cutAfter.Store(int64(1 + rng.IntN(2000)))
 			p.cut()
@@ -318,7 +323,7 @@ func bridgeFaults(t *testing.T, seed uint64, version string, long time.Duration)
 				there := at == "a" == (i >= 2) // it came over the bridge
 				exact := x.qos == 2 && (!there || i < 2 || !crashed)
 				if err := inOrder(got[x.topic], x.sent, exact); err != nil {
-					return fmt.Errorf("%s in the log of %s: %w; %s; the bridge: %+v", x.topic, at, err, strings.Join(did, " "), a.status())
+					return fmt.Errorf("%s in the log of %s: %w (here %.80q, there %.80q); %s; the bridge: %+v", x.topic, at, err, got[x.topic], logged(t, map[string]*site{"a": b, "b": a}[at].node)[x.topic], strings.Join(did, " "), a.status())
 				}
 			}
 		}

@@ -22,7 +22,9 @@ func bridgedOnce(t *testing.T, a, b *site, copies int) {
 	}
 	drainOf(t, at)
 	drainOf(t, bt)
-	settledAt := func() (total int) { return len(logged(t, a.node)["fleet/1/telemetry"]) + len(logged(t, b.node)["fleet/1/telemetry"]) }
+	settledAt := func() (total int) {
+		return len(logged(t, a.node)["fleet/1/telemetry"]) + len(logged(t, b.node)["fleet/1/telemetry"])
+	}
 	eventually(t, "everything is on both sides", func() bool {
 		for _, s := range []*site{a, b} {
 			seen := map[string]bool{}

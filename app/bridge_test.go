@@ -31,6 +31,7 @@ type site struct {
 
 const bridgeRoutes = `
 log: {partitions: 2, session_partitions: 1, retained_partitions: 1}
+limits: {packet_bytes: 16384}
 routes:
 - {mqtt: "fleet/{vehicle}/telemetry", topic: telemetry, key: "{vehicle}", partitions: 3}
 - {mqtt: "cmd/{vehicle}", topic: commands, key: "{vehicle}", partitions: 2}

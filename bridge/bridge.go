@@ -225,7 +225,16 @@ func (s *Set) open(ctx context.Context, spec Spec, starts, ends session.Vector) 
 			return nil, err
 		}
 	}
-	return b, nil
+	if len(was.received) == 0 {
+		return b, nil
+	}
+	for _, id := range was.received {
+		b.mqtt.RestoreReceived(id)
+		b.receiver.open[id] = &arrival{qos: 2, id: id, state: stored}
+	}
+	now, _ := b.books.snapshot()
+	now.remote = b.remote
+	return b, s.ledger.save(ctx, bridgeKey(spec.Name), now.encode()) // the list is good for this process only
 }
 
 // restore puts a QoS 2 message on its way again that was on its way when an earlier process ended. One that the remote may have under
@@ -324,6 +333,7 @@ func (b *bridge) close(ctx context.Context) {
 	defer cancel()
 	b.cancel()
 	b.mqtt.Await(false)
+	b.receiver.end()
 	_ = b.mqtt.Drain(ctx) // what is left is sent again by the next process
 	for !b.receiver.idle() && ctx.Err() == nil {
 		time.Sleep(time.Millisecond)
@@ -335,6 +345,7 @@ func (b *bridge) close(ctx context.Context) {
 	if b.sender.tail != nil {
 		b.sender.tail.Close()
 	}
+	b.receiver.leave()
 	_ = b.keeper.save(ctx)
 	b.saving()
 	<-b.keeper.done

@@ -18,6 +18,8 @@ type receiver struct {
 	mu    sync.Mutex
 	queue []*arrival          // to be answered, in order
 	open  map[uint16]*arrival // QoS 2: from PUBLISH to PUBREL, by packet id
+	ended bool                // what comes now is neither stored nor answered
+	gone  bool                // and there is no connection any more
 }
 
 // arrival is one message of the remote on its way into the log.
@@ -41,10 +43,14 @@ const (
 // message hears a message, from the client's goroutine that reads. It waits for room in the log, and so does the remote.
 func (r *receiver) message(p *packet.Publish) {
 	b := r.b
-	b.counters.received.Add(1)
 	a := &arrival{connection: b.mqtt.Stats().Connects, qos: p.QoS, id: p.PacketID}
 	m, code, drop := b.incoming(p)
 	r.mu.Lock()
+	if r.ended {
+		r.mu.Unlock()
+		return
+	}
+	b.counters.received.Add(1)
 	if p.QoS > 0 {
 		r.queue = append(r.queue, a)
 	}
@@ -71,9 +77,14 @@ func (r *receiver) message(p *packet.Publish) {
 func (r *receiver) repeated(p *packet.Publish) {
 	r.b.counters.drop(DropDuplicate, 1)
 	r.mu.Lock()
+	if r.ended {
+		r.mu.Unlock()
+		return
+	}
 	a := r.open[p.PacketID]
-	if a == nil {
-		a = &arrival{state: stored} // it was answered by an earlier life of this struct; the client remembers the id
+	if a == nil { // of an earlier process
+		a = &arrival{state: stored}
+		r.open[p.PacketID] = a
 	}
 	again := a.state == lost
 	if again {
@@ -106,6 +117,37 @@ func (r *receiver) forget(id uint16) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.open, id)
+}
+
+// end has nothing more stored; what is on its way is still answered.
+func (r *receiver) end() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.ended = true
+}
+
+// leave says that the last connection is over.
+func (r *receiver) leave() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.gone = true
+}
+
+// leftOver lists the packet ids of messages that are stored and that the remote may send again, once nothing changes them any more. While
+// there are connections such a list would be out of date when it is needed, and a new message could pass for an old one.
+func (r *receiver) leftOver() (ids []uint16) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.gone {
+		return nil
+	}
+	for id, a := range r.open {
+		if a.state == stored && !a.code.Failed() {
+			ids = append(ids, id)
+		}
+	}
+	slices.Sort(ids)
+	return ids
 }
 
 // idle tells whether nothing is to be answered.

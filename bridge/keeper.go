@@ -85,7 +85,7 @@ func (k *keeper) write(ctx context.Context) bool {
 	asked := k.asked
 	k.mu.Unlock()
 	s, release := k.b.books.snapshot()
-	s.remote = k.b.subscribed()
+	s.remote, s.received = k.b.subscribed(), k.b.receiver.leftOver()
 	if value := s.encode(); !bytes.Equal(value, k.last) {
 		if err := k.b.set.ledger.save(ctx, bridgeKey(k.b.spec.Name), value); err != nil {
 			return k.notSaved(ctx, err)

@@ -97,29 +97,34 @@ func (b *bridge) connect(ctx context.Context) error {
 	return nil
 }
 
-// tryPlain gives up saying that this is a bridge to a remote that does not know such a level.
+// tryPlain gives up saying that this is a bridge to a remote that answers that it does not know such a level. A connection that only
+// ends says nothing: without the level, what the bridge publishes would come back to it.
 func (b *bridge) tryPlain(err error) {
 	refused, ok := errors.AsType[*client.Refused](err)
-	if b.private.Load() && (ok && refused.Code == packet.UnsupportedProtocolVersion || !ok && b.mqtt.Stats().Connects == 0 && !isDial(err)) {
-		b.private.Store(false)
-		b.log.Info("the remote does not know the protocol level of bridges; what this one publishes may come back once", "remote", b.spec.Remote)
+	if ok && refused.Code == packet.UnsupportedProtocolVersion && b.private.CompareAndSwap(true, false) {
+		b.log.Warn("the remote does not know the protocol level of bridges; what this one publishes may come back once", "remote", b.spec.Remote)
 	}
 }
 
-// isDial tells that there was no connection.
-func isDial(err error) bool { return errors.Is(err, client.ErrDial) }
-
 // online waits for a connection, and says what the remote takes.
 func (b *bridge) online(ctx context.Context) (limits, bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	for {
-		b.mu.Lock()
-		up, l := b.up, b.limits
+		up := b.up
+		select {
+		case <-up:
+			return b.limits, true
+		default:
+		}
 		b.mu.Unlock()
 		select {
 		case <-up:
-			return l, true
 		case <-ctx.Done():
-			return l, false
+		}
+		b.mu.Lock()
+		if ctx.Err() != nil {
+			return limits{}, false
 		}
 	}
 }

@@ -301,6 +301,9 @@ func (b *bridge) complete(f *flight, code packet.Code) {
 	if b.books.finish(f) && !code.Failed() {
 		b.counters.acked.Add(1)
 	}
+	if window := int64(b.spec.Window); b.quota.Swap(window) != window { // the suspect is through
+		b.mqtt.Widen()
+	}
 }
 
 // again sends a message later that the remote has refused. It keeps its place in the window, and so the bridge waits for it sooner or

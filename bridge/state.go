@@ -23,6 +23,7 @@ type saved struct {
 	positions session.Vector
 	flights   []savedFlight // QoS 2, in the order of sending
 	remote    []string      // filters subscribed to at the remote
+	received  []uint16      // QoS 2 from the remote: stored and not released; only when the bridge has ended in good order
 }
 
 type savedFlight struct {
@@ -62,6 +63,10 @@ func (s *saved) encode() []byte {
 		b = binary.AppendUvarint(b, uint64(len(f)))
 		b = append(b, f...)
 	}
+	b = binary.AppendUvarint(b, uint64(len(s.received)))
+	for _, id := range s.received {
+		b = binary.BigEndian.AppendUint16(b, id)
+	}
 	return b
 }
 
@@ -99,6 +104,11 @@ func decodeSaved(b []byte) (s saved, err error) {
 	}
 	for range r.count(1) {
 		s.remote = append(s.remote, string(r.take(int(min(r.int(), 1<<16)))))
+	}
+	for range r.count(2) {
+		if id := r.take(2); id != nil {
+			s.received = append(s.received, binary.BigEndian.Uint16(id))
+		}
 	}
 	if r.bad || len(r.b) > 0 {
 		return saved{}, errState

@@ -7,12 +7,12 @@ import (
 
 // Bridges are the bridges to other brokers.
 type Bridges struct {
-	Bridges []Bridge `json:"bridges"`
+	Bridges []Bridge `json:"bridges" doc:"in the order of the configuration"`
 }
 
 // Bridge is how one bridge is.
 type Bridge struct {
-	Name   string  `json:"name"`
+	Name   string  `json:"name" doc:"as it is configured"`
 	Remote string  `json:"remote" doc:"the URL of the other broker"`
 	State  string  `json:"state" doc:"connecting, connected, waiting (before the next attempt), fenced (another node on this log runs the bridges) or stopped"`
 	Since  float64 `json:"since" doc:"it is so"`

@@ -278,6 +278,7 @@ func (c *Client) resume(l *link, ack *packet.Connack) (gone []*outgoing) {
 		gone = c.forget()
 	}
 	c.link = l
+	l.may = l.max
 	if c.o.Quota != nil {
 		l.max = max(1, min(l.max, c.o.Quota()))
 	}
@@ -338,6 +339,18 @@ func (c *Client) wait(ctx context.Context) error {
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
+	}
+}
+
+// Widen lets as many messages be unanswered as the server allows, on the present connection.
+func (c *Client) Widen() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if l := c.link; l != nil && l.max < l.may {
+		c.quota += l.may - l.max
+		l.max = l.may
+		c.pump()
+		l.signal()
 	}
 }
 

@@ -65,6 +65,14 @@ func (c *Client) Restore(id uint16, p *packet.Publish, released bool, follow fun
 	return nil
 }
 
+// RestoreReceived enters a QoS 2 message of the server that an earlier process received, and the server has not released: if it comes
+// again, it is a repeated one. Before the first Connect.
+func (c *Client) RestoreReceived(id uint16) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.inbound[id] = true
+}
+
 // GiveUp forgets a message of Deliver that is on its way: nothing of it is sent again. It belongs between two connections.
 func (c *Client) GiveUp(id uint16) {
 	c.mu.Lock()

@@ -18,7 +18,8 @@ type link struct {
 	buf     []byte // buf[from:to] is read and not decoded
 	from    int
 	to      int
-	max     int // receive maximum of the server
+	max     int // QoS 1 and 2 messages that may be unanswered
+	may     int // of these, what the server allows
 
 	out     []byte        // guarded by Client.mu
 	last    bool          // close once out is written
