@@ -195,6 +195,7 @@ type watcher struct {
 	*mqttClient
 	filter packet.Filter
 	flaps  bool // unsubscribes and subscribes again
+	shared *shared
 
 	mu         sync.Mutex
 	conn       int // its connections so far
@@ -207,6 +208,42 @@ type watcher struct {
 	// may come late, too: of 36, 48 and 36 again in the log, one who subscribes after the first sees 48 and 36.
 	renewed int64
 	history []delivery
+}
+
+// shared is a shared subscription. What its members get, they get together, in no order.
+type shared struct {
+	filter  string // without the share's name
+	mu      sync.Mutex
+	begun   bool
+	renewed int64
+}
+
+// stands notes that a member has subscribed; with the first one the group begins.
+func (g *shared) stands(x *watcher) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !g.begun {
+		g.begun, g.renewed = true, x.w.progress.Load()
+		x.reader.Begin()
+	}
+}
+
+// owed tells whether the group is owed what was sent then.
+func (g *shared) owed(index int64) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.begun && index > g.renewed
+}
+
+// newMembers are the subscribers of a shared filter.
+func newMembers(w *world, i, n int, share, filter string, qos byte) (list []*watcher) {
+	g := &shared{filter: filter}
+	for k := range n {
+		x := newWatcher(w, i+k, packet.Filter{Filter: "$share/" + share + "/" + filter, QoS: qos})
+		x.shared = g
+		list = append(list, x)
+	}
+	return list
 }
 
 // delivery is one message as it came, for the story of a failure.
@@ -250,7 +287,11 @@ func (x *watcher) message(p *packet.Publish) {
 		x.reader.Got(p)
 		return
 	}
-	if s.index > x.renewed {
+	if x.shared != nil {
+		if x.shared.owed(s.index) {
+			x.reader.Got(p)
+		}
+	} else if s.index > x.renewed {
 		x.reader.Got(p)
 	}
 	if !x.want && !x.have && s.index > x.ended {
@@ -306,7 +347,11 @@ func (x *watcher) online(l *life) bool {
 			x.retired = append(x.retired, x.reader)
 			x.renewed = x.w.progress.Load()
 		}
-		x.reader = x.w.ledger.Reader(fmt.Sprintf("%s (%d) %s", x.name, len(x.retired), x.filter.Filter), x.filter.Filter, x.filter.QoS)
+		if x.shared != nil {
+			x.reader = x.w.ledger.Reader(x.filter.Filter, x.shared.filter, x.filter.QoS)
+		} else {
+			x.reader = x.w.ledger.Reader(fmt.Sprintf("%s (%d) %s", x.name, len(x.retired), x.filter.Filter), x.filter.Filter, x.filter.QoS)
+		}
 		x.want = true
 	}
 	x.mu.Unlock()
@@ -328,6 +373,10 @@ func (x *watcher) online(l *life) bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.have = true
+	if x.shared != nil {
+		x.shared.stands(x)
+		return true
+	}
 	x.renewed = x.w.progress.Load()
 	x.reader.Begin()
 	return true

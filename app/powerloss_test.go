@@ -143,6 +143,7 @@ func newWorld(seed uint64) *world {
 		w.watchers = append(w.watchers, newWatcher(w, i, f))
 	}
 	w.watchers[len(w.watchers)-1].flaps = true
+	w.watchers = append(w.watchers, newMembers(w, len(w.watchers), 2, "pair", "fleet/#", byte(1+seed%2))...)
 	w.producer, w.committer, w.reader = newKafkaProducer(w), newKafkaCommitter(w), newKafkaReader(w)
 	return w
 }
