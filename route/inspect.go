@@ -41,6 +41,12 @@ func Decode(r *eventlog.Record, m *session.Message) error { return decode(r, m) 
 // OriginsTopic remembers where in each partition MQTT began to look; see origin.go.
 const OriginsTopic = routesTopic
 
+// SessionsTopic and RetainedTopic are the node's own topics of what their names say.
+const (
+	SessionsTopic = sessionsTopic
+	RetainedTopic = retainedTopic
+)
+
 // Partition is where every Kafka client's default partitioner puts a key.
 func Partition(key []byte, partitions int32) int32 { return partition(key, partitions) }
 

@@ -75,13 +75,17 @@ func (d *Driver) findings(ctx context.Context, id eventlog.TopicID) (name string
 	if err != nil {
 		return t.name, nil, err
 	}
-	is := configs[t.name].effective
+	return t.name, unsafe(t.name, t.copies, brokers, configs[t.name].effective), nil
+}
+
+// unsafe says what makes an acknowledgement of a topic worth less than it says.
+func unsafe(name string, copies, brokers int, is map[string]string) (out []finding) {
 	alter := func(config string) string {
-		return fmt.Sprintf("kafka-configs.sh --alter --entity-type topics --entity-name %s --add-config %s", t.name, config)
+		return fmt.Sprintf("kafka-configs.sh --alter --entity-type topics --entity-name %s --add-config %s", name, config)
 	}
-	if want := min(3, brokers); t.copies < want {
+	if want := min(3, brokers); copies < want {
 		out = append(out, finding{
-			fmt.Sprintf("replication factor %d on %d brokers", t.copies, brokers),
+			fmt.Sprintf("replication factor %d on %d brokers", copies, brokers),
 			"what was acknowledged can be lost with fewer brokers than need be",
 			fmt.Sprintf("kafka-reassign-partitions.sh, to %d replicas", want),
 		})
@@ -89,20 +93,20 @@ func (d *Driver) findings(ctx context.Context, id eventlog.TopicID) (name string
 	need, err := strconv.Atoi(is[minISR])
 	switch {
 	case err != nil: // a cluster that does not say
-	case t.copies >= 3 && need < 2:
+	case copies >= 3 && need < 2:
 		out = append(out, finding{
-			fmt.Sprintf("%s=%d with %d replicas", minISR, need, t.copies),
+			fmt.Sprintf("%s=%d with %d replicas", minISR, need, copies),
 			"a record is acknowledged when one broker has it, and lost with that broker", alter(minISR + "=2"),
 		})
-	case t.copies > 1 && need >= t.copies:
+	case copies > 1 && need >= copies:
 		out = append(out, finding{
-			fmt.Sprintf("%s=%d with %d replicas", minISR, need, t.copies),
-			"nothing is accepted while any one broker is down", alter(fmt.Sprintf("%s=%d", minISR, t.copies-1)),
+			fmt.Sprintf("%s=%d with %d replicas", minISR, need, copies),
+			"nothing is accepted while any one broker is down", alter(fmt.Sprintf("%s=%d", minISR, copies-1)),
 		})
 	}
 	if is["unclean.leader.election.enable"] == "true" {
 		out = append(out, finding{"unclean.leader.election.enable=true",
 			"a replica that lacks acknowledged records may become leader, and they are gone", alter("unclean.leader.election.enable=false")})
 	}
-	return t.name, out, nil
+	return out
 }

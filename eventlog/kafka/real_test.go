@@ -260,3 +260,19 @@ func TestRealKafka(t *testing.T) {
 		}
 	}, nil)
 }
+
+// A doctor finds nothing to say against a cluster that is well, but that it asks nobody who they are.
+func TestRealKafkaDoctor(t *testing.T) {
+	c := newReal(t)
+	d := c.open(t)
+	if _, err := d.CreateTopic(t.Context(), eventlog.TopicSpec{Name: "well", Partitions: 2}); err != nil {
+		t.Fatal(err)
+	}
+	r, err := Examine(t.Context(), Checkup{Options: Options{Seeds: c.seeds}, Probe: true, Topics: []Wanted{{Name: c.prefix + "well", Partitions: 2}, {Name: ProducersTopic, Compact: true, Internal: true}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if said := r.said(); r.Brokers != 3 || r.Topics != 2 || len(said) != 1 || !strings.Contains(said[0], "no authorizer") {
+		t.Errorf("%d brokers, %d topics: %v", r.Brokers, r.Topics, said)
+	}
+}
