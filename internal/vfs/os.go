@@ -205,21 +205,45 @@ func (f *osFile) Size() (int64, error) {
 
 func (f *osFile) Fd() (fd uintptr, ok bool) { return f.File.Fd(), true }
 
+// call is one system call on a descriptor, and what it takes and gives.
+type call struct {
+	do     func(c *call, fd int) error
+	bufs   [][]byte
+	off, n int64
+	done   int // bytes
+	err    error
+}
+
 // control runs one system call on the descriptor, again when a signal interrupts it, and names its error.
-func (f *osFile) control(op string, call func(fd uintptr) error) error {
-	var err error
-	cerr := f.raw.Control(func(fd uintptr) {
-		for err = call(fd); err == syscall.EINTR; err = call(fd) {
-		}
-	})
+func (f *osFile) control(op string, what call) (done int, err error) {
+	c := calls.Get().(*onDescriptor)
+	defer calls.Put(c)
+	c.call = what
+	cerr := f.raw.Control(c.run)
+	done, err, c.call = c.done, c.err, call{}
 	if cerr != nil { // Control refuses nothing else
 		err = fs.ErrClosed
 	}
 	if err != nil {
-		return &fs.PathError{Op: op, Path: f.Name(), Err: err}
+		return done, &fs.PathError{Op: op, Path: f.Name(), Err: err}
 	}
-	return nil
+	return done, nil
 }
+
+// onDescriptor is a call with the function that Control wants, made once: a commit makes two calls.
+type onDescriptor struct {
+	call
+	run func(fd uintptr)
+}
+
+var calls = sync.Pool{New: func() any {
+	c := &onDescriptor{}
+	c.run = func(fd uintptr) {
+		for c.err = c.do(&c.call, int(fd)); c.err == syscall.EINTR; c.err = c.do(&c.call, int(fd)) {
+		}
+	}
+	return c
+}}
 
 // writeEach is Writev one buffer at a time.
 func writeEach(f File, bufs [][]byte, off int64) (n int, err error) {

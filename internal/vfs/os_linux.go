@@ -11,14 +11,15 @@ import (
 const maxIOV = 1024
 
 func (f *osFile) Datasync() error {
-	return f.control("fdatasync", func(fd uintptr) error { return unix.Fdatasync(int(fd)) })
+	_, err := f.control("fdatasync", call{do: func(_ *call, fd int) error { return unix.Fdatasync(fd) }})
+	return err
 }
 
 // StartWriteback queues the dirty pages for writing; it waits only where the device's queue is full.
 func (f *osFile) StartWriteback(off, n int64) {
-	_ = f.control("sync_file_range", func(fd uintptr) error {
-		return unix.SyncFileRange(int(fd), off, n, unix.SYNC_FILE_RANGE_WRITE)
-	})
+	_, _ = f.control("sync_file_range", call{off: off, n: n, do: func(c *call, fd int) error {
+		return unix.SyncFileRange(fd, c.off, c.n, unix.SYNC_FILE_RANGE_WRITE)
+	}})
 }
 
 func (f *osFile) Writev(bufs [][]byte, off int64) (n int, err error) {
@@ -53,10 +54,10 @@ func (f *osFile) pwritev(bufs [][]byte, off int64) (n, want int, err error) {
 	for _, b := range bufs {
 		want += len(b)
 	}
-	err = f.control("pwritev", func(fd uintptr) (err error) {
-		n, err = unix.Pwritev(int(fd), bufs, off)
+	n, err = f.control("pwritev", call{bufs: bufs, off: off, do: func(c *call, fd int) (err error) {
+		c.done, err = unix.Pwritev(fd, c.bufs, c.off)
 		return err
-	})
+	}})
 	if err != nil {
 		n = 0
 	} else if n == 0 && want > 0 {
