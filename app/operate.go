@@ -238,10 +238,13 @@ func (o operator) Unban(body console.Ban) error {
 
 // Drain begins to send clients away, and does not wait until they are gone.
 func (o operator) Drain(server string, rate int) error {
-	if o.b.Evacuation().Running {
+	before := o.b.Evacuation()
+	if before.Running {
 		return brokerError(broker.ErrEvacuating)
 	}
+	ended := make(chan struct{})
 	o.n.running.Go(func() {
+		defer close(ended)
 		ctx, cancel := context.WithCancel(context.Background())
 		defer cancel()
 		go func() {
@@ -258,7 +261,16 @@ func (o operator) Drain(server string, rate int) error {
 			o.n.o.Logger.Error("not all clients were sent away", "err", err)
 		}
 	})
-	return nil
+	for { // until it has begun, so that who asks how far it is hears of it
+		if now := o.b.Evacuation(); now.Active && (!before.Active || now.Since != before.Since) {
+			return nil
+		}
+		select {
+		case <-ended:
+			return nil
+		case <-time.After(time.Millisecond):
+		}
+	}
 }
 
 func (o operator) Drained() console.Drain {

@@ -52,7 +52,8 @@ type TraceQuery struct {
 const mqttPath = "/api/v1/mqtt/"
 
 var (
-	clientParam = param{"id", "path", "string", "the client id, URL-escaped: a slash is %2F"}
+	clientParam = param{"id", "path", "string", "the client id, URL-escaped: a slash is %2F; or -, and the parameter client names it"}
+	namedParam  = param{"client", "query", "string", "the client id, where it cannot stand in a path: . and .. and /"}
 	whoseParam  = param{"principal", "query", "string", "the account whose session it is, where several accounts use the client id"}
 )
 
@@ -60,11 +61,11 @@ var (
 var mqttEndpoints = []endpoint{
 	{method: "GET", path: mqttPath + "clients", sum: "The MQTT clients: every session, connected or not", params: clientParams, response: Clients{}, get: (*Server).clients},
 	{method: "GET", path: mqttPath + "clients/{id}", sum: "One client, with its subscriptions and what has happened to it", response: ClientDetail{},
-		params: []param{clientParam, whoseParam}, get: (*Server).client},
+		params: []param{clientParam, namedParam, whoseParam}, get: (*Server).client},
 	{method: "POST", path: mqttPath + "clients/{id}/kick", sum: "End a client's connection; its session stays, and its will fires", admin: true, request: Kick{}, response: Kicked{},
-		params: []param{clientParam, whoseParam}, act: (*Server).kick},
+		params: []param{clientParam, namedParam, whoseParam}, act: (*Server).kick},
 	{method: "DELETE", path: mqttPath + "clients/{id}/session", sum: "End a session for good: its queue is given up, its will fires", admin: true, response: SessionEnded{},
-		params: []param{clientParam, whoseParam}, act: (*Server).endSession},
+		params: []param{clientParam, namedParam, whoseParam}, act: (*Server).endSession},
 	{method: "GET", path: mqttPath + "slow", sum: "The subscribers that do not keep up, the slowest first", params: slowParams, response: Clients{}, get: (*Server).slow},
 	{method: "GET", path: mqttPath + "subscriptions", sum: "Who would receive a message on a topic", params: subscriberParams, response: Subscribers{}, get: (*Server).subscribers},
 	{method: "GET", path: mqttPath + "topics", sum: "What comes on which MQTT topic", params: topicParams, response: TopicMetrics{}, get: (*Server).topicMetrics},
@@ -110,22 +111,29 @@ func (s *Server) broker(r *http.Request, known []param) (m MQTT, q map[string]st
 
 const maxParam = 64 << 10 // bytes: an MQTT topic's
 
-// whose finds out which account's session of a client id is meant.
-func whose(ctx context.Context, m MQTT, id string, q map[string]string) (string, error) {
+// whose finds out which client is meant, and under which account.
+func whose(ctx context.Context, m MQTT, r *http.Request, q map[string]string) (id, principal string, err error) {
+	id = r.PathValue("id")
+	if name, named := q["client"]; named {
+		if id != "-" {
+			return "", "", badParam("client", "stands beside a client id in the path: write - there")
+		}
+		id = name
+	}
 	if name, named := q["principal"]; named {
-		return name, nil
+		return id, name, nil
 	}
 	names, err := m.Named(ctx, id)
 	switch {
 	case err != nil:
-		return "", err
+		return "", "", err
 	case len(names) > 1:
-		return "", problem(http.StatusConflict, fmt.Sprintf("%d accounts have a session with this client id; name one with the parameter principal: %s",
+		return "", "", problem(http.StatusConflict, fmt.Sprintf("%d accounts have a session with this client id; name one with the parameter principal: %s",
 			len(names), clip(quoted(names), 300)))
 	case len(names) == 0:
-		return "", errNoClient
+		return "", "", errNoClient
 	}
-	return names[0], nil
+	return id, names[0], nil
 }
 
 var errNoClient = problem(http.StatusNotFound, "there is no session with this client id; /api/v1/mqtt/clients lists them")
@@ -142,13 +150,12 @@ func quoted(names []string) string {
 }
 
 func (s *Server) client(r *http.Request) (answer, error) {
-	m, q, ctx, cancel, err := s.broker(r, []param{whoseParam})
+	m, q, ctx, cancel, err := s.broker(r, []param{namedParam, whoseParam})
 	if err != nil {
 		return answer{}, err
 	}
 	defer cancel()
-	id := r.PathValue("id")
-	principal, err := whose(ctx, m, id, q)
+	id, principal, err := whose(ctx, m, r, q)
 	if err != nil {
 		return answer{}, err
 	}
@@ -161,7 +168,7 @@ func (s *Server) client(r *http.Request) (answer, error) {
 }
 
 func (s *Server) kick(r *http.Request, _ visitor) (answer, error) {
-	m, q, ctx, cancel, err := s.broker(r, []param{whoseParam})
+	m, q, ctx, cancel, err := s.broker(r, []param{namedParam, whoseParam})
 	if err != nil {
 		return answer{}, err
 	}
@@ -172,31 +179,31 @@ func (s *Server) kick(r *http.Request, _ visitor) (answer, error) {
 			return answer{}, err
 		}
 	}
-	principal, err := whose(ctx, m, r.PathValue("id"), q)
+	id, principal, err := whose(ctx, m, r, q)
 	if err != nil {
 		return answer{}, err
 	}
-	if err := m.Kick(ctx, r.PathValue("id"), principal, k.Reason); err != nil {
+	if err := m.Kick(ctx, id, principal, k.Reason); err != nil {
 		return answer{}, err
 	}
-	return answer{body: Kicked{Client: r.PathValue("id"), Principal: principal, Reason: k.Reason}}, nil
+	return answer{body: Kicked{Client: id, Principal: principal, Reason: k.Reason}}, nil
 }
 
 func (s *Server) endSession(r *http.Request, _ visitor) (answer, error) {
-	m, q, ctx, cancel, err := s.broker(r, []param{whoseParam})
+	m, q, ctx, cancel, err := s.broker(r, []param{namedParam, whoseParam})
 	if err != nil {
 		return answer{}, err
 	}
 	defer cancel()
-	principal, err := whose(ctx, m, r.PathValue("id"), q)
+	id, principal, err := whose(ctx, m, r, q)
 	if err != nil {
 		return answer{}, err
 	}
-	n, err := m.EndSession(ctx, r.PathValue("id"), principal)
+	n, err := m.EndSession(ctx, id, principal)
 	if err != nil {
 		return answer{}, err
 	}
-	return answer{body: SessionEnded{Client: r.PathValue("id"), Principal: principal, Discarded: n}}, nil
+	return answer{body: SessionEnded{Client: id, Principal: principal, Discarded: n}}, nil
 }
 
 var subscriberParams = []param{

@@ -413,6 +413,15 @@ func TestWhose(t *testing.T) {
 	if a := kick("shared/kick?principal=bob", `{"reason":"not_authorized"}`); a.Code != 200 || !slices.Equal(w.mqtt.taken(), []string{"kick shared bob not_authorized"}) {
 		t.Errorf("%d %s", a.Code, a.Body)
 	}
+	for _, id := range []string{".", "..", "/", "-", "a//b", "a/../b", "%", "?", "#", "x/kick", "é", "a b"} { // whatever a device calls itself, it can be kicked
+		w.mqtt.clients = []Client{{ID: id, Principal: "p"}}
+		if a := kick("-/kick?client="+url.QueryEscape(id), ""); a.Code != 200 || !slices.Equal(w.mqtt.taken(), []string{"kick " + id + " p administrative_action"}) {
+			t.Errorf("%s: %d %s", id, a.Code, a.Body)
+		}
+	}
+	if a := kick("x/kick?client=y", ""); a.Code != 400 {
+		t.Errorf("%d %s", a.Code, a.Body)
+	}
 	if a := kick("nobody/kick", ""); a.Code != 404 {
 		t.Errorf("%d %s", a.Code, a.Body)
 	}

@@ -158,6 +158,23 @@ func principalFlag(c *cobra.Command, principal *string) {
 	c.Flags().StringVar(principal, "principal", "", "the account, where several use the client id")
 }
 
+// clientPath is the route of a client, and clientQuery what it is asked with: some ids cannot stand in a path.
+func clientPath(id, what string) string {
+	if unpathable(id) {
+		id = "-"
+	}
+	return "mqtt/clients/" + url.PathEscape(id) + what
+}
+
+func clientQuery(id, principal string) url.Values {
+	if !unpathable(id) {
+		id = ""
+	}
+	return params("client", id, "principal", principal)
+}
+
+func unpathable(id string) bool { return id == "." || id == ".." || id == "/" }
+
 func newClient(e env) *cobra.Command {
 	n := nodeFlags{env: e}
 	var principal string
@@ -166,7 +183,7 @@ func newClient(e env) *cobra.Command {
 		Example: "  millrace mqtt client truck-7\n  millrace mqtt client truck-7 -o json | jq .events",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var c console.ClientDetail
-			return n.ask(cmd.Context(), http.MethodGet, "mqtt/clients/"+url.PathEscape(args[0]), params("principal", principal), nil, &c, func(w io.Writer) { writeClient(w, &c) })
+			return n.ask(cmd.Context(), http.MethodGet, clientPath(args[0], ""), clientQuery(args[0], principal), nil, &c, func(w io.Writer) { writeClient(w, &c) })
 		},
 	}
 	n.flags(c)

@@ -193,6 +193,10 @@ func TestMQTTCommands(t *testing.T) {
 	ops(exitOK, "lifted", "", "unban", "--client", "truck/7")
 	ops(exitFailed, "", "no such ban", "unban", "--client", "truck/7")
 
+	for _, id := range []string{"..", ".", "/", "-", "a b%"} {
+		dialDevice(t, mqtt, id)
+		ops(exitOK, " was disconnected", "", "kick", id)
+	}
 	sender, _ := dialDevice(t, mqtt, "sender")
 	for id := range uint16(3) {
 		sender.send(&packet.Publish{QoS: 1, PacketID: id + 1, Topic: []byte("cmd/1"), Payload: []byte("x")})

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/url"
 	"strconv"
 	"time"
 
@@ -25,7 +24,7 @@ A client of MQTT 5.0 is told the reason.`,
 		Example: "  millrace mqtt kick truck-7 --token file:ops.token\n  millrace mqtt kick truck-7 --reason not_authorized --token env:OPS_TOKEN",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var body console.Kicked
-			return n.ask(cmd.Context(), http.MethodPost, "mqtt/clients/"+url.PathEscape(args[0])+"/kick", params("principal", principal), console.Kick{Reason: reason}, &body,
+			return n.ask(cmd.Context(), http.MethodPost, clientPath(args[0], "/kick"), clientQuery(args[0], principal), console.Kick{Reason: reason}, &body,
 				func(w io.Writer) { fmt.Fprintf(w, "%s was disconnected\n", plain(body.Client)) })
 		},
 	}
@@ -44,7 +43,7 @@ func newEndSession(e env) *cobra.Command {
 		Example: "  millrace mqtt end-session old-dashboard --token file:ops.token",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var body console.SessionEnded
-			return n.ask(cmd.Context(), http.MethodDelete, "mqtt/clients/"+url.PathEscape(args[0])+"/session", params("principal", principal), nil, &body, func(w io.Writer) {
+			return n.ask(cmd.Context(), http.MethodDelete, clientPath(args[0], "/session"), clientQuery(args[0], principal), nil, &body, func(w io.Writer) {
 				fmt.Fprintf(w, "the session of %s has ended; %d deliveries were given up\n", plain(body.Client), body.Discarded)
 			})
 		},

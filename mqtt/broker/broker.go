@@ -54,7 +54,7 @@ type Broker struct {
 
 	sys           atomic.Pointer[[]session.Message] // the values of now; nil: none are published
 	mostConnected int64                             // at the times that sysRun has looked
-	walking       sync.Mutex                        // see walk
+	walking       chan struct{}                     // see walk
 
 	mu        sync.Mutex
 	stopped   bool
@@ -70,7 +70,7 @@ func New(o Options) *Broker {
 		o: o, store: o.Store, began: o.Now(), samples: sampler{log: o.Logger, now: o.Now},
 		stop: make(chan struct{}), hurry: make(chan struct{}), quit: make(chan struct{}),
 	}
-	b.slots = make(chan struct{}, o.Limits.Handshakes)
+	b.slots, b.walking = make(chan struct{}, o.Limits.Handshakes), make(chan struct{}, 1)
 	b.flapping = newFlapping(o.Flapping)
 	b.inbound.limit = o.Limits.InboundTotal
 	b.bans.max = o.Limits.Bans

@@ -56,8 +56,12 @@ const walkStep = 256
 
 // walk visits what a walk of the core brings, a step of the loop at a time. The visits are the caller's goroutine's.
 func walk[T any](ctx context.Context, b *Broker, begin func(*session.Core) *session.Walk[T], visit func(*T)) error {
-	b.walking.Lock() // one at a time: they cost the loop as much as each is long
-	defer b.walking.Unlock()
+	select { // one at a time: they cost the loop as much as each is long
+	case b.walking <- struct{}{}:
+		defer func() { <-b.walking }()
+	case <-ctx.Done():
+		return fmt.Errorf("others look at the sessions: %w", ctx.Err())
+	}
 	if b.owners == nil {
 		return errNotRunning
 	}
@@ -197,10 +201,14 @@ const (
 	reasonTakenOver = "session_taken_over"
 )
 
+const kickWithin = 10 * time.Second // that the owner's loop may take to look at it
+
 // Kick ends the connection of a session with a code; false: it has none. The session stays, and the will fires: it was not the client who
 // said goodbye.
 func (b *Broker) Kick(k session.Key, code packet.Code) bool {
-	done, err := ask(b.ctx, b, func(o *owner, _ int64) bool {
+	ctx, cancel := context.WithTimeout(b.ctx, kickWithin)
+	defer cancel()
+	done, err := ask(ctx, b, func(o *owner, _ int64) bool {
 		in, _, _ := o.core.Session(k)
 		c, ok := in.Conn.(*conn)
 		if ok {
