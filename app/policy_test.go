@@ -283,6 +283,12 @@ func TestClass08RightsOutliveTheirGrant(t *testing.T) {
 			c.post(secret, "after", 1, true)
 			c.post(open, "end", 1, false)
 			none(t, truck.until("end"))
+			if code := truck.subscribe("fleet/#", 2); code != packet.NotAuthorized {
+				t.Errorf("SUBSCRIBE is answered %v", code)
+			}
+			c.rule(rulesBefore) // that refusal has left the subscription as it was
+			c.post(secret, "again", 2, false)
+			none(t, truck.until("again"))
 		},
 		"offline with a queue": func(t *testing.T, c *court) {
 			truck := c.connect("truck-7", "truck-7", nil)
