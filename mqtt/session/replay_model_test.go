@@ -52,6 +52,9 @@ func (m *model) askReplays(op *modelOp, s *modelSession, p *packet.Subscribe) {
 
 // takeAsked finds the replays that the core asks for: some may have been refused.
 func (m *model) takeAsked(token uint64, asks []HistoryAsk) (list []*modelReplay) {
+	if !m.watching {
+		return nil
+	}
 	var conn Conn
 	for _, l := range m.w.core.links {
 		if l.asking == token {

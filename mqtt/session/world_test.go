@@ -497,6 +497,7 @@ func newSimClient(w *world, id string) *simClient {
 
 // simConn is one connection of a client.
 type simConn struct {
+	suback   *packet.Suback // the last one
 	w        *world
 	client   *simClient
 	r        *Connect
@@ -628,7 +629,7 @@ func (n *simConn) Send(p packet.Packet) {
 	}
 	switch p := p.(type) {
 	case *packet.Suback:
-		n.codes = p.Codes
+		n.codes, n.suback = p.Codes, p
 		n.w.model.answered(n, p)
 		return
 	case *packet.Ack:
