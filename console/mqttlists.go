@@ -55,12 +55,14 @@ type best[T any] struct {
 	order func(a, b *T) int
 	after *T // what is shown on earlier pages; nil: nothing
 	kept  []T
+	full  bool // the last of those that trim left is a bound: what comes behind it is not kept
+	bound T
 	total int
 }
 
 func (p *best[T]) add(x *T) {
 	p.total++
-	if p.after != nil && p.order(x, p.after) <= 0 {
+	if p.after != nil && p.order(x, p.after) <= 0 || p.full && p.order(x, &p.bound) >= 0 {
 		return
 	}
 	if p.kept = append(p.kept, *x); len(p.kept) > 2*p.n+64 {
@@ -74,6 +76,9 @@ func (p *best[T]) trim() {
 	if len(p.kept) > p.n+1 {
 		clear(p.kept[p.n+1:])
 		p.kept = p.kept[:p.n+1]
+	}
+	if len(p.kept) == p.n+1 {
+		p.full, p.bound = true, p.kept[p.n]
 	}
 }
 
