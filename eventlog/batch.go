@@ -432,7 +432,8 @@ func (bl *Builder) Batch(p Part, c Codec) (b *Batch, plain []byte, err error) {
 	if bl.count == 0 {
 		return nil, nil, fmt.Errorf("%w: a batch without records", ErrInvalid)
 	}
-	plain = append(make([]byte, 0, len(bl.buf)), bl.buf...)
+	plain = make([]byte, len(bl.buf)) // with the copy right behind it, it is not cleared
+	copy(plain, bl.buf)
 	raw := RawBatch(plain)
 	if c != None {
 		raw = make(RawBatch, HeaderSize, HeaderSize+len(plain)/2)

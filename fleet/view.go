@@ -82,6 +82,7 @@ func (v *View) Add(now time.Time, b *session.Batch) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	end := v.o.Ends[b.Part]
+	var at placed
 	for i := range b.Msgs {
 		m := &b.Msgs[i]
 		v.totals.Records++
@@ -93,8 +94,19 @@ func (v *View) Add(now time.Time, b *session.Batch) {
 			v.holes++
 			continue
 		}
-		v.take(now, m, live)
+		if m.Topic != at.topic || m.Client != at.client || i == 0 {
+			at = placed{topic: m.Topic, client: m.Client}
+			at.source, at.key, at.ok = v.o.Place(m.Topic, m.Client)
+		}
+		v.take(now, m, &at, live)
 	}
+}
+
+// placed is where the messages of a topic and a client belong; in a batch many come in a row.
+type placed struct {
+	topic, client, key string
+	source             int
+	ok                 bool
 }
 
 // load bounds the time that the view takes for live messages: devices come before those who look at them. History is bounded by who
@@ -136,17 +148,17 @@ func (l *load) tick() {
 	l.ticks++
 }
 
-func (v *View) take(now time.Time, m *session.Message, live bool) {
+func (v *View) take(now time.Time, m *session.Message, at *placed, live bool) {
 	if m.Client == "" || m.Will != 0 {
 		v.totals.Foreign++
 		return
 	}
-	source, key, ok := v.o.Place(m.Topic, m.Client)
-	if !ok || v.extractors[source].noDevice {
+	source := at.source
+	if !at.ok || v.extractors[source].noDevice {
 		v.totals.Unplaced++
 		return
 	}
-	p := v.extractors[source].Extract(m, key)
+	p := v.extractors[source].Extract(m, at.key)
 	v.refuse[p.Refused]++
 	if p.Device == "" {
 		return

@@ -1,7 +1,6 @@
 package broker
 
 import (
-	"encoding/binary"
 	"sync"
 
 	"github.com/millrace-io/millrace/mqtt/packet"
@@ -223,14 +222,21 @@ func withoutReason(p packet.Packet) packet.Packet {
 	return p
 }
 
-// answerAck queues a PUBACK or PUBREC that reports success.
-func (c *conn) answerAck(kind packet.Type, id uint16) {
+// acksAtOnce is how many fit into what room makes sure of.
+const acksAtOnce = smallOwn / 4
+
+// answerAcks queues PUBACKs and PUBRECs that report success, up to the first receipt that does not, and says how many. Under c.mu.
+func (c *conn) answerAcks(receipts []receipt) (n int) {
 	q := c.queue()
-	q.own = binary.BigEndian.AppendUint16(append(q.own, byte(kind)<<4, 2), id)
-	c.queued(q, 4)
-	if list := c.b.traces.now.Load(); list != nil {
-		c.traceOut(*list, &packet.Ack{Kind: kind, PacketID: id})
+	own := q.own
+	for n < min(len(receipts), acksAtOnce) && receipts[n].refused == nil {
+		r := &receipts[n]
+		own = append(own, byte(r.kind)<<4, 2, byte(r.id>>8), byte(r.id))
+		n++
 	}
+	q.own = own
+	c.queued(q, 4*n)
+	return n
 }
 
 func (c *conn) queued(q *outQueue, n int) {

@@ -291,17 +291,18 @@ func (c *conn) release(f *flight) {
 		return
 	}
 	pubacks, stored := uint32(0), int64(0)
+	for i := 0; i < len(f.receipts); {
+		n := c.answerAcks(f.receipts[i:])
+		stored += int64(n)
+		if i += n; i < len(f.receipts) && f.receipts[i].refused != nil {
+			c.answer(c.refusedAck(&f.receipts[i]))
+			i++
+		}
+	}
 	for i := range f.receipts {
-		r := &f.receipts[i]
-		if r.kind == packet.PUBACK {
+		if f.receipts[i].kind == packet.PUBACK {
 			pubacks++
 		}
-		if r.refused == nil {
-			stored++
-			c.answerAck(r.kind, r.id)
-			continue
-		}
-		c.answer(c.refusedAck(r))
 	}
 	c.acked.Add(pubacks)
 	c.b.stats.acked.Add(stored)
