@@ -22,6 +22,9 @@ type leading struct {
 
 // leads lists where the routes take messages whose topics match a filter, narrower routes first.
 func (t *Table) leads(filter string) (list []leading) {
+	if strings.HasPrefix(filter, "$") { // no route has its topics
+		return nil
+	}
 	f := filterPattern(filter)
 	for _, r := range t.routes {
 		if !f.overlaps(&r.pattern) {
@@ -41,9 +44,6 @@ func (t *Table) leads(filter string) (list []leading) {
 
 // filterPattern is a valid MQTT filter as a pattern.
 func filterPattern(filter string) (p pattern) {
-	if strings.HasPrefix(filter, "$") { // no route has its topics
-		return pattern{levels: []level{{literal: filter}}}
-	}
 	for i, s := range strings.Split(filter, "/") {
 		switch s {
 		case "#":
