@@ -22,6 +22,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/coder/websocket"
+
 	"github.com/millrace-io/millrace/config"
 	"github.com/millrace-io/millrace/identity"
 	"github.com/millrace-io/millrace/mqtt/packet"
@@ -371,6 +373,33 @@ func TestAccountsAndSessions(t *testing.T) {
 	anna.goes("anna, whose password was changed")
 	if _, present = p.enter(0, as("anna", []byte("another horse"))); !present {
 		t.Error("a new password has cost the session")
+	}
+}
+
+// Over WebSocket it is the same, with the longest name that an account can have, and none longer.
+func TestAuthOverWebSocket(t *testing.T) {
+	p := newPorch(t)
+	s := newSigner(t, "k1")
+	p.write("keys.json", keySet(s))
+	c := testConfig(t, "")
+	c.Auth.JWT = config.Default().Auth.JWT
+	c.Auth.JWT.Keys, c.Auth.JWT.Audience = config.Location(p.file("keys.json")), "millrace"
+	c.Listeners.WS = []config.MQTT{{Bind: "127.0.0.1:0", Auth: []string{"jwt"}}}
+	n := boot(t, c)
+	for _, v := range []struct {
+		length  int
+		want    packet.Code
+		present bool
+	}{{identity.MaxPrincipal, packet.Success, false}, {identity.MaxPrincipal, packet.Success, true}, {identity.MaxPrincipal + 1, packet.BadUsernameOrPassword, false}} {
+		ws, _, err := websocket.Dial(t.Context(), "ws://"+n.addressAt("listeners.ws[0]")+"/mqtt", &websocket.DialOptions{Subprotocols: []string{"mqtt"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		hello := packet.Connect{ClientID: strings.Repeat("c", 200), Password: s.token(strings.Repeat("x", v.length), time.Now().Add(time.Hour))}
+		hello.Props.Has, hello.Props.SessionExpiry = packet.PSessionExpiry, 1000
+		if _, ack := knock(t, websocket.NetConn(t.Context(), ws, websocket.MessageBinary), hello); ack.Code != v.want || ack.SessionPresent != v.present {
+			t.Errorf("an account of %d bytes: %v, session present %v", v.length, ack.Code, ack.SessionPresent)
+		}
 	}
 }
 
