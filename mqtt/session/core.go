@@ -76,7 +76,6 @@ type Core struct {
 	restoring map[Key]*saved // until Restored
 	refilling map[Key]*saved // likewise, of groups
 	leases    []savedLease
-	stray     *member // of no group: holds what a group had that is gone
 	garbage   []deadKey
 	triples   map[Triple]struct{} // seen below their sessions' frontiers
 	orphans   []*will             // of sessions that wrote nothing but these
@@ -135,8 +134,6 @@ func New(o Options, h Host, targets []Target) *Core {
 		links: map[Conn]*link{}, attempts: map[Conn]*attempt{}, turns: map[Key]*turn{}, restoring: map[Key]*saved{}, refilling: map[Key]*saved{}, groups: map[Key]*group{}, spent: map[Key][]doneID{}, triples: map[Triple]struct{}{}, stale: map[staleKey]*lane{},
 	}
 	c.cache = newMatchCache()
-	c.stray = &member{group: &group{buried: true}}
-	c.stray.group.ended = true
 	c.retained.max, c.retained.maxBytes = o.MaxRetained, o.MaxRetainedBytes
 	targets = slices.Clone(targets)
 	slices.SortFunc(targets, func(a, b Target) int { return int(a.Partition) - int(b.Partition) })

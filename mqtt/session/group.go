@@ -181,8 +181,12 @@ func (g *group) prune(m *member) {
 
 // offline: one member less is connected. QoS 0 does not wait for anybody to come back.
 func (c *Core) offline(g *group) {
-	if g.online--; g.online == 0 {
-		c.forgetFleeting(&g.queue)
+	if g.online--; g.online > 0 {
+		return
+	}
+	c.forgetFleeting(&g.queue)
+	if !g.reads.awaits() {
+		c.dropBuffers(&g.reads)
 	}
 }
 

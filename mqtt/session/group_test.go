@@ -311,6 +311,29 @@ var groupScenarios = map[string]func(s *scene){
 		s.a.ack(0)
 		s.gets(s.a, "3")
 	},
+	"what is set aside is bounded": func(s *scene) {
+		s.core.o.MaxQueueBytes = 64
+		s.members(shareXA, 1)
+		s.a.disconnect(Lost, nil)
+		s.denied[s.b.key.ClientID+" a/b/c"] = true
+		s.core.PolicyChanged(s.now)
+		other := "a/x"
+		for s.partOf(other) != s.partOf("a/b/c") {
+			other += "x"
+		}
+		for i := range 400 {
+			s.publish("a/b/c", fmt.Sprint("no", i), 1)
+			s.publish(other, fmt.Sprint(i), 1)
+			s.acks(s.b)
+		}
+		st := s.core.Stats()
+		s.want(st.QueueBytes < 400 && s.counts[DropDenied] > 100 && st.GroupQueue+int64(s.counts[DropDenied]) == 400, "%+v %v", st, s.counts)
+		for _, g := range s.model.groups {
+			for _, e := range g.entries {
+				e.must = false
+			}
+		}
+	},
 	"expired, and larger than some or all members take": func(s *scene) {
 		small := func(r *Connect) { r.MaximumPacket = 40 }
 		s.connect(s.a, 1000, small)

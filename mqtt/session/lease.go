@@ -21,9 +21,9 @@ type limbo struct {
 }
 
 // leased tells whether a delivery holds a position that goes back to its group if it does not come about.
-func (e *flown) leased() bool {
-	return e.lease != nil && !e.lease.group.ended && (e.qos == 1 || !e.published) && !mutant("keep-lease") ||
-		e.lease != nil && !e.lease.group.ended && mutant("redispatch-qos2")
+func (d *flown) leased() bool {
+	return d.lease != nil && !d.lease.group.ended && (d.qos == 1 || !d.published) && !mutant("keep-lease") ||
+		d.lease != nil && !d.lease.group.ended && mutant("redispatch-qos2")
 }
 
 // leaseSaved is the outcome of the out/id of a lease of QoS 2. It may have ended meanwhile.
@@ -33,6 +33,13 @@ func (c *Core) leaseSaved(g *group, sp spot, t taken, err error) {
 	} else if err == nil && !g.buried {
 		g.taken[sp] = &t
 	}
+}
+
+// stray is a lease of a group that is gone.
+func stray(inc Incarnation) *member {
+	m := &member{group: &group{buried: true}}
+	m.group.inc, m.group.ended = inc, true
+	return m
 }
 
 // applies is what a member's subscription amounts to, or did when it left.

@@ -21,7 +21,7 @@ func (c *Core) rejoin(s *session, b *sub, inc Incarnation, from vector) {
 	g := c.groups[k]
 	switch {
 	case g == nil:
-		g = c.found(k, inc, from)
+		c.found(k, inc, from)
 	case inc > g.inc:
 		g.inc, g.sub.start = inc, from
 	case inc == g.inc: // a record that was written later may know less of it

@@ -259,7 +259,7 @@ func (c *Core) restoreOut(s *session, out map[uint16]outValue) {
 		d := flown{offset: v.pos.Offset, place: c.place(v.pos.Part), id: id, qos: 2, published: true, since: uint32(c.now / 1000),
 			by: s.askersOf(&v)}
 		if v.group != 0 {
-			d.by, d.lease = 0, c.stray
+			d.by, d.lease = 0, stray(v.group)
 			c.leases = append(c.leases, savedLease{s, s.key, id, v})
 		} else if d.by&byQueue == 0 {
 			d.tally = &c.unrowed

@@ -1,6 +1,10 @@
 package session
 
-import "github.com/millrace-io/millrace/mqtt/topic"
+import (
+	"cmp"
+
+	"github.com/millrace-io/millrace/mqtt/topic"
+)
 
 // Dispatch: who gets a message of a group. Members that are connected and have room take turns. While none has, positions stay in the
 // queue; what comes then is read back when one has room, oldest first. So positions are handed out in order, but what several
@@ -24,6 +28,7 @@ func (c *Core) offerGroup(t *target, m *Message, place int32) {
 	case a.pending || !g.reads.live || !c.shareLive(g, m, place):
 		if a.qos > 0 {
 			c.enqueue(&g.session, m, place)
+			c.boundAside(g)
 		} else {
 			c.trail(&g.session, m, place)
 		}
@@ -40,9 +45,10 @@ func (c *Core) shareLive(g *group, m *Message, place int32) bool {
 	}
 	to, reason, _ := c.choose(g, m)
 	switch {
+	case to != nil && !c.grant(to, m, place):
+		return false
 	case to != nil:
 		c.owe(m.Tally, place)
-		c.grant(to, m, place)
 	case reason != "":
 		c.owe(m.Tally, place)
 		c.drop(m.Tally, place, reason)
@@ -163,19 +169,19 @@ func (c *Core) refuses(o *member, m *Message) string {
 	return ""
 }
 
-// grant starts the delivery to the member chosen, which has room.
-func (c *Core) grant(to *member, m *Message, place int32) {
+// grant starts the delivery to the member chosen, which has room. It is false if there is no packet id.
+func (c *Core) grant(to *member, m *Message, place int32) bool {
 	g, l, opts := to.group, to.session.link, to.sub.opts
-	if place >= 0 {
-		g.pass(place, m.Offset)
-	}
 	qos, retain := min(opts.qos, m.QoS), m.Retain && opts.rap
-	if qos == 0 {
+	switch {
+	case qos == 0:
 		c.deliver0(l, m, place, &applies{ids: to.ids}, retain, byQueue)
-		return
+	case !c.launch(l, m, place, &applies{options: options{qos: qos}, ids: to.ids}, retain, 0, to):
+		return false
 	}
-	c.launch(l, m, place, &applies{options: options{qos: qos}, ids: to.ids}, retain, 0, to)
+	g.pass(place, m.Offset)
 	c.touch(&g.session)
+	return true
 }
 
 // pass notes that a position has been met.
@@ -234,20 +240,37 @@ func (c *Core) dispatchOne(g *group) bool {
 		g.aside[set.place] = m.Offset + 1
 		return true
 	}
+	if to != nil && !c.grant(to, m, set.place) {
+		return false
+	}
 	if !owed { // of QoS 0, which is owed once its turn has come
 		c.owe(m.Tally, set.place)
 	}
-	switch {
-	case to != nil:
-		c.grant(to, m, set.place)
-	case reason == "":
-		reason = DropQoS0Full
-		fallthrough
-	default:
-		c.drop(m.Tally, set.place, reason)
+	if to == nil {
+		c.drop(m.Tally, set.place, cmp.Or(reason, DropQoS0Full))
 	}
 	c.without(g, set, m.Offset)
 	return true
+}
+
+// boundAside gives the older half of what is set aside up when it has grown beyond what a queue may be: it cannot merge, since what lies between
+// has been handed out.
+func (c *Core) boundAside(g *group) {
+	if g.aside == nil || g.queue.bytes() <= 2*c.o.MaxQueueBytes {
+		return
+	}
+	for i := range g.queue.sets {
+		set := &g.queue.sets[i]
+		end, half := g.aside[set.place], set.count/2
+		for n := range set.runs.all {
+			if half--; half < 0 || n.from >= end {
+				end = min(end, n.from)
+				break
+			}
+		}
+		c.gone(set.place, set.clear(run{0, end}), DropDenied)
+	}
+	c.touch(&g.session)
 }
 
 // stillGroups tells whether a position in a set whose runs have merged is the group's.
