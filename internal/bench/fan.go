@@ -171,7 +171,7 @@ func openLoop(addr string, conns, rate, size int, p pace, begin, end func()) (re
 	var from, sent int64
 	var buf []byte
 	stopAt := start.Add(p.warm + p.window)
-	begun := false
+	begun, late := false, &histogram{}
 	for due := start; due.Before(stopAt); due = due.Add(gap) {
 		if !begun && due.Sub(start) >= p.warm {
 			begun = true
@@ -185,11 +185,12 @@ func openLoop(addr string, conns, rate, size int, p pace, begin, end func()) (re
 		i, seq := int(sent)%conns, uint32(sent/int64(conns))+1
 		sent++
 		buf = ms[i].append(buf[:0], id(seq), due.UnixNano(), uint32(i), seq)
+		late.add(time.Since(due))
 		if _, err := cs[i].Write(buf); err != nil {
 			return result{}, err
 		}
 	}
-	r := result{lat: sub.lat, count: total.Load() - from, elapsed: p.window}
+	r := result{lat: sub.lat, lateness: late, count: total.Load() - from, elapsed: p.window}
 	end()
 	await(&total, sent)
 	sub.since.Store(false)

@@ -11,9 +11,10 @@ import (
 
 // result is what one run of a load saw.
 type result struct {
-	count   int64 // acknowledged or delivered inside the window
-	elapsed time.Duration
-	lat     *histogram
+	count    int64 // acknowledged or delivered inside the window
+	elapsed  time.Duration
+	lat      *histogram
+	lateness *histogram // of the generator itself, where messages are due at a time
 	faults
 }
 

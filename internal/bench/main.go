@@ -200,6 +200,10 @@ func (b *bench) table(kinds []kind, all map[string][]run) {
 		fmt.Printf("| %s | %.0f k (%.0f–%.0f) | %.2f (%.2f–%.2f) | %s | %d / %d / %d | %d | %s |\n", k.name, rate/1e3, rl/1e3, rh/1e3, cpu, cl, ch,
 			lat, f.lost, f.twice, f.late, rss>>20, syncs)
 	}
+	if last := all[kinds[len(kinds)-1].name]; last[0].lateness != nil {
+		fmt.Printf("\nThe generator wrote a message p50 %s, p99 %s ms after it was due (last run).\n",
+			ms(last[len(last)-1].lateness.quantile(0.5)), ms(last[len(last)-1].lateness.quantile(0.99)))
+	}
 }
 
 // host describes the machine a table was made on.
