@@ -27,6 +27,8 @@ type site struct {
 	node *Node
 	log  *logBuffer
 	tune func(*bridge.Spec)
+
+	impatient bool // with a message that ends connections
 }
 
 const bridgeRoutes = `
@@ -68,6 +70,9 @@ func (s *site) start() *site {
 	eventually(s.t, "the address is free", func() bool {
 		s.node, err = Start(s.t.Context(), Options{Config: c, Version: "test", Logger: log, Files: s.mem, tune: tuning{engine: smallEngine, bridge: func(o *bridge.Options) {
 			o.SaveEvery = 50 * time.Millisecond
+			if s.impatient {
+				o.GiveUpAfter = time.Millisecond
+			}
 			for i := range o.Bridges {
 				b := &o.Bridges[i]
 				b.RetryMin, b.RetryMax = 5*time.Millisecond, 50*time.Millisecond

@@ -379,10 +379,10 @@ func (b *bridge) setSubscribed(filters []string) (old []string) {
 	return old
 }
 
-// failed notes an error, and logs it if it is another one than before.
+// failed notes an error, and logs it now and then.
 func (b *bridge) failed(what string, err error) {
 	err = fmt.Errorf("%s: %w", what, err)
-	if b.condition.fail(err, b.set.o.Now()) {
+	if b.condition.fail(what, err, b.set.o.Now()) {
 		b.log.Warn("the bridge has a problem", "remote", b.spec.Remote, "err", err)
 	}
 }

@@ -112,8 +112,8 @@ func (s *sender) message(ctx context.Context, part session.Part, m *session.Mess
 		}
 		return true
 	}
-	s.passed.Add(int64(len(m.Payload)))
 	if b.books.known(part, m.Offset) {
+		s.passed.Add(int64(len(m.Payload)))
 		return true
 	}
 	b.books.read(part, m.Offset)
@@ -156,6 +156,7 @@ func (s *sender) flush(ctx context.Context) bool {
 	for i := range s.held {
 		o := &s.held[i]
 		why := s.judge(o)
+		s.passed.Add(int64(len(o.msg.Payload)))
 		if why == "" {
 			why = s.encode(o, limits)
 		}

@@ -92,6 +92,7 @@ type condition struct {
 	since time.Time
 	err   string
 	errAt time.Time
+	said  map[string]time.Time // when a problem was logged last, by kind
 }
 
 func (c *condition) set(state string, now time.Time) {
@@ -102,15 +103,24 @@ func (c *condition) set(state string, now time.Time) {
 	}
 }
 
-// fail notes an error; news: it is another one than before.
-func (c *condition) fail(err error, now time.Time) (news bool) {
+// logEvery is how often a problem of one kind is logged; an outage is not to fill the log.
+const logEvery = time.Minute
+
+// fail notes an error; say: it is to be logged.
+func (c *condition) fail(what string, err error, now time.Time) (say bool) {
 	text := err.Error()
-	text = text[:min(len(text), 500)]
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	news = text != c.err
-	c.err, c.errAt = text, now
-	return news
+	c.err, c.errAt = text[:min(len(text), 500)], now
+	last, before := c.said[what]
+	if before && now.Sub(last) < logEvery {
+		return false
+	}
+	if c.said == nil {
+		c.said = map[string]time.Time{}
+	}
+	c.said[what] = now
+	return true
 }
 
 func (c *condition) fill(s *Status) {
