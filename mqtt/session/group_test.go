@@ -232,6 +232,23 @@ var groupScenarios = map[string]func(s *scene){
 		s.connect(s.b, 1000)
 		s.gets(s.b, "")
 	},
+	"QoS 2 of a topic that is deleted leaves nothing": func(s *scene) {
+		s.connect(s.a, 0)
+		s.connect(s.b, 1000)
+		s.share(s.a, shareXA, 2)
+		s.share(s.b, shareXA, 2)
+		s.numbered("a/1", 2, 1, 1)
+		s.gets(s.a, "1")
+		gone := s.parts[s.partOf("a/1")].part.Topic
+		s.parts = slices.DeleteFunc(s.parts, func(p *simPart) bool { return p.part.Topic == gone })
+		s.model.watching = false
+		s.crash()
+		s.settle()
+		s.connect(s.b, 1000)
+		s.gets(s.b, "")
+		s.checkpoint()
+		s.want(s.hasKind(kindOut) == 0, "%d out/ids are left", s.hasKind(kindOut))
+	},
 	"a message that a member refuses goes to nobody": func(s *scene) {
 		s.members(shareXA, 2)
 		for q := byte(1); q <= 2; q++ {

@@ -78,6 +78,7 @@ func (c *Core) returnAll(s *session) (groups []*group) {
 		}
 		back[k] = append(back[k], run{e.offset, e.offset + 1})
 	}
+	clear(f.items[len(kept):])
 	f.items = kept
 	for _, k := range order {
 		c.giveBack(k.group, k.place, back[k])
@@ -206,7 +207,8 @@ func (c *Core) freeID(k Key, id uint16) {
 func (c *Core) coverTaken(g *group, sh *shard) {
 	for sp, t := range g.taken {
 		set := g.queue.find(sp.place)
-		if t.over && (set == nil || !set.runs.has(sp.offset)) && sp.offset < sh.goal.at(sp.place) {
+		passed := sp.offset < sh.goal.at(sp.place) || c.places[sp.place].dead
+		if t.over && passed && (set == nil || !set.runs.has(sp.offset)) {
 			t.cover = sh.number
 		}
 	}

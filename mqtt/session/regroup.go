@@ -70,6 +70,9 @@ func (c *Core) restoreLease(sl *savedLease, g *group) {
 		return
 	}
 	place := c.place(sl.v.pos.Part)
+	if p := &c.places[place]; !p.tailed {
+		p.dead = true
+	}
 	sp := spot{place, sl.v.pos.Offset}
 	g.taken[sp] = &taken{lane: lane, key: sl.key, id: sl.id, over: sl.session == nil}
 	if set := g.queue.find(place); set != nil && !mutant("forget-taken") {
