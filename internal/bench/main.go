@@ -7,6 +7,7 @@ package main
 
 import (
 	"cmp"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -49,6 +50,14 @@ type bench struct {
 	peers  []kind
 	ours   []kind
 	secure *authority
+	failed bool // one of ours
+}
+
+// gaveUp notes that a load on a kind failed, and returns what its row says instead. The others go on.
+func (b *bench) gaveUp(k kind, err error) string {
+	fmt.Fprintf(os.Stderr, "%s: %v\n", k.name, err)
+	b.failed = b.failed || slices.ContainsFunc(b.ours, func(o kind) bool { return o.name == k.name })
+	return fmt.Sprintf("| %s | failed: %s |", k.name, strings.ReplaceAll(err.Error(), "\n", " "))
 }
 
 func (b *bench) run(bin, beside, peers, only string) (err error) {
@@ -91,6 +100,9 @@ func (b *bench) run(bin, beside, peers, only string) (err error) {
 		}
 		fmt.Fprintf(os.Stderr, "%s took %v, load %s\n", s.letter, time.Since(began).Round(time.Second), load())
 	}
+	if b.failed {
+		return errors.New("a run of millrace failed: see above")
+	}
 	return nil
 }
 
@@ -124,19 +136,20 @@ func (r run) cpuPerMillion() float64 { return r.cpu.Seconds() / float64(r.count)
 
 type loader func(s *server, begin, end func()) (result, error)
 
-// each runs a load on every kind in turn, several times, on fresh servers.
-func (b *bench) each(kinds []kind, load loader) (map[string][]run, error) {
-	all := map[string][]run{}
+// each runs a load on every kind in turn, several times, on fresh servers. What fails is in errs, by kind.
+func (b *bench) each(kinds []kind, load loader) (all map[string][]run, errs map[string]string) {
+	all, errs = map[string][]run{}, map[string]string{}
 	for range b.runs {
 		for _, k := range kinds {
 			r, err := b.once(k, nil, load)
 			if err != nil {
-				return nil, fmt.Errorf("%s: %w", k.name, err)
+				errs[k.name] = b.gaveUp(k, err)
+				continue
 			}
 			all[k.name] = append(all[k.name], r)
 		}
 	}
-	return all, nil
+	return all, errs
 }
 
 // once runs a load on a fresh server.
@@ -172,12 +185,16 @@ func median[T float64 | int64 | time.Duration](runs []run, f func(run) T) (med, 
 
 func ms(d time.Duration) string { return fmt.Sprintf("%.2f", float64(d.Microseconds())/1000) }
 
-// table prints rate, CPU and latency per kind.
-func (b *bench) table(kinds []kind, all map[string][]run) {
+// table prints rate, CPU and latency per kind; of those that failed in every run, why.
+func (b *bench) table(kinds []kind, all map[string][]run, errs map[string]string) {
 	fmt.Println("| server | median /s (min–max) | server CPU s per 1 M (min–max) | p50 / p99 ms | lost / twice / out of order | RSS MiB | messages per fdatasync; its p99 |")
 	fmt.Println("| --- | --- | --- | --- | --- | --- | --- |")
 	for _, k := range kinds {
 		rs := all[k.name]
+		if len(rs) == 0 {
+			fmt.Println(errs[k.name])
+			continue
+		}
 		rate, rl, rh := median(rs, run.rate)
 		cpu, cl, ch := median(rs, run.cpuPerMillion)
 		rss, _, _ := median(rs, func(r run) int64 { return r.rss })
@@ -200,7 +217,7 @@ func (b *bench) table(kinds []kind, all map[string][]run) {
 		fmt.Printf("| %s | %.0f k (%.0f–%.0f) | %.2f (%.2f–%.2f) | %s | %d / %d / %d | %d | %s |\n", k.name, rate/1e3, rl/1e3, rh/1e3, cpu, cl, ch,
 			lat, f.lost, f.twice, f.late, rss>>20, syncs)
 	}
-	if last := all[kinds[len(kinds)-1].name]; last[0].lateness != nil {
+	if last := all[kinds[len(kinds)-1].name]; len(last) > 0 && last[0].lateness != nil {
 		fmt.Printf("\nThe generator wrote a message p50 %s, p99 %s ms after it was due (last run).\n",
 			ms(last[len(last)-1].lateness.quantile(0.5)), ms(last[len(last)-1].lateness.quantile(0.99)))
 	}

@@ -57,6 +57,7 @@ func queued(b *bench) error {
 		var runs []run
 		var rates []run
 		var f faults
+		var row string
 		for range b.runs {
 			r, err := b.once(k, nil, func(s *server, _, _ func()) (result, error) {
 				if err := leave(s.mqtt); err != nil {
@@ -78,10 +79,15 @@ func queued(b *bench) error {
 				return r, nil
 			})
 			if err != nil {
-				return fmt.Errorf("%s: %w", k.name, err)
+				row = b.gaveUp(k, err)
+				continue
 			}
 			runs = append(runs, r)
 			f.add(r.faults)
+		}
+		if len(runs) == 0 {
+			fmt.Println(row)
+			continue
 		}
 		rate, _, _ := median(rates, run.rate)
 		back, _, _ := median(runs, func(r run) int64 { return r.count })
@@ -105,7 +111,7 @@ func killed(b *bench) error {
 			return result{}, err
 		})
 		if err != nil {
-			return fmt.Errorf("%s: %w", k.name, err)
+			fmt.Println(b.gaveUp(k, err))
 		}
 	}
 	return nil
@@ -163,6 +169,7 @@ func stuck(b *bench) error {
 		var peaks [2]int64
 		var published int64
 		var held error
+		var row string
 		for i := range peaks {
 			r, err := b.once(k, nil, func(s *server, _, _ func()) (result, error) {
 				if i == 1 {
@@ -179,9 +186,14 @@ func stuck(b *bench) error {
 				return result{}, nil
 			})
 			if err != nil {
-				return fmt.Errorf("%s: %w", k.name, err)
+				row = b.gaveUp(k, err)
+				break
 			}
 			peaks[i] = r.peak
+		}
+		if row != "" {
+			fmt.Println(row)
+			continue
 		}
 		also := "" // held is an error of the network that says no more
 		if held != nil {

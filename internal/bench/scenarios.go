@@ -55,10 +55,7 @@ var scenarios = []scenario{
 }
 
 func (b *bench) compare(load loader, kinds []kind) error {
-	all, err := b.each(kinds, load)
-	if err != nil {
-		return err
-	}
-	b.table(kinds, all)
+	all, errs := b.each(kinds, load)
+	b.table(kinds, all, errs)
 	return nil
 }

@@ -51,7 +51,7 @@ func wire(b *bench) error {
 			return result{}, nil
 		})
 		if err != nil {
-			return fmt.Errorf("%s: %w", k.name, err)
+			rows = []string{b.gaveUp(k, err)}
 		}
 		for _, row := range rows {
 			fmt.Println(row)
