@@ -27,15 +27,15 @@ import (
 // goes into a queue.
 type group struct {
 	session
-	sub     *sub      // the filter, with the group's start and the highest QoS of its members; it is what the tree has
-	members []*member // in order of joining, with those that have left and still hold leases
-	byQoS   [3]int    // subscriptions
-	ready   int       // of them durable
-	online  int       // of them with a connection
-	open    []*member // those that had room when last looked at; the first one is next
-	reads   link      // of the queue; live when nothing of it can be handed out now
-	floor   vector    // nothing below has yet to be met, and some of it may be done: runs below do not merge
-	aside   map[int32]int64
+	sub     *sub            // the filter, with the group's start and the highest QoS of its members; it is what the tree has
+	members []*member       // in order of joining, with those that have left and still hold leases
+	byQoS   [3]int          // subscriptions
+	ready   int             // of them durable
+	online  int             // of them with a connection
+	open    []*member       // those that had room when last looked at; the first one is next
+	reads   link            // of the queue; live when nothing of it can be handed out now
+	floor   vector          // of what lies below, some has been handed out: runs that begin there do not merge
+	aside   map[int32]int64 // by place: what is queued below is set aside
 	taken   map[spot]*taken
 	limbo   map[spot]*limbo
 	leaving int  // sessions whose removal is being written
@@ -56,6 +56,7 @@ type member struct {
 	ready   bool
 }
 
+// spot is a position.
 type spot struct {
 	place  int32
 	offset int64
