@@ -21,6 +21,7 @@ type session struct {
 	inbound   *Inbound
 	cursors   []cursor
 	histories []*history // that it has not all of, or of which no checkpoint says so yet
+	gapped    bool       // some of a history was gone
 	link      *link      // nil: offline
 	will      *will
 	shares    []*member // of groups

@@ -53,10 +53,10 @@ const (
 )
 
 const (
-	maxHistories    = 24      // of one session: there is a bit for each
-	pastLook        = 256     // records of history in one call
-	historyReads    = 2       // outstanding, of all sessions, for history alone: the others must not wait for it
-	maxLaterFilters = 1 << 10 // in SUBSCRIBE and UNSUBSCRIBE packets that wait for an earlier one to learn where history begins
+	maxHistories   = 24      // of one session: there is a bit for each
+	pastLook       = 256     // records of history in one call
+	historyReads   = 2       // outstanding, of all sessions, for history alone: the others must not wait for it
+	maxLaterWeight = 1 << 10 // of SUBSCRIBE and UNSUBSCRIBE packets that wait for an earlier one to learn where history begins
 )
 
 // history is what one SUBSCRIBE asked for of the past.
@@ -377,17 +377,18 @@ func (c *Core) waits(l *link, p packet.Packet) bool {
 	if l.asking == 0 {
 		return false
 	}
+	l.later.weight += laterWeight(p)
 	switch p := p.(type) {
 	case *packet.Subscribe:
-		l.later.filters += len(p.Filters)
 		own := *p
+		own.Filters = slices.Clone(p.Filters)
 		l.later.packets = append(l.later.packets, &own)
 	case *packet.Unsubscribe:
-		l.later.filters += len(p.Filters)
 		own := *p
+		own.Filters = slices.Clone(p.Filters)
 		l.later.packets = append(l.later.packets, &own)
 	}
-	if l.later.filters > maxLaterFilters {
+	if l.later.weight > maxLaterWeight {
 		l.conn.Close(packet.QuotaExceeded, "too many subscriptions at once while it is looked up where history begins")
 		c.lost(l.session, Lost, nil)
 	}
@@ -403,12 +404,11 @@ func (c *Core) resume(l *link, asking uint64) {
 	for len(l.later.packets) > 0 && l.asking == 0 && l.session.link == l {
 		p := l.later.packets[0]
 		l.later.packets = l.later.packets[1:]
+		l.later.weight -= laterWeight(p)
 		switch p := p.(type) {
 		case *packet.Subscribe:
-			l.later.filters -= len(p.Filters)
 			c.subscribe(l, p)
 		case *packet.Unsubscribe:
-			l.later.filters -= len(p.Filters)
 			c.unsubscribe(l, p)
 		}
 	}
@@ -417,7 +417,26 @@ func (c *Core) resume(l *link, asking uint64) {
 // later is what waits for an answer.
 type later struct {
 	packets []packet.Packet
-	filters int
+	weight  int
+}
+
+// laterWeight is what a packet that waits counts towards the limit.
+func laterWeight(p packet.Packet) int {
+	n := 1
+	switch p := p.(type) {
+	case *packet.Subscribe:
+		for i := range p.Filters {
+			n += subWeight(p.Filters[i].Filter)
+		}
+		for _, u := range p.Props.User {
+			n += subWeight(u.Name) + subWeight(u.Value)
+		}
+	case *packet.Unsubscribe:
+		for _, f := range p.Filters {
+			n += subWeight(f)
+		}
+	}
+	return n
 }
 
 // Running.
@@ -446,6 +465,7 @@ func (c *Core) addHistory(s *session, h *history) {
 	s.histories = append(s.histories, h)
 	h.sub.history = h
 	if h.lost != 0 {
+		s.gapped = true
 		h.sub.gap.add(h.lost)
 	}
 }
@@ -538,6 +558,7 @@ func (c *Core) miss(s *session, set *set, off int64, by askers, reason string) {
 			continue
 		}
 		if n := p.runs.cut(off); n > 0 {
+			s.gapped = true
 			p.history.sub.gap.add(n)
 			c.host.Count(reason, int(min(n, 1<<31-1)))
 		}
@@ -600,6 +621,9 @@ func (c *Core) pastSum(t *target, m *Message, place int32, off int64, by askers)
 
 // gapFor is what a delivery has to tell its client of gaps, and notes that it does. The same message sent again tells the same.
 func (s *session) gapFor(by askers, m *Message, place int32) (lost int64) {
+	if !s.gapped {
+		return 0
+	}
 	for _, b := range s.queue.subs.list {
 		g := &b.gap
 		switch {
@@ -669,7 +693,7 @@ func (c *Core) forgetOver(sh *shard) {
 			continue
 		}
 		c.write(sh.lane, func(err error) {
-			if err == nil && !s.ended && b.history == h {
+			if err == nil && !s.ended && b.history == h && b.writes == 0 { // else a later record says that there is history
 				c.endHistory(s, h)
 			}
 			c.touch(s)
@@ -704,13 +728,12 @@ func (c *Core) restoreHistory(s *session, b *sub, v *historyOf, q *queueValue) {
 	}
 	h := &history{sub: b, number: v.number, lost: v.lost}
 	byPart := map[Part][]run{}
-	for i := range v.from {
-		i, from, to := i, v.from[i], v.to[i]
-		if i, known := c.index[from.Part]; known && c.places[i].tailed {
-			h.spans = append(h.spans, span{i, run{from.Offset, to.Offset}})
-			byPart[from.Part] = []run{{from.Offset, to.Offset}}
+	for i, from := range v.from {
+		if place, known := c.index[from.Part]; known && c.places[place].tailed {
+			sp := span{place, run{from.Offset, v.to[i].Offset}}
+			h.spans = append(h.spans, sp)
+			byPart[from.Part] = []run{sp.run}
 		}
-		_ = i
 	}
 	lost := v.lost
 	if q != nil && q.inc == s.inc {
