@@ -274,7 +274,12 @@ func bridgeFaults(t *testing.T, seed uint64, version string, long time.Duration)
 		did = append(did, faultNames[what])
 		switch what {
 		case 0:
+			if rng.IntN(3) > 0 { // a node that is dead says nothing more either
+				p.down.Store(true)
+				p.cut()
+			}
 			a.kill(rng)
+			p.down.Store(false)
 			crashed = true
 			a.start()
 		case 1:

@@ -124,6 +124,9 @@ func mosquitto(t *testing.T, more string) (address string) {
 	t.Helper()
 	program, err := exec.LookPath("mosquitto")
 	if err != nil {
+		program, err = exec.LookPath("/usr/sbin/mosquitto")
+	}
+	if err != nil {
 		if os.Getenv("CI") == "true" {
 			t.Fatal("mosquitto is not installed")
 		}
