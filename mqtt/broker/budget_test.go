@@ -2,8 +2,10 @@ package broker_test
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"net"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -33,9 +35,13 @@ func flood(t testing.TB, c *client, payload string, stop <-chan struct{}) (sent 
 			default:
 			}
 			c.nc.SetWriteDeadline(time.Now().Add(20 * time.Millisecond))
-			k, _ := c.nc.Write(rest)
+			k, err := c.nc.Write(rest)
 			if rest = rest[k:]; len(rest) == 0 {
 				n, rest = n+1, one
+			}
+			if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) { // the test is over
+				sent <- n
+				return
 			}
 		}
 	}()
@@ -202,7 +208,9 @@ func TestAnswersTotal(t *testing.T) {
 				default:
 				}
 				c.nc.SetWriteDeadline(time.Now().Add(20 * time.Millisecond))
-				c.nc.Write(pings)
+				if _, err := c.nc.Write(pings); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+					return // the test is over
+				}
 			}
 		})
 	}
