@@ -165,7 +165,7 @@ func (m *model) emittedPast(n *simConn, o *simOut, p pos) bool {
 			continue
 		}
 		found = true
-		if o.d.QoS > 0 && !m.serves(r, n, o) {
+		if o.d.QoS > 0 && !m.serves(r, n, o) || !e.must && r.running && !r.over && !e.sent && !applies1(r.opts, &e.msg, s) {
 			again = true
 			continue
 		}
