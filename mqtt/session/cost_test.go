@@ -200,6 +200,57 @@ func TestDeliveryDoesNotAllocate(t *testing.T) {
 	}
 }
 
+// oneShared is oneMessage for a group.
+func oneShared(c *Core, h *nullHost, p Part, members int) func() {
+	var conns []*nullConn
+	for i := range members {
+		conns = append(conns, connectCost(c, h, fmt.Sprint(i), "$share/g/fleet/+/telemetry", 1, 100))
+	}
+	b := &Batch{Part: p, Msgs: []Message{{Topic: "fleet/v1/telemetry", Payload: make([]byte, 100), QoS: 1, Client: "x"}}}
+	ack := &packet.Ack{Kind: packet.PUBACK}
+	return func() {
+		b.Base, b.Next = b.Next, b.Next+1
+		b.Msgs[0].Offset = b.Base
+		c.Tail(1, b)
+		for _, n := range conns {
+			for _, id := range n.ids {
+				ack.PacketID = id
+				c.Packet(1, n, ack)
+			}
+			n.ids = n.ids[:0]
+		}
+	}
+}
+
+func TestGroupDeliveryDoesNotAllocate(t *testing.T) {
+	for _, members := range []int{1, 4} {
+		c, h, parts := newCost(t, Options{}, 1, nil)
+		f := oneShared(c, h, parts[0], members)
+		for range 100 {
+			f()
+		}
+		if allocs := testing.AllocsPerRun(1000, f); allocs > 0 {
+			t.Errorf("%d members: %v allocations per delivery", members, allocs)
+		}
+		if st := c.Stats(); st.GroupQueue+int64(st.Inflight) > 0 {
+			t.Fatalf("%+v", st)
+		}
+	}
+}
+
+func BenchmarkGroup(b *testing.B) {
+	for _, members := range []int{1, 10, 1000} {
+		b.Run(fmt.Sprint(members), func(b *testing.B) {
+			c, h, parts := newCost(b, Options{}, 1, nil)
+			f := oneShared(c, h, parts[0], members)
+			b.ReportAllocs()
+			for b.Loop() {
+				f()
+			}
+		})
+	}
+}
+
 func BenchmarkRestore(b *testing.B) {
 	recs := stored(100_000)
 	for b.Loop() {

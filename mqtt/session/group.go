@@ -32,7 +32,8 @@ type group struct {
 	byQoS   [3]int          // subscriptions
 	ready   int             // of them durable
 	online  int             // of them with a connection
-	open    []*member       // those that had room when last looked at; the first one is next
+	open    []*member       // those that had room when last looked at
+	turn    int             // in open, whose it is
 	reads   link            // of the queue; live when nothing of it can be handed out now
 	floor   vector          // of what lies below, some has been handed out: runs that begin there do not merge
 	aside   map[int32]int64 // by place: what is queued below is set aside

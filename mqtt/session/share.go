@@ -111,19 +111,23 @@ func (c *Core) spare(s *session) {
 	}
 }
 
-// choose returns the member that a message goes to, and puts it at the end of the turn. If there is none, reason tells why nobody may
+// choose returns the member that a message goes to, and the turn goes on. If there is none, reason tells why nobody may
 // have it; "": somebody may, or might, later. soon: when there is room.
 func (c *Core) choose(g *group, m *Message) (to *member, reason string, soon bool) {
 	asked := false
 	for n := len(g.open); n > 0; n-- {
-		o := g.open[0]
-		g.open[0] = nil
-		g.open = g.open[1:]
+		if g.turn >= len(g.open) {
+			g.turn = 0
+		}
+		o := g.open[g.turn]
 		if !c.takes(o) {
 			o.listed = false
+			last := len(g.open) - 1
+			g.open[g.turn], g.open[last] = g.open[last], nil
+			g.open = g.open[:last]
 			continue
 		}
-		g.open = append(g.open, o)
+		g.turn++
 		switch {
 		case min(o.sub.opts.qos, m.QoS) == 0 && len(o.session.link.held) > 0:
 			soon = true // behind those it would be lost with the connection, while another could still have it
