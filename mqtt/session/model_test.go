@@ -29,6 +29,7 @@ type model struct {
 	asked    []*modelReplay            // by the SUBSCRIBE that is being handed over
 	tokens   map[uint64][]*modelReplay // by Host.History
 	replayed int                       // messages of histories
+	clock    int                       // counts what is sent to clients
 	groups   map[string]*modelGroup
 	shared   int // messages that groups have had
 }

@@ -21,6 +21,7 @@ type modelReplay struct {
 	over    bool // unsubscribed, replaced, or nobody knows
 	gap     bool // its first message has to tell of one
 	crashes int
+	at      int // of the model's clock, when SUBACK was sent
 	entries map[pos]*replayEntry
 	last    map[string]int64 // per topic, the highest offset that has arrived since, from history or live
 }
@@ -92,7 +93,8 @@ func (m *model) learn(token uint64, answers []History) {
 
 // begun: the SUBACK of a SUBSCRIBE with history has come.
 func (r *modelReplay) begun(m *model) {
-	r.running, r.crashes = true, m.w.crashes
+	m.clock++
+	r.running, r.crashes, r.at = true, m.w.crashes, m.clock
 	id := r.session.client.key.ClientID
 	for p, e := range r.entries {
 		wanted := !slices.ContainsFunc(r.sub.options(), func(f packet.Filter) bool { return !applies1(f, &e.msg, r.session) })
@@ -158,6 +160,8 @@ func (m *model) serves(r *modelReplay, n *simConn, o *simOut) bool {
 // emittedPast tells whether a delivery is one of history, and checks it.
 func (m *model) emittedPast(n *simConn, o *simOut, p pos) bool {
 	s, id := n.client.session, n.client.key.ClientID
+	m.clock++
+	o.at = m.clock
 	found, fresh, again := false, false, o.d.Dup
 	for _, r := range s.replays {
 		e := r.entries[p]
@@ -233,7 +237,7 @@ func (r *modelReplay) arrived(m *model, o *simOut, p pos) {
 // appLive: a message that is not history has arrived. All of the history before it has to be there.
 func (m *model) appLive(s *modelSession, o *simOut, p pos) {
 	for _, r := range s.replays {
-		if r.over || !r.running || !matches(r.sub.filter, o.msg.Topic) || p.offset < r.upTo[p.part] {
+		if r.over || !r.running || o.at < r.at || !matches(r.sub.filter, o.msg.Topic) || p.offset < r.upTo[p.part] {
 			continue
 		}
 		r.arrived(m, o, p)

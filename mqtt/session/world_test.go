@@ -523,6 +523,7 @@ type simConn struct {
 type simOut struct {
 	serves []*modelReplay
 	again  bool // some of those had it before a crash
+	at     int  // of the model's clock
 	d      Delivery
 	msg    Message
 	p      packet.Packet
