@@ -51,7 +51,7 @@ func TestKillNine(t *testing.T) {
 		}()
 	}
 	shared := newGroups(t, n, ledgers, filters)
-	wills := newMortals(t, n)
+	wills, clean := newMortals(t, n), newCleanLoad(t, n)
 	rounds := tier.N(200)
 	rng := rand.New(rand.NewPCG(tier.Seed(), 9))
 	t.Logf("%d rounds, seed %d", rounds, tier.Seed())
@@ -62,6 +62,7 @@ func TestKillNine(t *testing.T) {
 		n.start()
 	}
 	wills.settle()
+	clean.settle(n)
 	stopLoad()
 	for range 2 {
 		if err := <-loads; err != nil {
