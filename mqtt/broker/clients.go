@@ -144,21 +144,8 @@ func (b *Broker) client(in *session.Info) Client {
 	x.Version, x.Since = c.version, b.began.Add(c.since)
 	x.Waiting, x.Slow = c.out.bytes, c.out.full
 	x.BytesOut, x.MessagesOut = c.out.written, c.out.delivered
-	if c.paused.Load() {
-		x.PausedReason = c.pausedFor()
-	}
+	x.PausedReason = c.pausedFor()
 	return x
-}
-
-// pausedFor says why the client is not read. Under c.mu.
-func (c *conn) pausedFor() string {
-	switch {
-	case c.out.answers > maxAnswers/2:
-		return "it does not take our answers"
-	case len(c.acks) > maxAcks/2 || c.packets > maxPackets/2:
-		return "the session state is behind"
-	}
-	return "the log has no room"
 }
 
 // Client describes the session of a key, with its subscriptions and its history; false: there is none, but perhaps a history of one that was.

@@ -32,17 +32,16 @@ type conn struct {
 	quiet     bool           // the client wants no reason strings
 	bridge    bool           // it is another broker's, of version 3.1 or 3.1.1
 	halfOpen  bool
-	counted   bool  // among those of its address that are half open
-	again     bool  // rest may hold a whole packet: decode before reading
-	flow      *flow // nil: there are no rates to keep to
-	qos2      bool  // the client has published at QoS 2
-	inherited int   // ids of inbound that were open before
-	joined    bool  // the owner knows the connection
-	cause     session.Cause
+	counted   bool    // among those of its address that are half open
+	again     bool    // rest may hold a whole packet: decode before reading
+	qos2      bool    // the client has published at QoS 2
+	joined    bool    // the owner knows the connection
+	flow      *flow   // nil: there are no rates to keep to
+	inherited int     // ids of inbound that were open before
 	expiry    *uint32 // of a DISCONNECT
 	asked     uint32  // session expiry of the CONNECT
-	need      int     // size of the packet that begins in rest, if known
 	sent      uint32  // QoS 1 publishes
+	need      int     // size of the packet that begins in rest, if known
 	rest      []byte  // of the last burst, not decoded yet
 	got       *burst  // by readable
 	doing     *burst  // being handled
@@ -55,6 +54,7 @@ type conn struct {
 	aliasBytes int32         // of aliases
 	keepAlive  uint16        // in force, seconds
 	cleanStart bool          // it was asked for
+	cause      session.Cause // of its end
 	since      time.Duration // when its session was accepted, on the broker's clock; the owner's
 
 	// Of the owner.
@@ -69,6 +69,7 @@ type conn struct {
 	listed, gone bool
 	heard        atomic.Int64 // tick
 	paused       atomic.Bool  // we do not read: the client is not to blame for its silence
+	pausedBy     atomic.Int32 // of pauses
 
 	acked atomic.Uint32 // QoS 1 publishes
 

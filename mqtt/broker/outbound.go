@@ -236,6 +236,12 @@ func (c *conn) answerAcks(receipts []receipt) (n int) {
 	}
 	q.own = own
 	c.queued(q, 4*n)
+	q.packets += n - 1
+	if list := c.b.traces.now.Load(); list != nil {
+		for i := range receipts[:n] {
+			c.traceOut(*list, &packet.Ack{Kind: receipts[i].kind, PacketID: receipts[i].id})
+		}
+	}
 	return n
 }
 

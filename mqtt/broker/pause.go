@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -18,6 +19,17 @@ const (
 	pausedBytes     = "byte_rate"
 	pausedHandshake = "connect_rate"
 )
+
+// pauses are the reasons that pause may be given.
+var pauses = []string{pausedLog, pausedTotal, pausedListener, pausedClient, pausedOwner, pausedAnswers, pausedMessages, pausedBytes}
+
+// pausedFor says why the client is not read at the moment; "": it is.
+func (c *conn) pausedFor() string {
+	if i := c.pausedBy.Load(); c.paused.Load() && i >= 0 {
+		return pauses[i]
+	}
+	return ""
+}
 
 // awaitRoom holds the reader, and with it the client, while the log, a budget or the owner is behind, the client takes no answers, or
 // it is ahead of its rates.
@@ -45,6 +57,7 @@ func (c *conn) awaitRoom(full <-chan struct{}, hold time.Duration, why string) {
 // pause waits until done holds, which is asked under c.mu, or also is closed. One of them may be nil.
 func (c *conn) pause(why string, done func() bool, also <-chan struct{}) {
 	began := c.b.clock()
+	c.pausedBy.Store(int32(slices.Index(pauses, why)))
 	c.paused.Store(true)
 	c.b.stats.paused.Add(1)
 	c.b.stats.pausedNow.add(why, 1)

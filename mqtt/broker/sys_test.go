@@ -120,3 +120,17 @@ func itoa(n int64) string { return strconv.FormatInt(n, 10) }
 type noReceiving struct{}
 
 func (noReceiving) Allowed(_ session.Key, a broker.Action, _ string) bool { return a != broker.Receive }
+
+// Every packet is one, however many came or went at once.
+func TestPacketsAreCounted(t *testing.T) {
+	n := newNode(t, nil)
+	a := n.connected("CONNECT v5 id=a")
+	a.send("PUBLISH q1 #1 t=x \"m\"", "PUBLISH q2 #2 t=x \"m\"", "PUBLISH q1 #3 t=$SYS/x \"m\"", "PUBLISH q1 #4 t=x \"m\"", "PUBLISH q0 t=x \"m\"")
+	a.expect("PUBACK #1", "PUBREC #2", "PUBACK #3 0x90", "PUBACK #4")
+	a.send("SUBSCRIBE #5 y:0")
+	a.expect("SUBACK #5 0x00")
+	a.send("PUBLISH q0 t=y \"m\"")
+	a.expect("PUBLISH q0 t=y \"m\"")
+	a.quiet()
+	eventually(t, "all are counted", func() bool { s := n.b.Stats(); return s.PacketsIn == 9 && s.PacketsOut == 8 })
+}
