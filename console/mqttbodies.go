@@ -36,7 +36,7 @@ type Client struct {
 	BytesOut      int64    `json:"bytes_out" doc:"of this connection"`
 	MessagesIn    int64    `json:"messages_in" doc:"publishes of this connection"`
 	MessagesOut   int64    `json:"messages_out" doc:"deliveries on this connection, those that were repeated too"`
-	Paused        string   `json:"paused" doc:"why the node does not read from it at the moment; empty: it does"`
+	Paused        string   `json:"paused" doc:"why the node does not read from it at the moment, the same word as in /metrics: log_has_no_room, message_rate, …; empty: it does"`
 }
 
 // ClientDetail is a client with its subscriptions and its history. Of a session that has ended only the history is left.
