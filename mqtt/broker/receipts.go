@@ -32,6 +32,7 @@ type flight struct {
 	held     packet.Packet
 	landed   bool
 	size     int           // of its messages
+	taken    int           // of budgets, for them
 	received time.Duration // they were
 	done     func([]session.Result)
 }
@@ -51,7 +52,7 @@ func (f *flight) free() {
 	if cap(f.receipts) > 4096 {
 		return
 	}
-	f.c, f.next, f.held, f.landed, f.size, f.receipts = nil, nil, nil, false, 0, f.receipts[:0]
+	f.c, f.next, f.held, f.landed, f.size, f.taken, f.receipts = nil, nil, nil, false, 0, 0, f.receipts[:0]
 	flights.Put(f)
 }
 
@@ -87,8 +88,9 @@ func (c *conn) append(s *burst) {
 	c.launch(f)
 	c.inflight += f.size
 	c.mu.Unlock()
-	c.b.inbound.take(f.size)
-	c.lis.inbound.take(f.size)
+	f.taken = f.size
+	c.b.inbound.take(f.taken)
+	c.lis.inbound.take(f.taken)
 	if len(s.msgs) == 0 {
 		f.land()
 		return
@@ -135,15 +137,11 @@ func (f *flight) complete(results []session.Result) {
 	f.land()
 }
 
-// giveBack returns what f's messages took of the budgets.
+// giveBack returns what f's messages took of the budgets that many share.
 func (c *conn) giveBack(f *flight) {
-	c.b.inbound.give(f.size)
-	c.lis.inbound.give(f.size)
-	c.mu.Lock()
-	c.inflight -= f.size
-	c.wakeReader()
-	c.mu.Unlock()
-	f.size = 0
+	c.b.inbound.give(f.taken)
+	c.lis.inbound.give(f.taken)
+	f.taken = 0
 }
 
 // settle takes in what became of the messages, and ends the connection if that cannot be told by acks.
@@ -266,6 +264,10 @@ func (c *conn) landed(f *flight) (flush bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	f.landed = true
+	if f.size > 0 {
+		c.inflight -= f.size
+		c.wakeReader()
+	}
 	for c.first != nil && c.first.landed {
 		g := c.first
 		c.first = g.next
