@@ -30,6 +30,8 @@ type link struct {
 	yields    bool              // the session's groups had the first turn last time
 	later     later             // behind it
 	turn      bool              // of what no history holds up
+	lacking   []*member         // that are offered the next room, in turn
+	lacked    int               // of them that have been
 
 	last struct { // topic that target looked at
 		name   string

@@ -51,7 +51,9 @@ type member struct {
 	ids     []uint32
 	rap     bool
 	leases  int
+	at      int  // in session.shares
 	listed  bool // in group.open
+	lacks   bool // in link.lacking
 	wanted  bool // something was set aside that it may have
 	qos     byte // with ready: as the group counts it
 	ready   bool
@@ -69,14 +71,12 @@ func (c *Core) join(s *session, b *sub, k Key) {
 	if g == nil {
 		g = c.found(k, c.incarnation(), c.next())
 	}
-	i := slices.IndexFunc(s.shares, func(m *member) bool { return m.group == g })
-	if i >= 0 { // UNSUBSCRIBE and SUBSCRIBE at once
-		b.member = s.shares[i]
+	if b.member != nil { // UNSUBSCRIBE and SUBSCRIBE at once
 		b.member.sub = b
 		c.appraise(b.member)
 		return
 	}
-	m := &member{group: g, session: s, sub: b}
+	m := &member{group: g, session: s, sub: b, at: len(s.shares)}
 	b.member = m
 	g.members = append(g.members, m)
 	s.shares = append(s.shares, m)
@@ -120,6 +120,7 @@ func (c *Core) appraise(m *member) {
 		m.ids = []uint32{b.opts.id}
 	}
 	c.appraiseGroup(g)
+	m.lack()
 }
 
 func (g *group) uncount(m *member) {
@@ -160,7 +161,7 @@ func (c *Core) withdraw(b *sub) {
 	g.uncount(m)
 	m.sub, m.ready = nil, false
 	c.weight -= subWeight(b.filter)
-	s.shares = slices.DeleteFunc(s.shares, func(x *member) bool { return x == m })
+	s.unshare(m)
 	if s.link != nil {
 		c.offline(g)
 	}
@@ -172,6 +173,15 @@ func (c *Core) withdraw(b *sub) {
 	c.appraiseGroup(g)
 	g.anew()
 	c.dispatch(g)
+}
+
+// unshare takes a member out of a session's; the last one takes its place, for there may be thousands.
+func (s *session) unshare(m *member) {
+	last := len(s.shares) - 1
+	s.shares[m.at] = s.shares[last]
+	s.shares[m.at].at = m.at
+	s.shares[last] = nil
+	s.shares = s.shares[:last]
 }
 
 // prune forgets a member that has left and holds nothing.
@@ -197,6 +207,8 @@ func (c *Core) connected(s *session) {
 	for _, m := range s.shares {
 		m.group.online++
 		m.group.anew()
+		m.lacks = false // it was so on the connection before
+		m.lack()
 	}
 }
 

@@ -77,26 +77,51 @@ func (c *Core) shareUnlogged(t *target, m *Message) {
 }
 
 // takes tells whether a member has room.
-func (c *Core) takes(m *member) bool {
-	if m.sub == nil || m.sub.pending {
-		return false
-	}
-	l := m.session.link
+func (c *Core) takes(m *member) bool { return m.sub != nil && !m.sub.pending && c.roomy(m.session) }
+
+// roomy tells whether a session has room for a delivery of a group.
+func (c *Core) roomy(s *session) bool {
+	l := s.link
 	switch {
-	case l == nil, !l.open(c), l.resend < m.session.flight.len():
+	case l == nil, !l.open(c), l.resend < s.flight.len():
 		return false
-	case !m.session.flight.hasID():
+	case !s.flight.hasID():
 		c.hurry = true // a checkpoint frees some
 		return false
 	}
 	return true
 }
 
-// spare offers the room that a session has to its groups.
+// lack has a member offered the next room of its connection. All that have to be are in link.lacking, so that room costs
+// what is done with it, and not a look at each of thousands of groups.
+func (m *member) lack() {
+	l := m.session.link
+	if m.sub == nil || l == nil || m.lacks {
+		return
+	}
+	m.lacks = true
+	l.lacking = append(l.lacking, m)
+}
+
+// nextLacking takes out the member whose turn it is.
+func (l *link) nextLacking() *member {
+	m := l.lacking[l.lacked]
+	m.lacks = false
+	l.lacking[l.lacked] = nil
+	if l.lacked++; 2*l.lacked >= len(l.lacking) { // in the same memory
+		n := copy(l.lacking, l.lacking[l.lacked:])
+		clear(l.lacking[n:])
+		l.lacking, l.lacked = l.lacking[:n], 0
+	}
+	return m
+}
+
+// spare offers the room that a session has to those of its groups that lack it, one after the other.
 func (c *Core) spare(s *session) {
-	for _, m := range s.shares {
+	for l := s.link; s.link == l && l.lacked < len(l.lacking) && c.roomy(s); {
+		m := l.nextLacking()
 		if !c.takes(m) {
-			continue
+			continue // it has left, or comes back when it is durable
 		}
 		g := m.group
 		if !m.listed {
@@ -107,7 +132,9 @@ func (c *Core) spare(s *session) {
 			m.wanted = false
 			g.anew()
 		}
-		c.dispatch(g)
+		if c.dispatch(g); m.lacks {
+			return // what it lacks the others lack, too; the next room is theirs first
+		}
 	}
 }
 
@@ -122,6 +149,7 @@ func (c *Core) choose(g *group, m *Message) (to *member, reason string, soon boo
 		o := g.open[g.turn]
 		if !c.takes(o) {
 			o.listed = false
+			o.lack()
 			last := len(g.open) - 1
 			g.open[g.turn], g.open[last] = g.open[last], nil
 			g.open = g.open[:last]
@@ -131,6 +159,7 @@ func (c *Core) choose(g *group, m *Message) (to *member, reason string, soon boo
 		switch {
 		case min(o.sub.opts.qos, m.QoS) == 0 && len(o.session.link.held) > 0:
 			soon = true // behind those it would be lost with the connection, while another could still have it
+			o.lack()
 		case c.refuses(o, m) == "":
 			return o, "", false
 		default:
@@ -152,6 +181,7 @@ func (c *Core) choose(g *group, m *Message) (to *member, reason string, soon boo
 			switch why := c.refuses(o, m); {
 			case why == "":
 				o.wanted = true
+				o.lack()
 				return nil, "", false
 			case why != DropDenied:
 				reason = why
@@ -181,6 +211,7 @@ func (c *Core) grant(to *member, m *Message, place int32) bool {
 	case qos == 0:
 		c.deliver0(l, m, place, &applies{ids: to.ids}, retain, byQueue)
 	case !c.launch(l, m, place, &applies{options: options{qos: qos}, ids: to.ids}, retain, 0, to):
+		to.lack()
 		return false
 	}
 	g.pass(place, m.Offset)

@@ -158,7 +158,10 @@ func (c *Core) change(s *session, f *packet.Filter, id uint32) change {
 		if b != nil {
 			c.endHistory(s, b.history)
 		}
-		b = &sub{filter: f.Filter, opts: opts, pending: s.durable}
+		old := b
+		if b = (&sub{filter: f.Filter, opts: opts, pending: s.durable}); old != nil {
+			b.member = old.member // a session is one member of a group
+		}
 		s.queue.subs.set(b)
 		c.begins(s, b)
 	}
