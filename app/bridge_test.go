@@ -245,6 +245,13 @@ func TestBridge(t *testing.T) {
 			if code, body := fetch(t, a.node, "/api/v1/mqtt/bridges"); code != 200 || !strings.Contains(body, `"name":"up"`) || !strings.Contains(body, `"acked":60`) {
 				t.Errorf("the API says %d %s", code, body)
 			}
+			eventually(t, "it adds up", func() bool {
+				_, metrics := fetch(t, a.node, "/metrics")
+				return strings.Contains(metrics, `millrace_stage_unaccounted{stage="log"} 0`)
+			})
+			if st := a.node.pipeline().Stages[2]; st.Name != "log" || len(st.Joined) != 1 || st.Joined[0].Reason != "bridges" || st.Joined[0].Count != 60 {
+				t.Errorf("%+v", st)
+			}
 			if _, metrics := fetch(t, a.node, "/metrics"); !strings.Contains(metrics, `millrace_bridge_messages_total{bridge="up",stage="acked"} 60`) {
 				t.Errorf("the metrics do not know:\n%s", metrics)
 			}

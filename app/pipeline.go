@@ -60,6 +60,7 @@ func (p *passage) passed(e *broker.TailEvent) {
 // store (appending) until that is counted, so nothing is between two counters unnoticed.
 type census struct {
 	received, repeated, broken, wills int64
+	bridged                           int64 // from other brokers, but for what the log refused
 	appending, appended, unlogged     int64
 	own, gapped, passed               int64
 	refused                           map[string]int64
@@ -81,6 +82,10 @@ func (n *Node) count() (c census) {
 	}
 	c.repeated, c.broken, c.wills, c.appending, c.refused = b.Repeated, b.Broken, b.Wills, b.Appending, b.Refused
 	delete(c.refused, tolerated)
+	if n.bridges != nil {
+		handed, refused, appending := n.bridges.Taken()
+		c.bridged, c.appending = handed-refused, c.appending+appending
+	}
 	return c
 }
 
@@ -100,7 +105,7 @@ func (n *Node) settled() (c census, moved int64) {
 		before := c
 		c = n.count()
 		moved = 0
-		for _, d := range [...]int64{c.received - before.received, c.repeated - before.repeated, c.broken - before.broken, c.wills - before.wills,
+		for _, d := range [...]int64{c.received - before.received, c.repeated - before.repeated, c.broken - before.broken, c.wills - before.wills, c.bridged - before.bridged,
 			c.appending - before.appending, c.appended - before.appended, c.unlogged - before.unlogged, c.own - before.own,
 			c.allRefused() - before.allRefused()} {
 			moved += max(d, -d)
@@ -263,12 +268,12 @@ func logStation(c *census, moved int64) console.Stage {
 	if ahead := c.own - c.appended; ahead > 0 { // in the log as everybody can see, but its answer is not counted yet
 		c.appended, c.appending = c.appended+ahead, c.appending-ahead
 	}
-	off := c.received + c.wills - c.appended - c.appending - c.unlogged - c.repeated - c.broken - c.allRefused()
+	off := c.received + c.wills + c.bridged - c.appended - c.appending - c.unlogged - c.repeated - c.broken - c.allRefused()
 	if off != 0 && max(off, -off) <= moved || off < 0 && c.appending >= -off { // no still moment to count in; or counted, and not let go of yet
 		c.appending += off
 	}
 	st := console.Stage{Name: "log", Total: c.appended,
-		Joined: reasons(console.Reason{Reason: "wills", Kind: "other", Count: c.wills}),
+		Joined: reasons(console.Reason{Reason: "wills", Kind: "other", Count: c.wills}, console.Reason{Reason: "bridges", Kind: "other", Count: c.bridged}),
 		Left: reasons(console.Reason{Reason: "in_flight", Kind: "in_flight", Count: c.appending},
 			console.Reason{Reason: "not_stored", Kind: "unlogged", Count: c.unlogged},
 			console.Reason{Reason: "resent", Kind: "repeated", Count: c.repeated},

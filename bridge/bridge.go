@@ -395,6 +395,19 @@ func (b *bridge) fence(err error) {
 	b.mqtt.Drop()
 }
 
+// Taken is how many messages of remotes were handed to the store, how many of these it refused, and how many it has not answered yet.
+func (s *Set) Taken() (handed, refused, appending int64) {
+	for _, b := range s.bridges {
+		c := &b.counters
+		refused += c.refused.Load()
+		answered := c.answered.Load()
+		h := c.handed.Load() // last: what comes meanwhile is on its way
+		handed += h
+		appending += h - answered
+	}
+	return handed, refused, appending
+}
+
 // Status tells how each bridge is.
 func (s *Set) Status(ctx context.Context) ([]Status, error) {
 	list := []Status{}

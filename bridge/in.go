@@ -159,6 +159,7 @@ func (r *receiver) idle() bool {
 
 // store appends a message to the log.
 func (r *receiver) store(a *arrival, m *session.Message) {
+	r.b.counters.handed.Add(1)
 	wait := r.b.set.o.Store.Append([]session.Message{*m}, func(results []session.Result) { r.stored(a, results[0].Err) })
 	if wait != nil {
 		select {
@@ -171,6 +172,10 @@ func (r *receiver) store(a *arrival, m *session.Message) {
 // stored hears what became of a message, from a goroutine of the store.
 func (r *receiver) stored(a *arrival, err error) {
 	b := r.b
+	if err != nil {
+		b.counters.refused.Add(1)
+	}
+	b.counters.answered.Add(1)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	switch {

@@ -61,6 +61,7 @@ const (
 // counters count what a bridge did.
 type counters struct {
 	sent, acked, received, stored atomic.Uint64
+	handed, refused, answered     atomic.Int64 // to and by the store
 
 	mu      sync.Mutex
 	dropped map[string]uint64
