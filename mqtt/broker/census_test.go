@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -160,7 +161,9 @@ func TestHistory(t *testing.T) {
 // A caller that does not wait does not leave the loop with work.
 func TestImpatientCaller(t *testing.T) {
 	n := newNode(t, nil)
-	n.connected("CONNECT v5 id=a")
+	for i := range 300 { // more than one step looks at
+		n.connected(fmt.Sprintf("CONNECT v4 clean id=c%d", i))
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	for range 100 {
@@ -172,6 +175,10 @@ func TestImpatientCaller(t *testing.T) {
 	if err := n.b.Clients(t.Context(), all, func(*broker.Client) {}); err != nil {
 		t.Error(err)
 	}
+	eventually(t, "no walk is left behind", func() bool {
+		stacks := make([]byte, 1<<20)
+		return !strings.Contains(string(stacks[:runtime.Stack(stacks, true)]), "session.(*Core).Walk")
+	})
 	b := n.b
 	n.stop()
 	if err := b.Clients(t.Context(), all, func(*broker.Client) {}); err == nil {

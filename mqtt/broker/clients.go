@@ -67,18 +67,23 @@ func walk[T any](ctx context.Context, b *Broker, begin func(*session.Core) *sess
 	}
 	o := b.owner.Load()
 	var w *session.Walk[T]
-	steps, ended, over := make(chan []T, 1), make(chan struct{}), make(chan struct{})
+	steps, ended := make(chan []T, 1), make(chan struct{})
 	buffer := make([]T, 0, walkStep)
-	step := func(int64) {
+	stop := func(int64) {
+		if w != nil && !isClosed(ended) {
+			w.Stop()
+			close(ended)
+		}
+	}
+	step := func(now int64) {
 		if w == nil {
 			w = begin(o.core)
 		}
 		list := w.Next(buffer[:0], walkStep)
-		if len(list) < walkStep || isClosed(over) {
-			w.Stop()
-			close(ended)
+		if len(list) < walkStep {
+			stop(now)
 		}
-		steps <- list
+		steps <- list // there is room: the one before has been taken
 	}
 	for {
 		o.post(step)
@@ -91,19 +96,15 @@ func walk[T any](ctx context.Context, b *Broker, begin func(*session.Core) *sess
 				return nil
 			}
 		case <-o.done:
-			if w != nil && !isClosed(ended) {
-				w.Stop()
-			}
+			stop(0) // the loop is over: nobody else does
 			return errNotRunning
 		case <-ctx.Done():
-			close(over) // the step that is still to come is the last
+			o.post(stop)
 			go func() {
 				select {
 				case <-ended:
 				case <-o.done:
-					if w != nil && !isClosed(ended) {
-						w.Stop()
-					}
+					stop(0)
 				}
 			}()
 			return fmt.Errorf("the sessions' loop is busy: %w", ctx.Err())
