@@ -66,7 +66,7 @@ type Core struct {
 	pastReaders []*link    // the same, of history
 	pastReads   int
 	pastLeft    int     // records of history that are left to this call
-	histories   int     // of all sessions, and those being asked for
+	histories   int     // under way, and being asked for
 	scratch     Message // a message of history with a tally of its own
 	unrowed     Tally
 	tallies     []*Tally // that have something to tell

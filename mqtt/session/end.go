@@ -312,7 +312,9 @@ func (c *Core) remove(s *session) {
 	for _, b := range s.queue.subs.list {
 		c.uproot(s, b)
 	}
-	c.histories -= len(s.histories)
+	for _, h := range s.histories {
+		c.uncount(h)
+	}
 	s.queue, s.flight, s.cursors, s.histories = queue{}, flight{}, nil, nil
 	delete(c.sessions, s.key)
 	if c.lives[s.inc] == s {

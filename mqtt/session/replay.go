@@ -61,12 +61,13 @@ const (
 
 // history is what one SUBSCRIBE asked for of the past.
 type history struct {
-	sub    *sub
-	number uint64 // no other has the same
-	bit    askers
-	spans  []span // as it was asked for
-	lost   int64  // before it, as History says
-	left   int    // places with positions of it
+	sub     *sub
+	number  uint64 // no other has the same
+	bit     askers
+	spans   []span // as it was asked for
+	lost    int64  // before it, as History says
+	left    int    // places with positions of it
+	counted bool   // in Core.histories
 }
 
 type span struct {
@@ -462,6 +463,7 @@ func (c *Core) addHistory(s *session, h *history) {
 	for h.bit = byQueue; h.bit&taken != 0; h.bit <<= 1 {
 	}
 	c.histories++
+	h.counted = true
 	s.histories = append(s.histories, h)
 	h.sub.history = h
 	if h.lost != 0 {
@@ -491,6 +493,7 @@ func (c *Core) caughtUp(s *session, h *history) {
 	if h.left > 0 {
 		return
 	}
+	c.uncount(h)
 	if h.sub.gap.untold() != 0 { // its next message, which is live, tells
 		c.plant(s, h.sub)
 	}
@@ -500,6 +503,14 @@ func (c *Core) caughtUp(s *session, h *history) {
 	c.touch(s)
 }
 
+// uncount takes a history off those that are under way.
+func (c *Core) uncount(h *history) {
+	if h.counted {
+		h.counted = false
+		c.histories--
+	}
+}
+
 // endHistory forgets a history; nil: there is none.
 func (c *Core) endHistory(s *session, h *history) {
 	i := slices.Index(s.histories, h)
@@ -507,7 +518,7 @@ func (c *Core) endHistory(s *session, h *history) {
 		return
 	}
 	s.histories = slices.Delete(s.histories, i, i+1)
-	c.histories--
+	c.uncount(h)
 	if h.sub.history == h {
 		h.sub.history = nil
 	}
@@ -752,6 +763,9 @@ func (c *Core) restoreHistory(s *session, b *sub, v *historyOf, q *queueValue) {
 		if list := byPart[c.places[i].part]; len(list) > 0 && c.places[i].tailed {
 			c.addPast(s, h, int32(i), list)
 		}
+	}
+	if h.left == 0 {
+		c.uncount(h)
 	}
 }
 
