@@ -178,6 +178,11 @@ func (b *banBook) note(k banKey, x *broker.Ban) {
 	}
 	b.pending[k] = x
 	b.mu.Unlock()
+	b.again()
+}
+
+// again has the writer look.
+func (b *banBook) again() {
 	select {
 	case b.wake <- struct{}{}:
 	default:
@@ -203,7 +208,7 @@ func (b *banBook) run() {
 		b.said(err)
 		select {
 		case <-time.After(banPatience):
-			b.wake <- struct{}{}
+			b.again()
 		case <-b.quit:
 			return
 		}

@@ -76,10 +76,10 @@ type conn struct {
 	bytesIn, messagesIn atomic.Int64 // the reader's
 
 	mu        sync.Mutex
-	closing   bool // nothing is queued any more
-	accepted  bool // CONNACK is queued: deliveries and DISCONNECT may follow
-	ackPosted bool // the mailbox knows of acks
-	dismissed bool // the reader is to end the connection
+	closing   bool      // nothing is queued any more
+	accepted  bool      // CONNACK is queued: deliveries and DISCONNECT may follow
+	ackPosted bool      // the mailbox knows of acks
+	dismissed *farewell // how the reader is to end the connection
 	maxPacket uint32
 	why       string      // it ended
 	holds     func() bool // Principal.Holds
@@ -193,7 +193,7 @@ func (c *conn) step() bool {
 func (c *conn) readFailed(err error) bool {
 	var broken *transport.Error
 	switch {
-	case c.b.stopping(), c.isDismissed():
+	case c.b.stopping(), c.isDismissed() != nil:
 		c.depart()
 	case errors.Is(err, os.ErrDeadlineExceeded): // end has been called
 	case errors.As(err, &broken): // the transport has a last word
@@ -242,7 +242,7 @@ func (c *conn) wakeReader() {
 	}
 }
 
-func (c *conn) isDismissed() bool {
+func (c *conn) isDismissed() *farewell {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.dismissed

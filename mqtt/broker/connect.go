@@ -55,8 +55,10 @@ func (c *conn) open(p *packet.Connect) bool {
 		switch { // what came while the session was on its way has not seen the connection
 		case c.bannedSince():
 			c.endBanned()
-		case c.b.away.Load() != nil:
-			c.dismiss()
+		default:
+			if f := c.b.away.Load(); f != nil {
+				c.dismiss(f)
+			}
 		}
 		return true
 	}

@@ -139,7 +139,7 @@ func (b *Broker) sendAway(ctx context.Context, f *farewell, rate int) error {
 			}
 			told[c] = time.Now()
 			f.told.Add(1)
-			c.dismiss()
+			c.dismiss(f)
 		}
 		if err := b.farewellWait(ctx, step.C); err != nil {
 			return err
@@ -185,9 +185,9 @@ func (f *farewell) refer(code packet.Code, p *packet.Properties) {
 }
 
 // dismiss has the reader end its connection, once what it has read is acknowledged.
-func (c *conn) dismiss() {
+func (c *conn) dismiss(f *farewell) {
 	c.mu.Lock()
-	c.dismissed = true
+	c.dismissed = f
 	c.wakeReader()
 	c.mu.Unlock()
 	c.nc.SetReadDeadline(longAgo)
@@ -195,7 +195,10 @@ func (c *conn) dismiss() {
 
 // depart is the reader's, when it has been dismissed or the broker stops.
 func (c *conn) depart() {
-	f := c.b.away.Load()
+	f := c.isDismissed() // Admit may have come since
+	if f == nil {
+		f = c.b.away.Load()
+	}
 	if f == nil {
 		f = &farewell{cause: session.Draining}
 	}

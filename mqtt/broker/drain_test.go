@@ -188,3 +188,30 @@ func TestRetire(t *testing.T) {
 		}
 	}
 }
+
+// TestAdmitMeanwhile: who was sent away before clients were let in again leaves as it was told to, and leaves nothing behind.
+func TestAdmitMeanwhile(t *testing.T) {
+	n := newNode(t, nil)
+	c := n.connected(`CONNECT v5 clean id=c will=will/c "dead"`)
+	n.store.hold()
+	c.send(`PUBLISH q1 #1 t=x "m"`)
+	eventually(t, "the append", func() bool { k, _ := n.store.held(); return k == 1 })
+	left := make(chan error, 1)
+	go func() { left <- n.b.Evacuate(context.Background(), "other.example:1883", 0) }()
+	eventually(t, "it to be told", func() bool { return n.b.Evacuation().Told == 1 })
+	n.b.Admit()
+	if err := <-left; !errors.Is(err, broker.ErrAdmitted) {
+		t.Errorf("evacuate: %v", err)
+	}
+	n.connected("CONNECT v5 clean id=d").quiet()
+	n.store.release()
+	c.expect("PUBACK #1")
+	if d := farewellOf(c); d.Code != packet.UseAnotherServer || d.Props.ServerReference != "other.example:1883" {
+		t.Errorf("%+v", d)
+	}
+	c.nc.Close()
+	eventually(t, "its session to end", func() bool { return n.b.Stats().Session.Sessions == 1 })
+	if got := len(n.store.logged("will/c")); got != 0 {
+		t.Error("its will has fired")
+	}
+}

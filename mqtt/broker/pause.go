@@ -61,7 +61,7 @@ func (c *conn) pause(why string, done func() bool, also <-chan struct{}) {
 	c.paused.Store(true)
 	c.b.stats.paused.Add(1)
 	c.b.stats.pausedNow.add(why, 1)
-	c.await(func() bool { return c.dismissed || done != nil && done() }, also, c.b.stop)
+	c.await(func() bool { return c.dismissed != nil || done != nil && done() }, also, c.b.stop)
 	c.b.stats.paused.Add(-1)
 	c.b.stats.pausedNow.add(why, -1)
 	c.b.roster.touch(c)
@@ -74,7 +74,7 @@ func (c *conn) pause(why string, done func() bool, also <-chan struct{}) {
 func (c *conn) goesOn() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return !c.closing && !c.dismissed && !c.b.stopping()
+	return !c.closing && c.dismissed == nil && !c.b.stopping()
 }
 
 // behind names what of the client's waits too long for somebody; "": nothing does.
