@@ -1,13 +1,16 @@
 package main
 
 import (
+	"bufio"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"net/http"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -143,9 +146,26 @@ func stormRow(s *server, secure *authority, killed bool) (row string, err error)
 	if err != nil {
 		return "", err
 	}
+	away := turnedAway(s)
 	at := func(q float64) float64 { return took[int(q*float64(len(took)-1))].Seconds() }
-	return fmt.Sprintf("| %s | %s | %s | %.1f | %.1f / %.1f | %d | %.1f | %v | %v |\n", s.kind.name, transport, what, at(1), at(0.5), at(0.99), failed,
+	return fmt.Sprintf("| %s | %s | %s | %.1f | %.1f / %.1f | %d%s | %.1f | %v | %v |\n", s.kind.name, transport, what, at(1), at(0.5), at(0.99), failed, away,
 		used.Seconds(), before, meanwhile), nil
+}
+
+// turnedAway is how many connections Millrace has turned away, by its own count, and why; "": none, or the server does not say.
+func turnedAway(s *server) (why string) {
+	resp, err := http.Get("http://" + s.http + "/metrics")
+	if err != nil {
+		return ""
+	}
+	defer resp.Body.Close()
+	for lines := bufio.NewScanner(resp.Body); lines.Scan(); {
+		if rest, ok := strings.CutPrefix(lines.Text(), `millrace_mqtt_turned_away_total{reason="`); ok {
+			reason, n, _ := strings.Cut(rest, `"} `)
+			why += ", " + reason + " " + n
+		}
+	}
+	return strings.Replace(why, ", ", ": ", 1)
 }
 
 // stormer is a client that has lost its connection.
