@@ -21,23 +21,32 @@ import (
 // openCluster opens the log on the cluster that the configuration names.
 func (n *Node) openCluster(ctx context.Context) error {
 	c := &n.o.Config.Log
-	o := kafka.Options{Seeds: c.Kafka, Replication: int16(c.Replication), Logger: n.o.Logger.With("part", "log")}
-	var err error
-	if o.Dial, err = dialCluster(&c.TLS, c.Kafka[0]); err != nil {
-		return fmt.Errorf("log.tls: %w", err)
+	o, err := wayTo(ctx, c, n.o.Now)
+	if err != nil {
+		return err
 	}
-	if o.Login, err = loginOf(&c.SASL, n.o.Now); err != nil {
-		return fmt.Errorf("log.sasl: %w", err)
-	}
-	if err := trusts(ctx, c.Kafka, o.Dial); err != nil {
-		return fmt.Errorf("log.tls: %w", err)
-	}
+	o.Logger = n.o.Logger.With("part", "log")
 	d, err := kafka.Open(ctx, o)
 	if err != nil {
 		return fmt.Errorf("open the log on the Kafka cluster at %v (log.kafka): %w", c.Kafka, err)
 	}
 	n.log, n.now = eventlog.New(d), new(clock).now
 	return nil
+}
+
+// wayTo is how the cluster of a configuration is reached.
+func wayTo(ctx context.Context, c *config.Log, now func() time.Time) (o kafka.Options, err error) {
+	o = kafka.Options{Seeds: c.Kafka, Replication: int16(c.Replication)}
+	if o.Dial, err = dialCluster(&c.TLS, c.Kafka[0]); err != nil {
+		return o, fmt.Errorf("log.tls: %w", err)
+	}
+	if o.Login, err = loginOf(&c.SASL, now); err != nil {
+		return o, fmt.Errorf("log.sasl: %w", err)
+	}
+	if err := trusts(ctx, c.Kafka, o.Dial); err != nil {
+		return o, fmt.Errorf("log.tls: %w", err)
+	}
+	return o, nil
 }
 
 // dialCluster opens connections to brokers. Files that are wrong now are an error; later they are read at each connection.

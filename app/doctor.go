@@ -24,16 +24,9 @@ func Doctor(ctx context.Context, c *config.Config, probe bool) (*ClusterReport, 
 	if len(c.Log.Kafka) == 0 {
 		return nil, ErrEmbedded
 	}
-	o := kafka.Options{Seeds: c.Log.Kafka, Replication: int16(c.Log.Replication)}
-	var err error
-	if o.Dial, err = dialCluster(&c.Log.TLS, c.Log.Kafka[0]); err != nil {
-		return nil, fmt.Errorf("log.tls: %w", err)
-	}
-	if o.Login, err = loginOf(&c.Log.SASL, nil); err != nil {
-		return nil, fmt.Errorf("log.sasl: %w", err)
-	}
-	if err := trusts(ctx, c.Log.Kafka, o.Dial); err != nil {
-		return nil, fmt.Errorf("log.tls: %w", err)
+	o, err := wayTo(ctx, &c.Log, nil)
+	if err != nil {
+		return nil, err
 	}
 	k := kafka.Checkup{Options: o, Probe: probe, Away: time.Duration(c.Limits.SessionExpiry), Topics: wanted(Routes(c))}
 	if c.Log.SASL.Username != "" {

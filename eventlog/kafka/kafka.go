@@ -1,5 +1,5 @@
 // Package kafka is the driver of eventlog on an Apache Kafka cluster, or whatever speaks its protocol (2.8 and later, for
-// topic ids). It is the only package that imports a Kafka client, and it uses the client for connections, TLS, SASL, version
+// topic ids). It uses a Kafka client for connections, TLS, SASL, version
 // negotiation and administration; produce, fetch and transactions are its own, because the contract is about what happens
 // when they fail:
 //
@@ -150,6 +150,12 @@ func randomName() string {
 	b := make([]byte, 12)
 	_, _ = rand.Read(b) // never fails, and a name that repeats would only be fenced
 	return hex.EncodeToString(b)
+}
+
+// NewClient makes a client for those who look at a cluster instead of keeping a log on it. They reach it as a driver does; more is theirs to say.
+func NewClient(o Options, more ...kgo.Opt) (*kgo.Client, error) {
+	o.setDefaults()
+	return o.client(more...)
 }
 
 // client makes a client of the cluster that starts no work of its own.
