@@ -38,6 +38,10 @@ func newProxy(t *testing.T, to func() string) *proxy {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return newProxyOn(t, l, to)
+}
+
+func newProxyOn(t *testing.T, l net.Listener, to func() string) *proxy {
 	p := &proxy{listener: l, to: to, conns: map[net.Conn]bool{}}
 	var all sync.WaitGroup
 	all.Go(func() {
