@@ -7,6 +7,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"flag"
 	"fmt"
@@ -35,6 +36,10 @@ func main() {
 		}
 		return
 	}
+	context.AfterFunc(interrupted, func() {
+		time.Sleep(time.Second) // the server is killed meanwhile
+		os.Exit(130)
+	})
 	b := &bench{runs: *runs, pace: pace{time.Second, *window}, kinds: *kinds}
 	if err := b.run(*bin, *beside, *peers, *only); err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -10,12 +10,16 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
 )
+
+// interrupted ends when the program is told to stop, and with it the server that runs.
+var interrupted, _ = signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 
 // server is a broker under test, in a process of its own with a fresh folder.
 type server struct {
@@ -65,7 +69,7 @@ func (s *server) spawn() error {
 		return err
 	}
 	defer out.Close()
-	s.cmd = exec.CommandContext(context.Background(), path, args...)
+	s.cmd = exec.CommandContext(interrupted, path, args...)
 	s.cmd.Dir, s.cmd.Stdout, s.cmd.Stderr = s.dir, out, out
 	if err := s.cmd.Start(); err != nil {
 		return fmt.Errorf("start %s: %w", s.kind.name, err)
