@@ -57,7 +57,7 @@ func (n *Node) bridgeSpecs() (specs []bridge.Spec, err error) {
 		s := bridge.Spec{Name: b.Name, Remote: r.URL, Version: packet.V5, ClientID: cmp.Or(r.ClientID, b.Name), Username: r.Username,
 			CleanStart: r.CleanStart, KeepAlive: time.Duration(r.KeepAlive), Private: r.Private == nil || *r.Private, StateTopic: r.StateTopic,
 			Out: bridgeTopics(b.All(true)), In: bridgeTopics(b.All(false)), MaxAge: max(0, time.Duration(b.Buffer.MaxAge)), MaxBytes: int64(b.Buffer.MaxBytes),
-			Window: b.Window, Retry: b.OnRefusal == "retry", RetryMin: time.Duration(r.RetryMin), RetryMax: time.Duration(r.RetryMax)}
+			Window: b.Window, MaxPacket: int(n.o.Config.Limits.PacketBytes), Retry: b.OnRefusal == "retry", RetryMin: time.Duration(r.RetryMin), RetryMax: time.Duration(r.RetryMax)}
 		if r.Version == "3.1.1" {
 			s.Version = packet.V311
 		}

@@ -82,7 +82,9 @@ type Spec struct {
 	MaxAge   time.Duration // messages that have waited for longer are dropped; 0: none
 	MaxBytes int64         // of payloads waiting; beyond it the oldest are dropped; 0: no bound
 	Window   int           // messages on their way to the remote; default 64, at most 1000
-	Retry    bool          // send again what the remote has refused; else it is dropped
+	// MaxPacket is the largest packet that the remote may send, which it is told on MQTT 5; 0: MQTT's own limit.
+	MaxPacket int
+	Retry     bool // send again what the remote has refused; else it is dropped
 
 	RetryMin, RetryMax time.Duration // pauses between attempts to connect; default 1 s and 30 s
 }

@@ -198,6 +198,10 @@ func (b *bridge) greeting() packet.Connect {
 	if s.Version == packet.V5 {
 		c.Props.Has = packet.PReceiveMaximum
 		c.Props.ReceiveMaximum = receiveMaximum
+		if s.MaxPacket > 0 {
+			c.Props.Has |= packet.PMaximumPacket
+			c.Props.MaximumPacket = uint32(s.MaxPacket)
+		}
 		if !s.CleanStart {
 			c.Props.Has |= packet.PSessionExpiry
 			c.Props.SessionExpiry = math.MaxUint32
