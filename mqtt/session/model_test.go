@@ -255,7 +255,7 @@ func (m *model) trimmed(part int, to int64) {
 	for _, g := range m.groups {
 		for p, e := range g.entries {
 			if p.part == part && p.offset < to {
-				e.must = false
+				e.must, e.via = false, nil
 			}
 		}
 	}
