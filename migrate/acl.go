@@ -39,7 +39,7 @@ func (m *mosquitto) acl(path string, text []byte) (rules []rule) {
 		switch word {
 		case "user":
 			if who = rest; !account(who) {
-				m.add(at, Dropped, "%q is no account here: names have no / + # and no control characters, are not anonymous, do not end in * and do not begin with group: — its rules are left out", clip(who))
+				m.add(at, Dropped, "%q is no account here: names have no / + # and no control characters, are not anonymous, have no * and do not begin with group: — its rules are left out", clip(who))
 				who = ""
 			}
 		case "topic", "pattern":
@@ -47,12 +47,21 @@ func (m *mosquitto) acl(path string, text []byte) (rules []rule) {
 			if first, other, ok := strings.Cut(rest, " "); ok && rights[first] != "" {
 				r.right, r.deny, rest = rights[first], first == "deny", strings.TrimSpace(other)
 			}
+			literal := strings.Contains(rest, "${") // Mosquitto knows no such variables
 			if word == "pattern" {
 				r.who = "*"
 				rest = strings.NewReplacer("%c", "${client}", "%u", "${account}").Replace(rest)
 			}
 			if r.who == "" {
 				continue // of a user that is left out
+			}
+			if literal || slices.ContainsFunc(strings.Split(rest, "/"), variable) {
+				level := Dropped
+				if r.deny {
+					level = Unsafe
+				}
+				m.add(at, level, "%q has a level that is a variable in a policy here, and a plain text there: it is left out", clip(rest))
+				continue
 			}
 			if err := topic.ValidateFilter(strings.NewReplacer("${client}", "c", "${account}", "a").Replace(rest)); err != nil {
 				m.add(at, Dropped, "%q is no topic filter: %v", clip(rest), err)
@@ -71,9 +80,14 @@ func (m *mosquitto) acl(path string, text []byte) (rules []rule) {
 	return rules
 }
 
+// variable tells whether a policy takes a level for somebody's way to write a variable.
+func variable(level string) bool {
+	return level == "%c" || level == "%u" || strings.HasPrefix(level, "{") && strings.HasSuffix(level, "}")
+}
+
 // account tells whether the policy takes a name as that of an account.
 func account(name string) bool {
-	return identity.CheckName(name) == nil && name != anonymous && !strings.HasSuffix(name, "*") && !strings.HasPrefix(name, "group:")
+	return identity.CheckName(name) == nil && name != anonymous && !strings.Contains(name, "*") && !strings.HasPrefix(name, "group:")
 }
 
 // policy reads the ACL files of all listeners, and is nil if there is none.

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/millrace-io/millrace/config"
+	"github.com/millrace-io/millrace/policy"
 )
 
 // site is a folder with a Mosquitto's files.
@@ -267,6 +268,38 @@ func TestWhoGetsIn(t *testing.T) {
 }
 
 // Every option that Mosquitto's manual knows is known here: nothing is told as unknown.
+// What is a plain text in an ACL, and would be a variable or a pattern of accounts in a policy, is left out and said: it must neither grant
+// anything else nor make a policy that no node starts with.
+func TestAclsSayNothingThatTheyDoNotMean(t *testing.T) {
+	for _, acl := range []string{"user a*b\ntopic x", "user a*\ntopic x", "user *\ntopic x", "user group:a\ntopic x", "user anonymous\ntopic x", "user a\ntopic x/%c",
+		"user a\ntopic x/${client}", "user a\ntopic x/${user}/y", "user a\ntopic {client}/x", "pattern x/${client}", "pattern x/${clientid}/%c", "pattern {username}/%u",
+		"user a\ntopic deny x/${account}", "pattern x/%c%u/y", "pattern %c"} {
+		s := site{"mosquitto.conf": "listener 1883 127.0.0.1\nallow_anonymous true\nacl_file acl\n", "acl": acl + "\n"}
+		r, err := Import("mosquitto.conf", "x", s.read, s.list)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := config.ParsePolicy(r.file(policyFile), policyFile)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rs := policy.Rules{}
+		for _, r := range c.Policy.Rules {
+			rs.Rules = append(rs.Rules, policy.Rule{Who: r.Who, Deny: r.Deny != "", Topics: r.Topics, Rights: policy.Of(policy.Publish, policy.Subscribe)})
+		}
+		if _, err := policy.Compile(rs); err != nil {
+			t.Errorf("%q: %v", acl, err)
+		}
+		if kept := strings.Contains(acl, "%") && !strings.Contains(acl, "{") && strings.HasPrefix(acl, "pattern"); kept != (len(rs.Rules) > 0) {
+			t.Errorf("%q became %+v", acl, rs.Rules)
+		}
+		note := r.note(strings.Fields(acl[strings.LastIndex(acl, "\n")+1:])[0])
+		if strings.Contains(acl, "deny") && (note == nil || note.Level != Unsafe) {
+			t.Errorf("%q: %+v", acl, note)
+		}
+	}
+}
+
 func TestEveryOptionIsKnown(t *testing.T) {
 	manual, err := os.ReadFile("testdata/options.txt")
 	if err != nil {
