@@ -241,7 +241,7 @@ func TestLogFlag(t *testing.T) {
 		{"http://h1:9092", "", false, "kafka://"},
 		{"kafka://", "", false, "kafka://"},
 	} {
-		brokers, overTLS, err := cluster(c.flag)
+		brokers, overTLS, err := cluster("--log", c.flag)
 		if brokers != c.brokers || overTLS != c.tls || (err == nil) != (c.wrong == "") || err != nil && !strings.Contains(err.Error(), c.wrong) {
 			t.Errorf("%q: %q, %v, %v", c.flag, brokers, overTLS, err)
 		}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -16,6 +17,7 @@ type settings struct {
 	file                        string
 	data, mqtt, ws, kafka, http string
 	log                         string
+	logFlag                     string // that log is from; "": --log
 	insecure                    bool
 	level, format               string
 }
@@ -43,13 +45,14 @@ func (s *settings) load(e env) (*config.Config, error) {
 		}
 	}
 	set("log.data", "--data", quote(s.data))
-	brokers, overTLS, err := cluster(s.log)
+	logFlag := cmp.Or(s.logFlag, "--log")
+	brokers, overTLS, err := cluster(logFlag, s.log)
 	if err != nil {
 		return nil, err
 	}
-	set("log.kafka", "--log", brokers)
+	set("log.kafka", logFlag, brokers)
 	if overTLS {
-		set("log.tls.ca", "--log", string(config.SystemCA))
+		set("log.tls.ca", logFlag, string(config.SystemCA))
 	}
 	set("listeners.mqtt", "--mqtt-listen", listeners(s.mqtt))
 	set("listeners.ws", "--ws-listen", listeners(s.ws))
@@ -89,13 +92,13 @@ func quote(s string) string {
 }
 
 // cluster makes a YAML list of the brokers of a URL.
-func cluster(s string) (list string, overTLS bool, err error) {
+func cluster(flag, s string) (list string, overTLS bool, err error) {
 	if s == "" {
 		return "", false, nil
 	}
 	scheme, hosts, ok := strings.Cut(strings.TrimSuffix(s, "/"), "://")
 	if !ok || scheme != "kafka" && scheme != "kafkas" || hosts == "" {
-		return "", false, fmt.Errorf("--log %s: write kafka://h1:9092,h2:9092, or kafkas:// for TLS", s)
+		return "", false, fmt.Errorf("%s %s: write kafka://h1:9092,h2:9092, or kafkas:// for TLS", flag, s)
 	}
 	var quoted []string
 	for h := range strings.SplitSeq(hosts, ",") {
