@@ -81,7 +81,7 @@ type Spec struct {
 	Out, In  []Topic
 	MaxAge   time.Duration // messages that have waited for longer are dropped; 0: none
 	MaxBytes int64         // of payloads waiting; beyond it the oldest are dropped; 0: no bound
-	Window   int           // messages on their way to the remote; default 64, at most 1000
+	Window   int           // messages on their way to the remote; default 64, on 3.1.1 20, at most 1000
 	// MaxPacket is the largest packet that the remote may send, which it is told on MQTT 5; 0: MQTT's own limit.
 	MaxPacket int
 	Retry     bool // send again what the remote has refused; else it is dropped
@@ -93,7 +93,11 @@ func (s Spec) withDefaults() Spec {
 	s.Version = cmp.Or(s.Version, packet.V5)
 	s.KeepAlive = cmp.Or(s.KeepAlive, time.Minute)
 	s.Patience = cmp.Or(s.Patience, max(s.KeepAlive/2, minPatience))
-	s.Window = min(cmp.Or(s.Window, 64), maxWindow)
+	usual := 64
+	if s.Version < packet.V5 { // it cannot say what it takes, and Mosquitto ends connections with more than 20
+		usual = 20
+	}
+	s.Window = min(cmp.Or(s.Window, usual), maxWindow)
 	s.RetryMin = cmp.Or(s.RetryMin, time.Second)
 	s.RetryMax = max(cmp.Or(s.RetryMax, 30*time.Second), s.RetryMin)
 	s.Private = s.Private && s.Version < packet.V5

@@ -18,7 +18,7 @@ type Bridge struct {
 	Both   []BridgeTopic `yaml:"both"` // as if written in out and in
 	Buffer BridgeBuffer  `yaml:"buffer"`
 
-	Window    int    `yaml:"window"`     // messages on their way at once; 0: 64
+	Window    int    `yaml:"window"`     // messages on their way at once; 0: 64, on 3.1.1 20
 	OnRefusal string `yaml:"on_refusal"` // skip | retry; empty: skip
 }
 
