@@ -77,7 +77,6 @@ func TestInboundBudgets(t *testing.T) {
 		t.Run(x.reason, func(t *testing.T) {
 			n := &node{t: t, store: newMemStore(), lis: broker.ListenerOptions{Name: "test", Limits: x.lis}}
 			n.opts = broker.Options{Store: n.store, Limits: x.limits}
-			narrowed(n)
 			n.start()
 			defer n.store.close()
 			defer n.stop()
@@ -159,19 +158,18 @@ func TestOutboundOfListener(t *testing.T) {
 	<-served
 }
 
-// narrow is a listener whose sockets hold little, so that it takes little to fill them.
+// narrow is a listener whose sockets hold little on the way out, so that it takes little to fill them.
 type narrow struct{ net.Listener }
 
 func (l narrow) Accept() (net.Conn, error) {
 	nc, err := l.Listener.Accept()
 	if err == nil {
 		nc.(*net.TCPConn).SetWriteBuffer(4 << 10)
-		nc.(*net.TCPConn).SetReadBuffer(4 << 10)
 	}
 	return nc, err
 }
 
-// narrowed has a node listen so.
+// narrowed has a node listen so, and its clients take little.
 func narrowed(n *node) {
 	n.listen = func() (net.Listener, error) {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -181,7 +179,6 @@ func narrowed(n *node) {
 		nc, err := net.Dial("tcp", address)
 		if err == nil {
 			nc.(*net.TCPConn).SetReadBuffer(4 << 10)
-			nc.(*net.TCPConn).SetWriteBuffer(4 << 10)
 		}
 		return nc, err
 	}
@@ -195,7 +192,7 @@ func TestAnswersTotal(t *testing.T) {
 	narrowed(n)
 	n.start()
 	defer n.store.close()
-	pings := bytes.Repeat([]byte{0xC0, 0}, 2<<10)
+	pings := bytes.Repeat([]byte{0xC0, 0}, 16<<10)
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
 	for i := range clients {
