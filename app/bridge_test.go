@@ -33,7 +33,7 @@ type site struct {
 
 const bridgeRoutes = `
 log: {partitions: 2, session_partitions: 1, retained_partitions: 1}
-limits: {packet_bytes: 16384}
+limits: {packet_bytes: 16384, flapping: {losses: 0}} # the faults of these networks are many a minute
 routes:
 - {mqtt: "fleet/{vehicle}/telemetry", topic: telemetry, key: "{vehicle}", partitions: 3}
 - {mqtt: "cmd/{vehicle}", topic: commands, key: "{vehicle}", partitions: 2}

@@ -171,7 +171,7 @@ func TestOpenDoorsAreRefused(t *testing.T) {
 	}
 	c.InsecureAllowAnonymous = true
 	n := boot(t, c)
-	if ws := n.Status().Warnings; len(ws) != 1 || !strings.Contains(ws[0], "insecure_allow_anonymous") {
+	if ws := n.Status().Warnings; len(ws) != 2 || !strings.Contains(ws[0], "insecure_allow_anonymous") || !strings.Contains(ws[1], "write a policy") {
 		t.Errorf("warnings %q", ws)
 	}
 }
