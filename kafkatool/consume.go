@@ -23,8 +23,8 @@ type Reading struct {
 	ToEnd       bool  // a partition ends where it ends when its end is reached
 	Uncommitted bool  // also what transactions have not committed
 
-	Emit func(Record) error                // takes a record, which is its own
-	Idle func() error                      // nothing more is at hand: what was taken should be seen
+	Emit func(Record) error               // takes a record, which is its own
+	Idle func() error                     // nothing more is at hand: what was taken should be seen
 	Note func(format string, args ...any) // says what somebody should know, past the records
 }
 

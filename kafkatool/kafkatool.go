@@ -47,6 +47,7 @@ type Cluster struct {
 const (
 	patience   = 30 * time.Second // for what can be tried again
 	firstDials = 5 * time.Second
+	freshness  = 10 * time.Millisecond // of what is known of topics
 )
 
 // Open finds out whether any of the brokers answers, and keeps connections to them.
@@ -59,7 +60,7 @@ func Open(ctx context.Context, o kafka.Options) (*Cluster, error) {
 	if err := answers(ctx, o); err != nil {
 		return nil, err
 	}
-	cl, err := kafka.NewClient(o, kgo.RetryTimeout(patience), kgo.RequestRetries(8))
+	cl, err := kafka.NewClient(o, kgo.RetryTimeout(patience), kgo.RequestRetries(8), kgo.MetadataMinAge(freshness))
 	if err != nil {
 		return nil, err
 	}
