@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"io"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -42,9 +43,14 @@ type command struct {
 }
 
 func start(t *testing.T, environ []string, args ...string) *command {
+	return startWith(t, nil, environ, args...)
+}
+
+// startWith is start of a command that reads.
+func startWith(t *testing.T, in io.Reader, environ []string, args ...string) *command {
 	ctx, cancel := context.WithCancel(context.Background())
 	c := &command{t: t, cancel: cancel, code: make(chan int, 1)}
-	go func() { c.code <- run(ctx, args, env{Out: &c.out, Err: &c.err, Environ: environ}) }()
+	go func() { c.code <- run(ctx, args, env{In: in, Out: &c.out, Err: &c.err, Environ: environ}) }()
 	t.Cleanup(func() {
 		cancel()
 		if t.Failed() {
