@@ -11,8 +11,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"strings"
+	"syscall"
 	"time"
 	"unicode"
 
@@ -66,7 +68,7 @@ func Open(ctx context.Context, o kafka.Options) (*Cluster, error) {
 	}
 	if err := cl.Ping(ctx); err != nil {
 		cl.Close()
-		return nil, fmt.Errorf("%w at %s: %w", ErrUnreachable, strings.Join(o.Seeds, ","), tidy(err))
+		return nil, fmt.Errorf("%w at %s: %w", ErrUnreachable, strings.Join(o.Seeds, ","), hungUp(err))
 	}
 	return &Cluster{o: o, cl: cl, adm: kadm.NewClient(cl)}, nil
 }
@@ -84,6 +86,14 @@ func answers(ctx context.Context, o kafka.Options) error {
 		failed = append(failed, err)
 	}
 	return fmt.Errorf("%w at %s: %w", ErrUnreachable, strings.Join(o.Seeds, ","), errors.Join(failed...))
+}
+
+// hungUp says what it may mean that a connection is taken and then closed.
+func hungUp(err error) error {
+	if errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) {
+		return fmt.Errorf("the connection is closed at once: either it is no Kafka, or it wants TLS, or it does not accept the login (log.tls and log.sasl of --config say how to get in): %w", err)
+	}
+	return tidy(err)
 }
 
 // Close ends the connections.
