@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -111,6 +112,8 @@ type reader struct {
 	out chan chunk
 
 	open []*cursor // that are still read
+
+	answers atomic.Int64 // that had what was asked for
 }
 
 // chunk is what one partition brought.
@@ -148,20 +151,17 @@ func (rd *reader) emit() (done bool, err error) {
 // run reads all partitions from whoever leads them, until none is left.
 func (rd *reader) run() error {
 	ctx := rd.ctx
-	var failing time.Time // since when one round after the other fails soon
-	for len(rd.open) > 0 {
-		began := time.Now()
+	var failing time.Time // since when one round after the other fails without an answer
+	var answers int64
+	for len(rd.open) > 0 && ctx.Err() == nil {
 		d, err := rd.c.topic(ctx, rd.r.Topic)
 		if err == nil {
 			err = rd.round(ctx, d)
 		}
-		if ctx.Err() != nil {
-			return nil
+		if n := rd.answers.Load(); n > answers || failing.IsZero() {
+			answers, failing = n, time.Now()
 		}
-		if failing.IsZero() || time.Since(began) > patience {
-			failing = began
-		}
-		if err != nil && (!passing(err) || time.Since(failing) > patience) {
+		if err != nil && ctx.Err() == nil && (!passing(err) || time.Since(failing) > rd.c.patience) {
 			return tidy(err)
 		}
 		rd.open = slices.DeleteFunc(rd.open, func(cu *cursor) bool { return cu.next < 0 })
@@ -233,6 +233,7 @@ func (rd *reader) follow(ctx context.Context, leader int32, cursors []*cursor) e
 		if failed != nil {
 			return failed
 		}
+		rd.answers.Add(1)
 		// Who asks first is served first: the next answer begins with another partition.
 		cursors = slices.DeleteFunc(slices.Clone(cursors), func(cu *cursor) bool { return cu.next < 0 })
 		if len(cursors) > 1 {

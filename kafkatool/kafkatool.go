@@ -44,6 +44,8 @@ type Cluster struct {
 	o   kafka.Options
 	cl  *kgo.Client
 	adm *kadm.Client
+
+	patience time.Duration // with a reader's partition that cannot be read
 }
 
 const (
@@ -70,7 +72,7 @@ func Open(ctx context.Context, o kafka.Options) (*Cluster, error) {
 		cl.Close()
 		return nil, fmt.Errorf("%w at %s: %w", ErrUnreachable, strings.Join(o.Seeds, ","), hungUp(err))
 	}
-	return &Cluster{o: o, cl: cl, adm: kadm.NewClient(cl)}, nil
+	return &Cluster{o: o, cl: cl, adm: kadm.NewClient(cl), patience: patience}, nil
 }
 
 // answers dials the brokers until one takes the connection.

@@ -8,12 +8,15 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/millrace-io/millrace/eventlog/kafka"
 )
@@ -164,6 +167,53 @@ func TestConsumeFollows(t *testing.T) {
 		}
 	case <-time.After(30 * time.Second):
 		t.Error("it does not end")
+	}
+}
+
+// What does not pass is not waited for for ever, and what passes is, however long it was well before.
+func TestConsumePatience(t *testing.T) {
+	b := newBench(t)
+	b.fill(0, 3)
+	b.c.patience = 200 * time.Millisecond
+	var failing atomic.Bool
+	b.k.ControlKey(int16(kmsg.Fetch), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		b.k.KeepControl()
+		if !failing.Load() {
+			return nil, nil, false
+		}
+		resp := req.ResponseKind().(*kmsg.FetchResponse)
+		resp.ErrorCode = kerr.NotLeaderForPartition.Code
+		return resp, nil, true
+	})
+	failing.Store(true)
+	if _, _, err := b.read(Reading{Partition: 0, ToEnd: true}); !errors.Is(err, kerr.NotLeaderForPartition) {
+		t.Errorf("a leader that never is one: %v", err)
+	}
+	failing.Store(false)
+	b.c.patience = time.Second
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	n, done := make(chan int64, 10), make(chan error, 1)
+	go func() {
+		done <- b.c.Consume(ctx, Reading{Topic: "t", Partition: 0, Emit: func(k Record) error { n <- k.Offset; return nil }, Idle: func() error { return nil }, Note: t.Logf})
+	}()
+	for range 3 {
+		<-n
+	}
+	time.Sleep(b.c.patience * 5 / 4) // well for longer than its patience
+	failing.Store(true)
+	time.Sleep(b.c.patience / 20) // and then not, for less
+	failing.Store(false)
+	b.fill(0, 1)
+	select {
+	case at := <-n:
+		if at != 3 {
+			t.Errorf("got offset %d", at)
+		}
+	case err := <-done:
+		t.Errorf("it gave up: %v", err)
+	case <-time.After(30 * time.Second):
+		t.Error("nothing comes")
 	}
 }
 

@@ -24,7 +24,6 @@ type consumeFlags struct {
 	format      string
 	delimiter   string
 	key         string
-	offset      bool
 	null        bool
 	json        bool
 	quiet       bool
