@@ -211,13 +211,13 @@ func (rd *reader) follow(ctx context.Context, leader int32, cursors []*cursor) e
 		h.wait = 0
 	}
 	for len(cursors) > 0 {
-		gots, err := rd.c.fetch(ctx, leader, cursors, h)
+		answer, err := rd.c.fetch(ctx, leader, cursors, h)
 		if err != nil {
 			return err
 		}
 		var failed error
 		for i, cu := range cursors {
-			ch, err := rd.advance(ctx, cu, &gots[i])
+			ch, err := rd.advance(ctx, cu, cu.take(answer, h))
 			failed = errors.Join(failed, err)
 			ch.broker, ch.last = leader, i == len(cursors)-1
 			if len(ch.records) == 0 && ch.note == "" && !ch.last {
@@ -244,7 +244,7 @@ func (rd *reader) follow(ctx context.Context, leader int32, cursors []*cursor) e
 }
 
 // advance moves a cursor past what was fetched.
-func (rd *reader) advance(ctx context.Context, cu *cursor, g *got) (ch chunk, err error) {
+func (rd *reader) advance(ctx context.Context, cu *cursor, g got) (ch chunk, err error) {
 	if errors.Is(g.err, kerr.OffsetOutOfRange) {
 		all, err := rd.c.spans(ctx, !rd.r.Uncommitted, cu.topic)
 		if err != nil {

@@ -37,20 +37,32 @@ type got struct {
 	err     error // kerr's, or that the bytes are wrong
 }
 
-// bounded refuses what would unpack to more than a batch may be.
-type bounded struct{}
+// unpackBytes is how much is unpacked of a partition at a time, beyond a first batch.
+const unpackBytes = 8 << 20
 
-func (bounded) Decompress(src []byte, codec kgo.CompressionCodecType) ([]byte, error) {
-	return eventlog.Decompress(eventlog.Codec(codec), src, eventlog.MaxDecompressed)
+// unpacker unpacks batches until they are enough, and refuses one that would be more than a batch may be.
+type unpacker struct{ done int }
+
+func (u *unpacker) Decompress(src []byte, codec kgo.CompressionCodecType) ([]byte, error) {
+	if codec == kgo.CodecNone {
+		return src, nil
+	}
+	if u.done > unpackBytes {
+		return nil, errEnough
+	}
+	b, err := eventlog.Decompress(eventlog.Codec(codec), src, eventlog.MaxDecompressed)
+	u.done += len(b)
+	return b, err
 }
 
 var (
 	errNoAnswer = errors.New("the broker says nothing of the partition")
+	errEnough   = errors.New("the rest is for the next time")
 	errGarbled  = errors.New("what the broker sends cannot be read")
 )
 
 // fetch asks one broker once for what follows the cursors, of which it leads the partitions.
-func (c *Cluster) fetch(ctx context.Context, leader int32, cursors []*cursor, h how) ([]got, error) {
+func (c *Cluster) fetch(ctx context.Context, leader int32, cursors []*cursor, h how) (*kmsg.FetchResponse, error) {
 	req := kmsg.NewPtrFetchRequest()
 	req.MaxWaitMillis, req.MinBytes, req.MaxBytes = h.wait, 1, h.bytes
 	req.SessionID, req.SessionEpoch = 0, -1
@@ -78,11 +90,7 @@ func (c *Cluster) fetch(ctx context.Context, leader int32, cursors []*cursor, h 
 	if err != nil {
 		return nil, fmt.Errorf("fetch from broker %d: %w", leader, err)
 	}
-	out := make([]got, len(cursors))
-	for i, cu := range cursors {
-		out[i] = cu.take(resp, h)
-	}
-	return out, nil
+	return resp, nil
 }
 
 // take unpacks what an answer has of the cursor's partition.
@@ -102,9 +110,10 @@ func (cu *cursor) take(resp *kmsg.FetchResponse, h how) got {
 			end = rp.LastStableOffset
 		}
 	}
-	fp, next := kgo.ProcessFetchPartition(o, rp, bounded{}, nil)
+	fp, next := kgo.ProcessFetchPartition(o, rp, &unpacker{}, nil)
 	g := got{records: fp.Records, next: next, end: end}
 	switch {
+	case errors.Is(fp.Err, errEnough): // what came before it is of aborted transactions
 	case fp.Err != nil:
 		g.err = fmt.Errorf("%q [%d] at %d: %w: %w", cu.topic, cu.partition, next, errGarbled, fp.Err)
 	case next == cu.next && len(rp.RecordBatches) > 0:

@@ -19,7 +19,7 @@ func TestFetchGarbled(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if out, err := (bounded{}).Decompress(bomb, kgo.CodecGzip); err == nil {
+	if out, err := (&unpacker{}).Decompress(bomb, kgo.CodecGzip); err == nil {
 		t.Errorf("a bomb: %d bytes", len(out))
 	}
 	cu := &cursor{topic: "t", next: 5}

@@ -271,17 +271,18 @@ func (c *Cluster) firstTimes(ctx context.Context, d kadm.TopicDetail, cursors []
 	h := how{bytes: partitionBytes, partBytes: 1, uncommitted: true, control: true}
 	for leader, rest := range led {
 		for tries := 0; len(rest) > 0 && tries <= len(cursors); tries++ {
-			gots, err := c.fetch(ctx, leader, rest, h)
+			answer, err := c.fetch(ctx, leader, rest, h)
 			if err != nil {
 				break
 			}
 			var more []*cursor
-			for i, g := range gots {
+			for _, cu := range rest {
+				g := cu.take(answer, h)
 				if len(g.records) > 0 && g.records[0].Attrs.TimestampType() != untimed {
-					found[rest[i].partition] = g.records[0].Timestamp.UnixMilli()
+					found[cu.partition] = g.records[0].Timestamp.UnixMilli()
 				} else if g.err == nil {
-					rest[i].next = g.next
-					more = append(more, rest[i])
+					cu.next = g.next
+					more = append(more, cu)
 				}
 			}
 			rest = more

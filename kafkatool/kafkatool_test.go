@@ -248,6 +248,35 @@ func TestConsumeTransactions(t *testing.T) {
 	b.reads(Reading{Partition: 0, ToEnd: true, Uncommitted: true, From: Place{Tail, 1}}, "open")
 }
 
+// Much that is packed small is unpacked in parts, and comes whole.
+func TestConsumeUnpacks(t *testing.T) {
+	b := newBench(t)
+	packed := b.client(kgo.ProducerBatchCompression(kgo.GzipCompression()), kgo.ProducerBatchMaxBytes(4<<20))
+	value := make([]byte, 3<<20)
+	for i := range 10 {
+		value[0] = byte(i)
+		if err := packed.ProduceSync(t.Context(), &kgo.Record{Value: slices.Clone(value)}).FirstErr(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d, err := b.c.topic(t.Context(), "t")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cu, h := &cursor{topic: "t", id: d.ID}, how{bytes: 1 << 20, partBytes: 1 << 20}
+	answer, err := b.c.fetch(t.Context(), d.Partitions[0].Leader, []*cursor{cu}, h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if g := cu.take(answer, h); g.err != nil || len(g.records) != 3 || g.next != 3 {
+		t.Errorf("%d records at a time, next %d, %v", len(g.records), g.next, g.err)
+	}
+	got, _, err := b.read(Reading{Partition: 0, ToEnd: true})
+	if err != nil || len(got) != 10 || len(got[9]) != len(value) || got[9][0] != 9 {
+		t.Errorf("%d records, %v", len(got), err)
+	}
+}
+
 // Records that go while they are read are missed aloud.
 func TestConsumeDeleted(t *testing.T) {
 	b := newBench(t)
@@ -265,21 +294,22 @@ func TestConsumeDeleted(t *testing.T) {
 	}
 	cu := &cursor{topic: "t", id: d.ID, next: 1}
 	truncate()
+	h := how{bytes: 1 << 20, partBytes: 1 << 20}
 	rd := &reader{ctx: t.Context(), c: b.c, r: Reading{Topic: "t", ToEnd: true}}
-	gots, err := b.c.fetch(t.Context(), d.Partitions[0].Leader, []*cursor{cu}, how{bytes: 1 << 20, partBytes: 1 << 20})
+	answer, err := b.c.fetch(t.Context(), d.Partitions[0].Leader, []*cursor{cu}, h)
 	if err != nil {
 		t.Fatal(err)
 	}
-	ch, err := rd.advance(t.Context(), cu, &gots[0])
+	ch, err := rd.advance(t.Context(), cu, cu.take(answer, h))
 	if err != nil || cu.next != 4 || !strings.Contains(ch.note, "1 to 3 were deleted") {
 		t.Errorf("at %d: %q, %v", cu.next, ch.note, err)
 	}
 	cu.next = 99
-	gots, err = b.c.fetch(t.Context(), d.Partitions[0].Leader, []*cursor{cu}, how{bytes: 1 << 20, partBytes: 1 << 20})
+	answer, err = b.c.fetch(t.Context(), d.Partitions[0].Leader, []*cursor{cu}, h)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := rd.advance(t.Context(), cu, &gots[0]); err == nil || passing(err) {
+	if _, err := rd.advance(t.Context(), cu, cu.take(answer, h)); err == nil || passing(err) {
 		t.Errorf("a log that has become shorter: %v", err)
 	}
 	b.reads(Reading{Partition: 0, ToEnd: true}, "0-4", "0-5")
