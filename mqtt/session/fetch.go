@@ -141,21 +141,20 @@ func (c *Core) ReadDone(now int64, token uint64, b Batch, err error) {
 		c.pump(l.session)
 	}
 	for len(c.pastReaders) > 0 && c.pastReads < historyReads && len(c.reads) < maxReads {
-		c.pastReaders = c.awaken(c.pastReaders)
+		c.awaken(&c.pastReaders)
 	}
 	for len(c.readers) > 0 && len(c.reads) < maxReads {
-		c.readers = c.awaken(c.readers)
+		c.awaken(&c.readers)
 	}
 	c.leave()
 }
 
-// awaken lets the first of those that wait to read go on.
-func (c *Core) awaken(list []*link) []*link {
-	l := list[0]
-	list = slices.Delete(list, 0, 1)
+// awaken lets the first of those that wait to read go on. It may come to wait again, for another of its places.
+func (c *Core) awaken(list *[]*link) {
+	l := (*list)[0]
+	*list = slices.Delete(*list, 0, 1)
 	l.waiting = false
 	c.pump(l.session)
-	return list
 }
 
 func (c *Core) filled(l *link, f *fetch, b Batch, err error) {

@@ -226,3 +226,48 @@ func TestReplayOfADeletedTopic(t *testing.T) {
 		t.Errorf("%v, %d replays", s.counts, s.core.Stats().Replays)
 	}
 }
+
+// Sessions that wait for their turn to read history all get it, also those that have several partitions to read and stop for acknowledgements
+// in between.
+func TestReplayReadersAllGetTheirTurn(t *testing.T) {
+	s := newScene(t)
+	const each = 30
+	for i := range each {
+		for _, name := range simTopics {
+			s.publish(name, string(rune('a'+i)), 1)
+		}
+	}
+	s.model.watching = false
+	for _, c := range s.clients {
+		s.connect(c, 0, clean, maximum(1))
+	}
+	for _, c := range s.clients {
+		s.core.Packet(s.now, c.conn, &packet.Subscribe{PacketID: 1, Filters: []packet.Filter{filter("$replay/earliest/#", 1), filter("$replay/earliest/$x/1", 1)}})
+	}
+	for len(s.histories) > 0 {
+		s.historyOne(0)
+	}
+	got := map[*simClient]int{}
+	for range 50_000 {
+		c := s.clients[s.rnd.IntN(len(s.clients))]
+		switch {
+		case len(s.reads) > historyReads:
+			t.Fatalf("%d reads for history at a time", len(s.reads))
+		case len(s.reads) > 0 && s.chance(3):
+			s.readOne(s.rnd.IntN(len(s.reads)))
+		case len(c.conn.out) > 0:
+			c.receive()
+		case len(c.acks) > 0:
+			got[c]++
+			c.ack(0)
+		}
+	}
+	for _, c := range s.clients {
+		if got[c] != each*len(simTopics) {
+			t.Errorf("%s has %d of %d messages", c.key.ClientID, got[c], each*len(simTopics))
+		}
+	}
+	if st := s.core.Stats(); st.Replays != 0 {
+		t.Errorf("%d replays are left", st.Replays)
+	}
+}
