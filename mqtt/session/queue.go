@@ -197,8 +197,8 @@ type sub struct {
 	asOf vector
 	// queued: the cursor has passed all of them, but the record still says owed.
 	queued bool
-	// history is what it asks for of the past, nil when it has all of that; coming, what the last of the changes asks for that are not
-	// committed; asking, how many of those ask.
+	// history is what it asks for of the past, nil when it has all of that; coming, what the last of the changes asks for that are being
+	// written; asking, how many changes ask that are not committed.
 	history *history
 	coming  *history
 	asking  int

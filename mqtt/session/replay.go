@@ -230,7 +230,6 @@ func (c *Core) askOf(s *session, filter, text string, asked int) (*From, error) 
 func (c *Core) await(s *session, a *asks, ch *change, i int) {
 	b := ch.sub
 	ch.history = &history{sub: b, number: uint64(c.incarnation()), spans: c.upTo()}
-	b.coming = ch.history
 	b.asking++
 	b.pending = b.pending || ch.isNew
 	c.histories++
@@ -248,12 +247,13 @@ func (c *Core) upTo() (list []span) {
 	return list
 }
 
-// asksFor is the history that a change's record is to say: a new one, or the one there is.
+// asksFor is the history that a change's record is to say: a new one, or the one there is. One that is still asked for when its connection
+// is lost is none: what comes on the next connection meanwhile must not say it.
 func (ch *change) asksFor() *history {
 	switch {
 	case ch.history != nil:
 		return ch.history
-	case ch.sub.coming != nil: // by the same packet
+	case ch.sub.coming != nil: // by the same packet, or being written when an earlier connection was lost
 		return ch.sub.coming
 	}
 	return ch.sub.history
@@ -289,8 +289,11 @@ func (c *Core) ask(l *link, a *asks, codes []packet.Code, changes []change, writ
 			return
 		}
 		for k, i := range a.of {
-			if code := c.learn(a, &changes[i], &answers[k]); code.Failed() {
-				codes[changes[i].index] = code
+			ch := &changes[i]
+			if code := c.learn(a, ch, &answers[k]); code.Failed() {
+				codes[ch.index] = code
+			} else {
+				ch.sub.coming = ch.history
 			}
 		}
 		kept := changes[:0]

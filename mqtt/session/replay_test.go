@@ -271,3 +271,61 @@ func TestReplayReadersAllGetTheirTurn(t *testing.T) {
 		t.Errorf("%d replays are left", st.Replays)
 	}
 }
+
+// A SUBSCRIBE whose connection is lost while the log is asked has asked for nothing: what the next connection subscribes to is not replayed
+// after a crash, either.
+func TestReplayEndsWithTheConnectionThatAsked(t *testing.T) {
+	for _, answered := range []bool{false, true} {
+		s := newScene(t)
+		s.publish("a/1", "old", 1)
+		s.connect(s.a, 100, clean)
+		s.model.watching = false
+		s.core.Packet(s.now, s.a.conn, &packet.Subscribe{PacketID: 1, Filters: []packet.Filter{filter("$replay/earliest/a/1", 1)}})
+		asked := s.histories
+		s.histories = nil
+		s.a.disconnect(Lost, nil)
+		s.connect(s.a, 100)
+		if codes := s.subscribe(s.a, filter("a/1", 1)); codes[0] != 1 {
+			t.Fatal(codes)
+		}
+		if s.histories = asked; answered {
+			s.settle()
+		} else {
+			s.histories = nil
+		}
+		s.crash()
+		s.settle()
+		s.connect(s.a, 100)
+		s.publish("a/1", "live", 1)
+		s.expect(s.a, "a/1=live q1 #1")
+		if st := s.core.Stats(); st.Replays != 0 {
+			t.Errorf("%d replays", st.Replays)
+		}
+	}
+}
+
+// What the log says of a subscription is what it has: the record of a SUBSCRIBE that follows one with history says that, too, and brings
+// it when the record before it was refused.
+func TestReplayComesWithTheRecordThatSaysIt(t *testing.T) {
+	s := newScene(t)
+	s.publish("a/1", "old", 1)
+	s.connect(s.a, 100, clean)
+	s.model.watching = false
+	s.core.Packet(s.now, s.a.conn, &packet.Subscribe{PacketID: 1, Filters: []packet.Filter{filter("$replay/earliest/a/1", 1)}})
+	s.historyOne(0) // its record is being written
+	s.a.disconnect(Lost, nil)
+	n := &simConn{w: s.world, client: s.a, r: &Connect{Key: s.a.key, Version: packet.V5, Expiry: 100, ReceiveMaximum: 100}, room: 1000, wire: map[uint16]byte{}, ops: map[uint16]*modelOp{}}
+	s.a.conn = n
+	s.core.Connect(s.now, n, n.r)
+	if !n.accepted {
+		t.Fatal("CONNECT waits for a write")
+	}
+	s.core.Packet(s.now, n, &packet.Subscribe{PacketID: 1, Filters: []packet.Filter{filter("a/1", 2)}})
+	s.refuseNext()
+	s.settle()
+	s.expect(s.a, "a/1=old q1 #1")
+	s.acks(s.a)
+	if st := s.core.Stats(); st.Replays != 0 {
+		t.Errorf("%d replays", st.Replays)
+	}
+}

@@ -47,9 +47,10 @@ func (c *Core) subscribe(l *link, p *packet.Subscribe) {
 func (c *Core) writeSubs(l *link, pid uint16, a *asks, codes []packet.Code, changes []change) {
 	s, asking := l.session, l.asking
 	var recs []StateRecord
-	for _, ch := range changes {
-		if s.durable {
-			recs = append(recs, c.recordOf(s, ch.sub, ch.opts, ch.sub.owes, ch.asksFor()))
+	for i := range changes {
+		if ch := &changes[i]; s.durable {
+			ch.says = ch.asksFor()
+			recs = append(recs, c.recordOf(s, ch.sub, ch.opts, ch.sub.owes, ch.says))
 		}
 	}
 	done := func(err error) {
@@ -123,6 +124,7 @@ type change struct {
 	isNew   bool
 	index   int      // of the filter in its packet
 	history *history // nil: none is asked for
+	says    *history // in its record
 }
 
 // unchanged tells whether a SUBSCRIBE says nothing that is not durable already: devices subscribe again whenever they connect.
@@ -206,8 +208,12 @@ func (c *Core) commit(s *session, ch change) {
 		b.queued = false
 		s.scan(cursor{sub: b, asOf: ch.asOf})
 	}
-	if ch.history != nil {
-		c.beginHistory(s, ch.history)
+	h := ch.history
+	if h == nil {
+		h = ch.says // the record with which it was asked for may have been refused
+	}
+	if h != nil && h != b.history {
+		c.beginHistory(s, h)
 	}
 }
 
