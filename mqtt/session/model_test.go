@@ -693,9 +693,6 @@ func (m *model) answered(n *simConn, p *packet.Suback) {
 			if b.lost {
 				b.since = it.since
 			}
-			if op.late && (b.lost || !it.exists) {
-				b.since = slices.Clone(m.w.fed)
-			}
 			b.opts, b.id, b.certain, b.lost = it.opts, it.id, true, false
 			m.committed(s, b, it)
 		}
@@ -707,11 +704,42 @@ func (m *model) answered(n *simConn, p *packet.Suback) {
 			it.replay.begun(m)
 		}
 	}
+	m.postpone(n)
 	s.recompute()
 	if op.unsub {
 		m.forbid(s)
 	}
 	m.regroup()
+}
+
+// postpone notes where subscriptions begin whose SUBSCRIBE still waits behind another one: it is taken up right after an answer, this one
+// or a later one. One that an earlier SUBSCRIBE has not made, since it was refused, does not begin with that one, either.
+func (m *model) postpone(n *simConn) {
+	waits := map[*modelOp]bool{}
+	for _, p := range m.w.core.links[n].later.packets {
+		if p, ok := p.(*packet.Subscribe); ok && n.ops[p.PacketID] != nil {
+			waits[n.ops[p.PacketID]] = true
+		}
+	}
+	for op := range waits {
+		for i := range op.items {
+			it := &op.items[i]
+			it.since = slices.Clone(m.w.fed)
+			if !it.sub.certain && !it.sub.lost && !m.taken(n, it.sub, waits) {
+				it.sub.since = it.since
+			}
+		}
+	}
+}
+
+// taken tells whether the core has taken up a SUBSCRIBE that would make a subscription, and not answered it.
+func (m *model) taken(n *simConn, b *modelSub, waits map[*modelOp]bool) bool {
+	for _, op := range n.ops {
+		if !op.unsub && !waits[op] && slices.ContainsFunc(op.items, func(it opItem) bool { return it.sub == b }) {
+			return true
+		}
+	}
+	return false
 }
 
 func removeFirst(list []packet.Filter, f packet.Filter) []packet.Filter {
