@@ -169,8 +169,14 @@ func (m *model) emittedPast(n *simConn, o *simOut, p pos) bool {
 			continue
 		}
 		found = true
-		if o.d.QoS > 0 && !m.serves(r, n, o) || !e.must && r.running && !r.over && !e.sent && !applies1(r.opts, &e.msg, s) {
+		if o.d.QoS > 0 && !m.serves(r, n, o) {
 			again = true
+			continue
+		}
+		if !e.must && r.running && !r.over && !e.sent && !applies1(r.opts, &e.msg, s) {
+			again = true
+			wanted := slices.ContainsFunc(r.sub.options(), func(f packet.Filter) bool { return applies1(f, &e.msg, s) })
+			r.gap = r.gap && !(wanted && o.d.Replayed && o.d.Gap != 0) // by options that came later it is the first
 			continue
 		}
 		if r.over || !r.running {
@@ -235,12 +241,14 @@ func (r *modelReplay) arrived(m *model, o *simOut, p pos) {
 }
 
 // appLive: a message that is not history has arrived. All of the history before it has to be there.
-func (m *model) appLive(s *modelSession, o *simOut, p pos) {
+func (m *model) appLive(s *modelSession, e *entry, o *simOut, p pos) {
 	for _, r := range s.replays {
 		if r.over || !r.running || o.at < r.at || !matches(r.sub.filter, o.msg.Topic) || p.offset < r.upTo[p.part] {
 			continue
 		}
-		r.arrived(m, o, p)
+		if !(e.belated() && m.w.crashes > r.crashes) {
+			r.arrived(m, o, p)
+		}
 		for q, e := range r.entries {
 			if e.must && !e.got && q.part == p.part && e.msg.Topic == o.msg.Topic && !e.msg.expired(m.w.now) {
 				m.w.fail("%s: %s@%d of %s arrived before @%d of its history", s.client.key.ClientID, o.msg.Payload, p.offset, o.msg.Topic, q.offset)
