@@ -303,6 +303,30 @@ func (m *model) restarted() {
 	}
 }
 
+// givenUp: the core has counted messages as denied while it took a batch. A group whose members may not have, or have no room for, more than it
+// keeps set aside gives the older half of that up. Those are in no place any more that a position of the group can be in.
+func (m *model) givenUp(denied int) {
+	var list []*groupEntry
+	for _, g := range m.groups {
+		cg := m.w.core.groups[Key{"t", strings.Split(g.name, "/")[1], g.filter}]
+		if cg == nil {
+			continue
+		}
+		kept := map[spot]bool{}
+		cg.groupRuns(func(place int32, off int64) { kept[spot{place, off}] = true })
+		for p, e := range g.entries {
+			sp := spot{m.w.core.index[m.w.parts[p.part].part], p.offset}
+			set := cg.queue.find(sp.place)
+			if e.must && !e.done && e.holder == nil && cg.taken[sp] == nil && !kept[sp] && p.offset < cg.aside[sp.place] && (set == nil || !set.runs.has(p.offset)) {
+				list = append(list, e)
+			}
+		}
+	}
+	for _, e := range list {
+		e.must = e.must && len(list) > denied // else something else has lost one
+	}
+}
+
 // finishGroups checks what is left at the end of a run.
 func (m *model) finishGroups() {
 	m.regroup()

@@ -328,7 +328,11 @@ func (w *world) feed(i int) {
 	}
 	w.model.reached(i, b.Next)
 	w.fed[i] = b.Next
+	denied := w.counts[DropDenied]
 	w.core.Tail(w.now, &b)
+	if denied = w.counts[DropDenied] - denied; denied > 0 {
+		w.model.givenUp(denied)
+	}
 }
 
 // readOne answers an outstanding read.
