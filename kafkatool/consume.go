@@ -70,18 +70,18 @@ func (c *Cluster) start(ctx context.Context, d kadm.TopicDetail, r *Reading) (cu
 	if err != nil {
 		return nil, err
 	}
-	var since map[int32]kadm.ListedOffset
 	if r.From.Kind == Since {
-		l, err := c.since(ctx, r.From.Value, r.Topic)
-		if err != nil {
+		if err := c.since(ctx, r.From.Value, all); err != nil {
 			return nil, err
 		}
-		since = l[r.Topic]
 	}
 	for _, p := range d.Partitions.Sorted() {
-		s, known := all[r.Topic][p.Partition]
-		if r.Partition >= 0 && p.Partition != r.Partition || !known {
+		if r.Partition >= 0 && p.Partition != r.Partition {
 			continue
+		}
+		s, known := all[r.Topic][p.Partition]
+		if !known {
+			return nil, fmt.Errorf("%q [%d]: %w", r.Topic, p.Partition, errNoAnswer)
 		}
 		cu := &cursor{topic: r.Topic, id: d.ID, partition: p.Partition}
 		switch r.From.Kind {
@@ -92,7 +92,7 @@ func (c *Cluster) start(ctx context.Context, d kadm.TopicDetail, r *Reading) (cu
 		case Tail:
 			cu.next = max(s.start, s.end-r.From.Value)
 		case Since:
-			cu.next = since[p.Partition].Offset
+			cu.next = s.since
 		default:
 			var note string
 			if cu.next, note = s.settle(r.From.Value); note != "" {

@@ -200,6 +200,9 @@ func TestTopics(t *testing.T) {
 	if d, err = b.c.Describe(ctx, "n"); err != nil || len(d.Partitions) != 4 {
 		t.Errorf("%+v %v", d, err)
 	}
+	if changes, err := b.c.Alter(ctx, "n", Altering{Partitions: 4}, false); err != nil || len(changes) != 0 {
+		t.Errorf("as it is: %+v %v", changes, err)
+	}
 	if _, err := b.c.Alter(ctx, "n", Altering{Partitions: 2}, true); !errors.Is(err, ErrAsked) {
 		t.Errorf("fewer partitions: %v", err)
 	}

@@ -78,7 +78,10 @@ func ParseOffset(s string, now time.Time) (Place, error) {
 }
 
 // span is a partition's first offset and the one after its last.
-type span struct{ start, end int64 }
+type span struct {
+	start, end int64
+	since      int64 // the first offset of a time, if one was asked for; the end, if there is none
+}
 
 // spans are those of topics' partitions. With stable, an end is where what is committed ends.
 func (c *Cluster) spans(ctx context.Context, stable bool, topics ...string) (map[string]map[int32]span, error) {
@@ -104,9 +107,11 @@ func (c *Cluster) spans(ctx context.Context, stable bool, topics ...string) (map
 	for topic, ps := range starts {
 		all[topic] = map[int32]span{}
 		for p, o := range ps {
-			if e, ok := ends[topic][p]; ok {
-				all[topic][p] = span{o.Offset, max(o.Offset, e.Offset)}
+			e, ok := ends[topic][p]
+			if !ok {
+				return nil, fmt.Errorf("ask for the last offset of %q [%d]: %w", topic, p, errNoAnswer)
 			}
+			all[topic][p] = span{start: o.Offset, end: max(o.Offset, e.Offset)}
 		}
 	}
 	return all, nil
@@ -124,16 +129,26 @@ func listed(l kadm.ListedOffsets) (err error) {
 	return err
 }
 
-// since are the first offsets of a time or later; the end's where there is none.
-func (c *Cluster) since(ctx context.Context, ms int64, topics ...string) (kadm.ListedOffsets, error) {
-	l, err := c.adm.ListOffsetsAfterMilli(ctx, ms, topics...)
+// since finds the first offsets of a time or later.
+func (c *Cluster) since(ctx context.Context, ms int64, all map[string]map[int32]span) error {
+	l, err := c.adm.ListOffsetsAfterMilli(ctx, ms, slices.Sorted(maps.Keys(all))...)
 	if err == nil {
 		err = listed(l)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("ask for the offsets of a time: %w", tidy(err))
+		return fmt.Errorf("ask for the offsets of a time: %w", tidy(err))
 	}
-	return l, nil
+	for topic, ps := range all {
+		for p, s := range ps {
+			o, ok := l[topic][p]
+			if !ok || o.Offset < 0 {
+				return fmt.Errorf("ask for the offset of a time in %q [%d]: %w", topic, p, errNoAnswer)
+			}
+			s.since = o.Offset
+			ps[p] = s
+		}
+	}
+	return nil
 }
 
 // settle puts an offset between a partition's start and end, and says so if it was elsewhere.

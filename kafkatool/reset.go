@@ -60,9 +60,8 @@ func (c *Cluster) Plan(ctx context.Context, r Reset) ([]Move, error) {
 	if err != nil {
 		return nil, err
 	}
-	var since kadm.ListedOffsets
 	if r.To.Kind == Since {
-		if since, err = c.since(ctx, r.To.Value, topics...); err != nil {
+		if err := c.since(ctx, r.To.Value, all); err != nil {
 			return nil, err
 		}
 	}
@@ -81,7 +80,7 @@ func (c *Cluster) Plan(ctx context.Context, r Reset) ([]Move, error) {
 			if o, ok := at[t][p]; ok {
 				mv.Old = &o
 			}
-			if err := mv.put(r.To, s, since[t][p].Offset); err != nil {
+			if err := mv.put(r.To, s); err != nil {
 				return nil, err
 			}
 			moves = append(moves, mv)
@@ -91,14 +90,14 @@ func (c *Cluster) Plan(ctx context.Context, r Reset) ([]Move, error) {
 }
 
 // put finds the new offset.
-func (mv *Move) put(to Place, s span, since int64) error {
+func (mv *Move) put(to Place, s span) error {
 	switch to.Kind {
 	case Earliest:
 		mv.New = s.start
 	case Latest:
 		mv.New = s.end
 	case Since:
-		mv.New, mv.Note = s.settle(since)
+		mv.New, mv.Note = s.settle(s.since)
 	case At:
 		mv.New, mv.Note = s.settle(to.Value)
 	case Shift:

@@ -261,8 +261,10 @@ func (c *Cluster) Alter(ctx context.Context, name string, a Altering, dry bool) 
 		if int(a.Partitions) < have {
 			return nil, fmt.Errorf("%w: %q has %d partitions, and there cannot be fewer", ErrAsked, name, have)
 		}
-		was, will := strconv.Itoa(have), strconv.Itoa(int(a.Partitions))
-		changes = append(changes, Change{"partitions", &was, &will})
+		if int(a.Partitions) > have {
+			was, will := strconv.Itoa(have), strconv.Itoa(int(a.Partitions))
+			changes = append(changes, Change{"partitions", &was, &will})
+		}
 	}
 	if len(todo) > 0 {
 		alter := c.adm.AlterTopicConfigs
@@ -286,6 +288,9 @@ func (c *Cluster) Alter(ctx context.Context, name string, a Altering, dry bool) 
 		if err == nil {
 			err = said(res[name].Err, res[name].ErrMessage)
 		}
+		if err != nil && len(todo) > 0 && !dry {
+			err = fmt.Errorf("%w (its configs are altered)", tidy(err))
+		}
 		if err != nil {
 			return nil, fmt.Errorf("give %q %d partitions: %w", name, a.Partitions, tidy(err))
 		}
@@ -293,11 +298,12 @@ func (c *Cluster) Alter(ctx context.Context, name string, a Altering, dry bool) 
 	return changes, nil
 }
 
-func (a *Altering) configs(now []Config) (changes []Change, todo []kadm.AlterConfig) {
-	old := map[string]*string{}
+func (a *Altering) configs(now []Config) ([]Change, []kadm.AlterConfig) {
+	changes, old := []Change{}, map[string]*string{}
 	for _, k := range now {
 		old[k.Name] = k.Value
 	}
+	var todo []kadm.AlterConfig
 	for _, k := range slices.Sorted(maps.Keys(a.Set)) {
 		v := a.Set[k]
 		changes, todo = append(changes, Change{k, old[k], &v}), append(todo, kadm.AlterConfig{Op: kadm.SetConfig, Name: k, Value: &v})

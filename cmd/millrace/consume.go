@@ -146,8 +146,12 @@ func (f *consumeFlags) run(ctx context.Context, now time.Time) error {
 	r.Idle = out.Flush
 	r.Note = func(format string, args ...any) {
 		if !f.quiet {
-			fmt.Fprintf(f.env.Err, "%% "+format+"\n", args...)
+			fmt.Fprintf(f.env.Err, "%% %s\n", printable(fmt.Sprintf(format, args...)))
 		}
 	}
-	return asked(c.Consume(ctx, r))
+	err = c.Consume(ctx, r)
+	if ctx.Err() != nil && errors.Is(err, ctx.Err()) { // before there was anything to read
+		return nil
+	}
+	return asked(err)
 }

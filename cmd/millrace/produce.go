@@ -90,7 +90,9 @@ func (f *produceFlags) run(ctx context.Context, files []string) error {
 		f.w.Headers = append(f.w.Headers, header)
 	}
 	f.w.Confirm = f.timeout
-	f.w.Note = func(format string, args ...any) { fmt.Fprintf(f.env.Err, "%% "+format+"\n", args...) }
+	f.w.Note = func(format string, args ...any) {
+		fmt.Fprintf(f.env.Err, "%% %s\n", printable(fmt.Sprintf(format, args...)))
+	}
 	in := f.env.In
 	if f.lines {
 		file, err := os.Open(files[0])

@@ -240,6 +240,10 @@ routes write.`,
 }
 
 func sayChanges(w io.Writer, topic string, changes []kafkatool.Change, dry bool) {
+	if len(changes) == 0 {
+		fmt.Fprintf(w, "%s: it is so already\n", plain(topic))
+		return
+	}
 	verb := "altered"
 	if dry {
 		verb = "would be altered"
