@@ -187,8 +187,8 @@ func (c *Core) saveSome(sh *shard) {
 	if len(sh.todo) > 0 || sh.waits > 0 || sh.removals > 0 {
 		return
 	}
-	for k, l := range c.stale {
-		if l == sh.lane && k.kind == kindWill { // the frontier must not pass a fired will whose key is still there
+	for _, l := range c.stale {
+		if l == sh.lane { // the frontier must not pass a fired will or an ended session whose key is still there: nothing more is written of it
 			c.abandon(sh)
 			return
 		}

@@ -196,6 +196,24 @@ func (s *scene) want(ok bool, format string, args ...any) {
 func sub1(filter string) packet.Filter { return packet.Filter{Filter: filter, QoS: 1} }
 
 var scenarios = map[string]func(s *scene){
+	"a session whose removal is refused comes back whole from a crash": func(s *scene) {
+		s.connect(s.a, 5)
+		s.model.watching = false
+		s.raw(s.a, sub1("a/1"))
+		s.a.disconnect(Lost, nil)
+		s.checkpoint()
+		s.publish("a/1", "one", 1)
+		s.refuseNext()
+		s.now += 6000
+		s.core.Tick(s.now)
+		s.settle()
+		s.want(s.core.sessions[s.a.key] == nil && s.refusals > 0, "it did not end, or its removal was not refused")
+		s.checkpoint()
+		s.crash()
+		s.settle()
+		s.connect(s.a, 5)
+		s.expect(s.a, "a/1=one q1 #1")
+	},
 	"a live message goes straight out at the lower QoS": func(s *scene) {
 		s.connect(s.a, 100)
 		s.subscribe(s.a, packet.Filter{Filter: "a/1"}, sub1("b/#"), packet.Filter{Filter: "c", QoS: 2})
