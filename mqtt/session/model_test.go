@@ -111,6 +111,7 @@ type entry struct {
 	apps2    int
 	conn     *simConn // on which it was matched
 	restless bool     // options changed since
+	at       int      // of the model's clock, when it was sent first
 }
 
 type retEntry struct {
@@ -882,6 +883,9 @@ func (m *model) emitted(n *simConn, o *simOut) {
 	}
 	if e.conn == n && e.emitted == 0 && !e.restless && !o.d.Dup {
 		m.exactly(s, e, o)
+	}
+	if !o.d.Dup || e.emitted == 0 {
+		e.at = o.at
 	}
 	e.emitted++
 	e.crashes = w.crashes

@@ -154,7 +154,13 @@ func (m *model) serves(r *modelReplay, n *simConn, o *simOut) bool {
 	}
 	e := cs.flight.find(o.d.PacketID)
 	i := slices.IndexFunc(cs.histories, func(h *history) bool { return h.sub.filter == r.sub.filter })
-	return e == nil || i < 0 || e.by&cs.histories[i].bit != 0
+	switch {
+	case e == nil:
+		return true
+	case i < 0: // it has ended, perhaps since this was sent for it
+		return e.by&wasPast != 0
+	}
+	return e.by&cs.histories[i].bit != 0
 }
 
 // emittedPast tells whether a delivery is one of history, and checks it.
@@ -181,7 +187,7 @@ func (m *model) emittedPast(n *simConn, o *simOut, p pos) bool {
 		}
 		if r.over || !r.running {
 			again = again || !e.sent || !r.running || m.w.crashes > r.crashes // nobody knows how it was left
-			e.sent = e.sent || r.running && o.d.Replayed
+			e.sent = e.sent || r.running && o.d.Replayed && !o.d.Dup          // what is sent again was another's, or is sent
 			continue
 		}
 		if o.d.Replayed && r.gap && o.d.Gap == 0 && !o.d.Dup {
@@ -242,8 +248,12 @@ func (r *modelReplay) arrived(m *model, o *simOut, p pos) {
 
 // appLive: a message that is not history has arrived. All of the history before it has to be there.
 func (m *model) appLive(s *modelSession, e *entry, o *simOut, p pos) {
+	at := o.at
+	if o.d.Dup { // what is sent again keeps its place
+		at = e.at
+	}
 	for _, r := range s.replays {
-		if r.over || !r.running || o.at < r.at || !matches(r.sub.filter, o.msg.Topic) || p.offset < r.upTo[p.part] {
+		if r.over || !r.running || at < r.at || !matches(r.sub.filter, o.msg.Topic) || p.offset < r.upTo[p.part] {
 			continue
 		}
 		if !(e.belated() && m.w.crashes > r.crashes) {
