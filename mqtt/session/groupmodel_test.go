@@ -212,6 +212,9 @@ func (m *model) groupOf(n *simConn, o *simOut, p pos) (e *groupEntry, shared boo
 		delete(n.client.leases, o.d.PacketID)
 	} else if d := m.w.core.sessions[n.client.key].flight.find(o.d.PacketID); m.w.crashes > 0 && d.lease != nil {
 		// It was being sent when the crash came, and the session has left the group since: nobody has seen it.
+		if g := m.groups["$share/"+d.lease.group.key.Principal+"/"+d.lease.group.key.ClientID]; g != nil && g.entries[p] != nil && g.entries[p].holder == s {
+			return g.entries[p], true
+		}
 		return &groupEntry{group: &modelGroup{}, msg: o.msg, pos: p, holder: s}, true
 	}
 	return nil, false
@@ -235,7 +238,7 @@ func (m *model) emittedGroup(n *simConn, o *simOut, e *groupEntry, p pos) {
 		w.fail("%s: %s@%d of %s is %s's at QoS 2", id, o.msg.Payload, p.offset, name, e.holder.client.key.ClientID)
 	case e.holder != nil && !o.d.Dup:
 		w.fail("%s: %s@%d of %s sent again without DUP", id, o.msg.Payload, p.offset, name)
-	case e.holder == nil && o.d.Dup && !slices.Contains(s.inHand, e) && (o.d.QoS < 2 || w.crashes == 0): // a crash leaves open whether it was sent
+	case e.holder == nil && o.d.Dup && !slices.Contains(s.inHand, e) && !m.kept(n, e, b, o) && (o.d.QoS < 2 || w.crashes == 0): // a crash leaves open whether it was sent
 		w.fail("%s: %s@%d of %s has DUP the first time it is this member's", id, o.msg.Payload, p.offset, name)
 	case o.d.Dup:
 	case e.done && e.doneAt == w.crashes:
@@ -258,6 +261,13 @@ func (m *model) emittedGroup(n *simConn, o *simOut, e *groupEntry, p pos) {
 	case 2:
 		e.holder, c.leases[o.d.PacketID] = s, e
 	}
+}
+
+// kept: what a session has been sent before it left the group, perhaps, is its own to complete, on its next connection too. So is what it was
+// sent by a group that has ended with it.
+func (m *model) kept(n *simConn, e *groupEntry, b *modelSub, o *simOut) bool {
+	left := b == nil || !b.certain || m.groups[e.group.name] != e.group
+	return left && !e.done && n.client.leases[o.d.PacketID] == e
 }
 
 // appGroup: a member's application has a message.
