@@ -391,7 +391,7 @@ func TestAuthOverWebSocket(t *testing.T) {
 		want    packet.Code
 		present bool
 	}{{identity.MaxPrincipal, packet.Success, false}, {identity.MaxPrincipal, packet.Success, true}, {identity.MaxPrincipal + 1, packet.BadUsernameOrPassword, false}} {
-		ws, _, err := websocket.Dial(t.Context(), "ws://"+n.addressAt("listeners.ws[0]")+"/mqtt", &websocket.DialOptions{Subprotocols: []string{"mqtt"}})
+		ws, _, err := websocket.Dial(t.Context(), "ws://"+n.addressAt("listeners.ws[0]")+"/mqtt", &websocket.DialOptions{Subprotocols: []string{"mqtt"}}) //nolint:bodyclose // a WebSocket has none
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -26,7 +26,9 @@ func TestDoctor(t *testing.T) {
 	}
 	route := []string{"--log", at, "-o", "json", "--config", write(t, "routes: [{mqtt: \"fleet/{v}/t\", topic: telemetry, key: \"{v}\", partitions: 8}]\n")}
 	code, out, errs := call(route...)
-	var r struct{ Findings []struct{ Severity, About, What, Risk, Fix string } }
+	var r struct {
+		Findings []struct{ Severity, About, What, Risk, Fix string }
+	}
 	if err := json.Unmarshal([]byte(out), &r); err != nil || code != exitFailed || len(r.Findings) == 0 || r.Findings[0].About != "telemetry" || r.Findings[0].Severity != "error" {
 		t.Errorf("%d %v %s %s", code, err, out, errs)
 	}

@@ -110,8 +110,12 @@ func TestForeignMosquittoImport(t *testing.T) {
 		text, err := os.ReadFile(filepath.Join(out, "passwords"))
 		return err == nil && !strings.Contains(string(text), "$7$") && strings.Count(string(text), "$argon2id$") == 3
 	})
-	yes := slices.ContainsFunc(ours, func(s string) bool { return strings.HasPrefix(s, "alice publishes") && strings.Contains(s, ": Success") })
-	no := slices.ContainsFunc(ours, func(s string) bool { return strings.HasPrefix(s, "alice publishes") && strings.Contains(s, ": Not authorized") })
+	yes := slices.ContainsFunc(ours, func(s string) bool {
+		return strings.HasPrefix(s, "alice publishes") && strings.Contains(s, ": Success")
+	})
+	no := slices.ContainsFunc(ours, func(s string) bool {
+		return strings.HasPrefix(s, "alice publishes") && strings.Contains(s, ": Not authorized")
+	})
 	if !yes || !no {
 		t.Errorf("the questions ask nothing: %v", ours)
 	}
