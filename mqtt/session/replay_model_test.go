@@ -149,7 +149,7 @@ func (s *modelSession) reoptioned(f packet.Filter) {
 // serves tells whether a delivery is for a history: it may have waited since before the history began.
 func (m *model) serves(r *modelReplay, n *simConn, o *simOut) bool {
 	cs := m.w.core.sessions[n.client.key]
-	if cs == nil || !r.running || r.over {
+	if cs == nil || !r.running {
 		return true
 	}
 	e := cs.flight.find(o.d.PacketID)
