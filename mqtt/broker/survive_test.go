@@ -39,6 +39,7 @@ func TestPanicOfTheStore(t *testing.T) {
 	s.send("SUBSCRIBE #1 x:1")
 	s.expect("SUBACK #1 0x01")
 	s.nc.Close()
+	eventually(t, "the subscriber to be away", func() bool { return n.b.Stats().Connections == 0 }) // or it would be sent, and sent again
 	p := n.connected("CONNECT v5 id=p expiry=100")
 	other := n.connected("CONNECT v5 clean id=other")
 	store.appends.Store(true)
