@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -133,13 +132,8 @@ func remoteTLS(t *config.BridgeTLS, address string) (*tls.Config, error) {
 	}
 	c := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: cmp.Or(t.ServerName, host), InsecureSkipVerify: t.Insecure}
 	if t.CA != "" {
-		text, err := readSmall(string(t.CA), maxTLSFile)
-		if err != nil {
+		if c.RootCAs, err = authorities(string(t.CA)); err != nil {
 			return nil, err
-		}
-		c.RootCAs = x509.NewCertPool()
-		if !c.RootCAs.AppendCertsFromPEM(text) {
-			return nil, fmt.Errorf("%s has no certificate in PEM", t.CA)
 		}
 	}
 	if t.Cert != "" {

@@ -23,16 +23,25 @@ func newOutward(ca string, redirect func(*http.Request, []*http.Request) error) 
 		TLSHandshakeTimeout: 5 * time.Second, IdleConnTimeout: time.Minute, MaxResponseHeaderBytes: 64 << 10,
 	}
 	if ca != "" {
-		b, err := readSmall(ca, maxTLSFile)
-		if err != nil {
+		var err error
+		if t.TLSClientConfig.RootCAs, err = authorities(ca); err != nil {
 			return nil, err
-		}
-		t.TLSClientConfig.RootCAs = x509.NewCertPool()
-		if !t.TLSClientConfig.RootCAs.AppendCertsFromPEM(b) {
-			return nil, fmt.Errorf("%s: there is no certificate in it", ca)
 		}
 	}
 	return &outward{&http.Client{Transport: t, CheckRedirect: redirect}}, nil
+}
+
+// authorities reads whom a file trusts, in PEM.
+func authorities(file string) (*x509.CertPool, error) {
+	b, err := readSmall(file, maxTLSFile)
+	if err != nil {
+		return nil, err
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(b) {
+		return nil, fmt.Errorf("%s: there is no certificate in it", file)
+	}
+	return pool, nil
 }
 
 // keepUpTo has so many connections at most, and keeps them.
