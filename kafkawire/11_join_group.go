@@ -3,7 +3,6 @@ package kafkawire
 import (
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/millrace-io/millrace/kafkawire/group"
@@ -16,9 +15,9 @@ func init() {
 }
 
 func joinGroup(c *conn, req *kmsg.JoinGroupRequest) kmsg.Response {
-	if req.Group == "" {
+	if refusal := c.mayJoin(req.Group); refusal != nil {
 		resp := req.ResponseKind().(*kmsg.JoinGroupResponse)
-		resp.ErrorCode, resp.Generation, resp.MemberID = kerr.InvalidGroupID.Code, -1, req.MemberID
+		resp.ErrorCode, resp.Generation, resp.MemberID = refusal.Code, -1, req.MemberID
 		return resp
 	}
 	return c.s.groups.ask(c, req.Group, false, func(g *group.Group, now time.Time, who group.Caller) group.Output {

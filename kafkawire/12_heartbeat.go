@@ -3,7 +3,6 @@ package kafkawire
 import (
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/millrace-io/millrace/kafkawire/group"
@@ -15,9 +14,9 @@ func init() {
 }
 
 func heartbeat(c *conn, req *kmsg.HeartbeatRequest) kmsg.Response {
-	if req.Group == "" {
+	if refusal := c.mayJoin(req.Group); refusal != nil {
 		resp := req.ResponseKind().(*kmsg.HeartbeatResponse)
-		resp.ErrorCode = kerr.InvalidGroupID.Code
+		resp.ErrorCode = refusal.Code
 		return resp
 	}
 	return c.s.groups.ask(c, req.Group, false, func(g *group.Group, now time.Time, who group.Caller) group.Output {
