@@ -54,11 +54,16 @@ func startProduce(c *conn, r *request) (*reply, error) {
 		rt.Topic = t.Topic
 		rt.Partitions = make([]kmsg.ProduceResponseTopicPartition, len(t.Partitions))
 		topic, ok := c.s.topic(t.Topic)
+		may := c.mayTopic(kmsg.ACLOperationWrite, t.Topic)
 		for j := range t.Partitions {
 			rp := &rt.Partitions[j]
 			rp.Default()
 			rp.Partition, rp.BaseOffset, rp.LogAppendTime, rp.LogStartOffset = t.Partitions[j].Partition, -1, -1, -1
-			if refusal := p.check(&req, t.Topic, topic, ok, &t.Partitions[j]); refusal != nil {
+			refusal := refuse(kerr.TopicAuthorizationFailed, "the account may not write to the topic")
+			if may {
+				refusal = p.check(&req, t.Topic, topic, ok, &t.Partitions[j])
+			}
+			if refusal != nil {
 				refusal.set(&rp.ErrorCode, &rp.ErrorMessage)
 				p.errs.Add(1)
 				continue

@@ -37,6 +37,8 @@ func listOffsets(c *conn, req *kmsg.ListOffsetsRequest) kmsg.Response {
 			rp.Partition, rp.Offset, rp.Timestamp = p.Partition, -1, -1
 			part := eventlog.Part{Topic: topic.ID, Index: p.Partition}
 			switch {
+			case !c.mayTopic(kmsg.ACLOperationDescribe, t.Topic):
+				rp.ErrorCode = kerr.TopicAuthorizationFailed.Code
 			case !ok || p.Partition < 0 || p.Partition >= topic.Partitions:
 				rp.ErrorCode = kerr.UnknownTopicOrPartition.Code
 			case c.ctx.Err() != nil: // a look-up may read much, and nobody waits for it

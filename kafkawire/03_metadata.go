@@ -28,11 +28,13 @@ func metadata(c *conn, req *kmsg.MetadataRequest) kmsg.Response {
 	resp.ClusterID = kmsg.StringPtr(c.s.Engine.ClusterID())
 	resp.ControllerID = c.s.NodeID
 	if req.IncludeClusterAuthorizedOperations {
-		resp.AuthorizedOperations = clusterOperations
+		resp.AuthorizedOperations = c.operations(kmsg.ACLResourceTypeCluster, clusterName)
 	}
 	if all := req.Topics == nil || req.Version == 0 && len(req.Topics) == 0; all {
 		for _, t := range c.s.listTopics() {
-			resp.Topics = append(resp.Topics, c.s.metadataTopic(t))
+			if c.mayTopic(kmsg.ACLOperationDescribe, t.Name) {
+				resp.Topics = append(resp.Topics, c.s.metadataTopic(t))
+			}
 		}
 	}
 	create := c.s.AutoCreate && (req.Version < 4 || req.AllowAutoTopicCreation)
@@ -48,13 +50,13 @@ func metadata(c *conn, req *kmsg.MetadataRequest) kmsg.Response {
 			by = naming{name: *t.Topic}
 		}
 		if asked.first(by) {
-			resp.Topics = append(resp.Topics, c.s.findMetadata(t, create))
+			resp.Topics = append(resp.Topics, c.findMetadata(t, create))
 		}
 	}
 	if req.IncludeTopicAuthorizedOperations {
 		for i := range resp.Topics {
-			if resp.Topics[i].ErrorCode == 0 {
-				resp.Topics[i].AuthorizedOperations = topicOperations
+			if t := &resp.Topics[i]; t.ErrorCode == 0 {
+				t.AuthorizedOperations = c.operations(kmsg.ACLResourceTypeTopic, *t.Topic)
 			}
 		}
 	}
@@ -68,18 +70,27 @@ func (s *Server) listTopics() []eventlog.Topic {
 	return ts
 }
 
-func (s *Server) findMetadata(rt *kmsg.MetadataRequestTopic, create bool) kmsg.MetadataResponseTopic {
+func (c *conn) findMetadata(rt *kmsg.MetadataRequestTopic, create bool) kmsg.MetadataResponseTopic {
+	s := c.s
 	unknown := kmsg.NewMetadataResponseTopic()
 	unknown.Topic, unknown.TopicID = rt.Topic, rt.TopicID
 	if rt.Topic == nil {
 		t, ok := s.topicByID(rt.TopicID)
-		if ok {
+		switch {
+		case !ok:
+			unknown.ErrorCode = kerr.UnknownTopicID.Code
+		case !c.mayTopic(kmsg.ACLOperationDescribe, t.Name):
+			unknown.ErrorCode = kerr.TopicAuthorizationFailed.Code
+		default:
 			return s.metadataTopic(t)
 		}
-		unknown.ErrorCode = kerr.UnknownTopicID.Code
 		return unknown
 	}
 	name := *rt.Topic
+	if !c.mayTopic(kmsg.ACLOperationDescribe, name) {
+		unknown.ErrorCode, unknown.TopicID = kerr.TopicAuthorizationFailed.Code, [16]byte{}
+		return unknown
+	}
 	if t, ok := s.topic(name); ok {
 		return s.metadataTopic(t)
 	}
@@ -89,6 +100,10 @@ func (s *Server) findMetadata(rt *kmsg.MetadataRequestTopic, create bool) kmsg.M
 	}
 	unknown.ErrorCode = kerr.UnknownTopicOrPartition.Code
 	if !create || isInternal(name) {
+		return unknown
+	}
+	if !c.mayCreate(name) {
+		unknown.ErrorCode, unknown.TopicID = kerr.TopicAuthorizationFailed.Code, [16]byte{}
 		return unknown
 	}
 	t, refusal := s.createTopic(eventlog.TopicSpec{Name: name})
@@ -129,14 +144,3 @@ func (s *Server) createTopic(spec eventlog.TopicSpec) (eventlog.Topic, *refusal)
 	}
 	return t, refused(err)
 }
-
-// Bits of the operations that are allowed: all there are, until somebody says otherwise.
-const (
-	opRead, opWrite, opCreate, opDelete, opAlter, opDescribe = 1 << 3, 1 << 4, 1 << 5, 1 << 6, 1 << 7, 1 << 8
-	opClusterAction, opDescribeConfigs, opAlterConfigs       = 1 << 9, 1 << 10, 1 << 11
-	opIdempotentWrite                                        = 1 << 12
-
-	topicOperations   = opRead | opWrite | opCreate | opDelete | opAlter | opDescribe | opDescribeConfigs | opAlterConfigs
-	clusterOperations = opCreate | opAlter | opDescribe | opClusterAction | opDescribeConfigs | opAlterConfigs | opIdempotentWrite
-	groupOperations   = opRead | opDelete | opDescribe
-)

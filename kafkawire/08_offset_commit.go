@@ -18,6 +18,9 @@ func init() {
 }
 
 func offsetCommit(c *conn, req *kmsg.OffsetCommitRequest) kmsg.Response {
+	if refusal := c.mayJoin(req.Group); refusal != nil && req.Group != "" {
+		return refuseCommit(req, refusal)
+	}
 	topics := c.s.committedTopics(req)
 	ids := map[string]eventlog.TopicID{}
 	for name, t := range topics {
@@ -28,6 +31,8 @@ func offsetCommit(c *conn, req *kmsg.OffsetCommitRequest) kmsg.Response {
 		switch t, ok := topics[topic]; {
 		case !ok && req.Version >= 10:
 			return kerr.UnknownTopicID
+		case !c.mayTopic(kmsg.ACLOperationRead, topic):
+			return kerr.TopicAuthorizationFailed
 		case !ok || partition < 0 || partition >= t.Partitions:
 			return kerr.UnknownTopicOrPartition
 		}
@@ -36,6 +41,22 @@ func offsetCommit(c *conn, req *kmsg.OffsetCommitRequest) kmsg.Response {
 	return c.s.groups.ask(c, req.Group, true, func(g *group.Group, now time.Time, who group.Caller) group.Output {
 		return g.Commit(now, who, req, refused)
 	})
+}
+
+// refuseCommit answers every partition of a commit alike.
+func refuseCommit(req *kmsg.OffsetCommitRequest, refusal *kerr.Error) kmsg.Response {
+	resp := kmsg.NewPtrOffsetCommitResponse()
+	for _, t := range req.Topics {
+		rt := kmsg.NewOffsetCommitResponseTopic()
+		rt.Topic, rt.TopicID = t.Topic, t.TopicID
+		for _, p := range t.Partitions {
+			rp := kmsg.NewOffsetCommitResponseTopicPartition()
+			rp.Partition, rp.ErrorCode = p.Partition, refusal.Code
+			rt.Partitions = append(rt.Partitions, rp)
+		}
+		resp.Topics = append(resp.Topics, rt)
+	}
+	return resp
 }
 
 // committedTopics finds the topics of a commit, and gives those that came by id their names.

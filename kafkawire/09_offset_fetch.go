@@ -35,7 +35,7 @@ func offsetFetch(c *conn, req *kmsg.OffsetFetchRequest) kmsg.Response {
 	ended := !c.s.groups.view(c.ctx, func() {
 		for i := range req.Groups {
 			if g := &req.Groups[i]; asked.first(g.Group) {
-				resp.Groups = append(resp.Groups, c.s.fetchOffsets(req.Version, g))
+				resp.Groups = append(resp.Groups, c.fetchOffsets(req.Version, g))
 			}
 		}
 	})
@@ -49,15 +49,20 @@ func offsetFetch(c *conn, req *kmsg.OffsetFetchRequest) kmsg.Response {
 }
 
 // fetchOffsets runs in the coordinator's goroutine.
-func (s *Server) fetchOffsets(version int16, rg *kmsg.OffsetFetchRequestGroup) kmsg.OffsetFetchResponseGroup {
+func (c *conn) fetchOffsets(version int16, rg *kmsg.OffsetFetchRequestGroup) kmsg.OffsetFetchResponseGroup {
+	s := c.s
 	out := kmsg.NewOffsetFetchResponseGroup()
 	out.Group = rg.Group
+	if !c.mayGroup(kmsg.ACLOperationDescribe, rg.Group) {
+		out.ErrorCode = kerr.GroupAuthorizationFailed.Code
+		return out
+	}
 	var g *group.Group
 	if e := s.groups.groups[rg.Group]; e != nil {
 		g = e.g
 	}
 	if rg.Topics == nil {
-		out.Topics = s.allOffsets(g)
+		out.Topics = c.allOffsets(g)
 		return out
 	}
 	type place struct {
@@ -76,6 +81,9 @@ func (s *Server) fetchOffsets(version int16, rg *kmsg.OffsetFetchRequestGroup) k
 				unknown = kerr.UnknownTopicID.Code
 			}
 		}
+		if unknown == 0 && !c.mayTopic(kmsg.ACLOperationDescribe, ot.Topic) {
+			unknown = kerr.TopicAuthorizationFailed.Code
+		}
 		stale := s.groups.stale(ot.Topic)
 		for _, p := range t.Partitions {
 			if !asked.first(place{t.Topic, t.TopicID, p}) {
@@ -83,7 +91,7 @@ func (s *Server) fetchOffsets(version int16, rg *kmsg.OffsetFetchRequestGroup) k
 			}
 			op := noOffset(p)
 			op.ErrorCode = unknown
-			if g != nil && !stale {
+			if g != nil && !stale && unknown == 0 {
 				if o, ok := g.Offset(ot.Topic, p); ok {
 					op = committedOffset(p, o)
 				}
@@ -95,15 +103,15 @@ func (s *Server) fetchOffsets(version int16, rg *kmsg.OffsetFetchRequestGroup) k
 	return out
 }
 
-func (s *Server) allOffsets(g *group.Group) []kmsg.OffsetFetchResponseGroupTopic {
+func (c *conn) allOffsets(g *group.Group) []kmsg.OffsetFetchResponseGroupTopic {
 	topics := []kmsg.OffsetFetchResponseGroupTopic{}
 	if g == nil {
 		return topics
 	}
 	at := map[string]int{}
 	g.Offsets(func(topic string, partition int32, o group.Offset) {
-		t, ok := s.topic(topic)
-		if !ok || s.groups.stale(topic) {
+		t, ok := c.s.topic(topic)
+		if !ok || c.s.groups.stale(topic) || !c.mayTopic(kmsg.ACLOperationDescribe, topic) {
 			return
 		}
 		i, ok := at[topic]

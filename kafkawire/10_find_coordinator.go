@@ -34,6 +34,10 @@ func (c *conn) findCoordinator(kind int8, key string) kmsg.FindCoordinatorRespon
 	r.Key, r.NodeID, r.Port = key, -1, -1
 	switch kind {
 	case groupCoordinator:
+		if !c.mayGroup(kmsg.ACLOperationDescribe, key) {
+			refuse(kerr.GroupAuthorizationFailed, "the account may not see the group").set(&r.ErrorCode, &r.ErrorMessage)
+			return r
+		}
 		r.NodeID = c.s.NodeID
 		r.Host, r.Port = c.advertised()
 	case 1:

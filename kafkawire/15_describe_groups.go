@@ -21,7 +21,7 @@ func describeGroups(c *conn, req *kmsg.DescribeGroupsRequest) kmsg.Response {
 	ended := !c.s.groups.view(c.ctx, func() {
 		for _, name := range req.Groups {
 			if asked.first(name) {
-				resp.Groups = append(resp.Groups, c.s.describeGroup(name, req.Version))
+				resp.Groups = append(resp.Groups, c.describeGroup(name, req.Version))
 			}
 		}
 	})
@@ -30,15 +30,22 @@ func describeGroups(c *conn, req *kmsg.DescribeGroupsRequest) kmsg.Response {
 	}
 	if req.IncludeAuthorizedOperations {
 		for i := range resp.Groups {
-			resp.Groups[i].AuthorizedOperations = groupOperations
+			if g := &resp.Groups[i]; g.ErrorCode != kerr.GroupAuthorizationFailed.Code {
+				g.AuthorizedOperations = c.operations(kmsg.ACLResourceTypeGroup, g.Group)
+			}
 		}
 	}
 	return resp
 }
 
 // describeGroup runs in the coordinator's goroutine.
-func (s *Server) describeGroup(name string, version int16) kmsg.DescribeGroupsResponseGroup {
-	if e := s.groups.groups[name]; e != nil {
+func (c *conn) describeGroup(name string, version int16) kmsg.DescribeGroupsResponseGroup {
+	if !c.mayGroup(kmsg.ACLOperationDescribe, name) {
+		rg := kmsg.NewDescribeGroupsResponseGroup()
+		rg.Group, rg.ErrorCode = name, kerr.GroupAuthorizationFailed.Code
+		return rg
+	}
+	if e := c.s.groups.groups[name]; e != nil {
 		return e.g.Describe()
 	}
 	rg := kmsg.NewDescribeGroupsResponseGroup()

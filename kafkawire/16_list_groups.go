@@ -20,9 +20,13 @@ func listGroups(c *conn, req *kmsg.ListGroupsRequest) kmsg.Response {
 	wanted := func(filter []string, value string) bool {
 		return len(filter) == 0 || slices.ContainsFunc(filter, func(f string) bool { return strings.EqualFold(f, value) })
 	}
+	all := c.mayCluster(kmsg.ACLOperationDescribe)
 	ended := !c.s.groups.view(c.ctx, func() {
 		for name, e := range c.s.groups.groups {
 			if !wanted(req.StatesFilter, e.g.State().String()) || !wanted(req.TypesFilter, classic) {
+				continue
+			}
+			if !all && !c.mayGroup(kmsg.ACLOperationDescribe, name) {
 				continue
 			}
 			lg := kmsg.NewListGroupsResponseGroup()

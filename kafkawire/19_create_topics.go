@@ -31,7 +31,7 @@ func createTopics(c *conn, req *kmsg.CreateTopicsRequest) kmsg.Response {
 		if times[t.Topic] > 1 {
 			refusal = refuse(kerr.InvalidRequest, "the topic is in the request more than once")
 		} else {
-			refusal = c.s.createOne(t, &rt, req.ValidateOnly)
+			refusal = c.createOne(t, &rt, req.ValidateOnly)
 		}
 		refusal.set(&rt.ErrorCode, &rt.ErrorMessage)
 		resp.Topics = append(resp.Topics, rt)
@@ -39,7 +39,11 @@ func createTopics(c *conn, req *kmsg.CreateTopicsRequest) kmsg.Response {
 	return resp
 }
 
-func (s *Server) createOne(t *kmsg.CreateTopicsRequestTopic, rt *kmsg.CreateTopicsResponseTopic, validateOnly bool) *refusal {
+func (c *conn) createOne(t *kmsg.CreateTopicsRequestTopic, rt *kmsg.CreateTopicsResponseTopic, validateOnly bool) *refusal {
+	s := c.s
+	if !c.mayCreate(t.Topic) {
+		return refuse(kerr.TopicAuthorizationFailed, "the account may not create the topic")
+	}
 	if err := eventlog.CheckTopicName(t.Topic); err != nil {
 		return refuse(kerr.InvalidTopicException, err.Error())
 	}
@@ -64,6 +68,11 @@ func (s *Server) createOne(t *kmsg.CreateTopicsRequestTopic, rt *kmsg.CreateTopi
 		return refusal
 	}
 	rt.TopicID, rt.NumPartitions, rt.ReplicationFactor = topic.ID, topic.Partitions, 1
+	if !c.mayTopic(kmsg.ACLOperationDescribeConfigs, topic.Name) {
+		rt.ConfigErrorCode = kerr.TopicAuthorizationFailed.Code
+		rt.NumPartitions, rt.ReplicationFactor = -1, -1
+		return nil
+	}
 	configs, err := s.Engine.EffectiveConfig(topic.Name)
 	if err != nil {
 		return nil // created, and gone again already

@@ -22,7 +22,7 @@ func deleteTopics(c *conn, req *kmsg.DeleteTopicsRequest) kmsg.Response {
 	for _, t := range req.Topics {
 		rt := kmsg.NewDeleteTopicsResponseTopic()
 		rt.Topic, rt.TopicID = t.Topic, t.TopicID
-		topic, refusal := c.s.toDelete(&t)
+		topic, refusal := c.toDelete(&t)
 		if refusal == nil {
 			rt.Topic, rt.TopicID = kmsg.StringPtr(topic.Name), topic.ID
 			refusal = refused(c.s.Engine.DeleteTopic(c.ctx, topic.Name))
@@ -34,18 +34,25 @@ func deleteTopics(c *conn, req *kmsg.DeleteTopicsRequest) kmsg.Response {
 	return resp
 }
 
-func (s *Server) toDelete(t *kmsg.DeleteTopicsRequestTopic) (eventlog.Topic, *refusal) {
+func (c *conn) toDelete(t *kmsg.DeleteTopicsRequestTopic) (eventlog.Topic, *refusal) {
 	byID := t.TopicID != [16]byte{}
 	switch {
 	case byID && t.Topic != nil, !byID && t.Topic == nil:
 		return eventlog.Topic{}, refuse(kerr.InvalidRequest, "a topic is named by its name or by its id")
 	case byID:
-		topic, ok := s.topicByID(t.TopicID)
+		topic, ok := c.s.topicByID(t.TopicID)
 		if !ok {
 			return topic, refuse(kerr.UnknownTopicID, "no topic with this id")
 		}
-		return topic, s.alterable(topic.Name)
+		return topic, c.deletable(topic.Name)
 	}
-	topic, _ := s.Engine.TopicByName(*t.Topic)
-	return topic, s.alterable(*t.Topic)
+	topic, _ := c.s.Engine.TopicByName(*t.Topic)
+	return topic, c.deletable(*t.Topic)
+}
+
+func (c *conn) deletable(name string) *refusal {
+	if !c.mayTopic(kmsg.ACLOperationDelete, name) {
+		return refuse(kerr.TopicAuthorizationFailed, "the account may not delete the topic")
+	}
+	return c.s.alterable(name)
 }

@@ -20,6 +20,10 @@ func initProducerID(c *conn, req *kmsg.InitProducerIDRequest) kmsg.Response {
 		resp.ErrorCode = kerr.TransactionalIDAuthorizationFailed.Code
 		return resp
 	}
+	if !c.mayCluster(kmsg.ACLOperationIdempotentWrite) && !c.mayAny(kmsg.ACLOperationWrite, kmsg.ACLResourceTypeTopic) {
+		resp.ErrorCode = kerr.ClusterAuthorizationFailed.Code
+		return resp
+	}
 	id, err := c.s.Engine.NewProducerID()
 	if err != nil {
 		resp.ErrorCode = code(err).Code

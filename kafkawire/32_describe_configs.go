@@ -30,7 +30,11 @@ func describeConfigs(c *conn, req *kmsg.DescribeConfigsRequest) kmsg.Response {
 		}
 		rr := kmsg.NewDescribeConfigsResponseResource()
 		rr.ResourceType, rr.ResourceName = r.ResourceType, r.ResourceName
-		configs, refusal := c.s.configs(r.ResourceType, r.ResourceName)
+		refusal := c.mayConfigure(kmsg.ACLOperationDescribeConfigs, r.ResourceType, r.ResourceName)
+		var configs []kmsg.DescribeConfigsResponseResourceConfig
+		if refusal == nil {
+			configs, refusal = c.s.configs(r.ResourceType, r.ResourceName)
+		}
 		refusal.set(&rr.ErrorCode, &rr.ErrorMessage)
 		for _, cfg := range configs {
 			if r.ConfigNames != nil && !slices.Contains(r.ConfigNames, cfg.Name) {

@@ -21,7 +21,11 @@ func alterConfigs(c *conn, req *kmsg.AlterConfigsRequest) kmsg.Response {
 	for _, r := range req.Resources {
 		rr := kmsg.NewAlterConfigsResponseResource()
 		rr.ResourceType, rr.ResourceName = r.ResourceType, r.ResourceName
-		set, refusal := c.s.replaceConfigs(&r)
+		refusal := c.mayConfigure(kmsg.ACLOperationAlterConfigs, r.ResourceType, r.ResourceName)
+		var set map[string]*string
+		if refusal == nil {
+			set, refusal = c.s.replaceConfigs(&r)
+		}
 		if refusal == nil {
 			refusal = c.s.configure(r.ResourceName, set, req.ValidateOnly)
 		}

@@ -20,7 +20,11 @@ func createPartitions(c *conn, req *kmsg.CreatePartitionsRequest) kmsg.Response 
 		t := &req.Topics[i]
 		rt := kmsg.NewCreatePartitionsResponseTopic()
 		rt.Topic = t.Topic
-		c.s.grow(t, req.ValidateOnly).set(&rt.ErrorCode, &rt.ErrorMessage)
+		refusal := refuse(kerr.TopicAuthorizationFailed, "the account may not alter the topic")
+		if c.mayTopic(kmsg.ACLOperationAlter, t.Topic) {
+			refusal = c.s.grow(t, req.ValidateOnly)
+		}
+		refusal.set(&rt.ErrorCode, &rt.ErrorMessage)
 		resp.Topics = append(resp.Topics, rt)
 	}
 	return resp

@@ -3,6 +3,7 @@ package kafkawire
 import (
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/millrace-io/millrace/kafkawire/group"
@@ -16,6 +17,12 @@ func init() {
 func deleteGroups(c *conn, req *kmsg.DeleteGroupsRequest) kmsg.Response {
 	resp := kmsg.NewPtrDeleteGroupsResponse()
 	for _, name := range req.Groups {
+		if !c.mayGroup(kmsg.ACLOperationDelete, name) {
+			rg := kmsg.NewDeleteGroupsResponseGroup()
+			rg.Group, rg.ErrorCode = name, kerr.GroupAuthorizationFailed.Code
+			resp.Groups = append(resp.Groups, rg)
+			continue
+		}
 		one, ok := c.s.groups.ask(c, name, false, func(g *group.Group, now time.Time, who group.Caller) group.Output {
 			return g.Delete(now, who)
 		}).(*kmsg.DeleteGroupsResponse)

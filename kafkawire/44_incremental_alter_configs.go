@@ -21,7 +21,11 @@ func incrementalAlterConfigs(c *conn, req *kmsg.IncrementalAlterConfigsRequest) 
 	for _, r := range req.Resources {
 		rr := kmsg.NewIncrementalAlterConfigsResponseResource()
 		rr.ResourceType, rr.ResourceName = r.ResourceType, r.ResourceName
-		set, refusal := c.s.changeConfigs(&r)
+		refusal := c.mayConfigure(kmsg.ACLOperationAlterConfigs, r.ResourceType, r.ResourceName)
+		var set map[string]*string
+		if refusal == nil {
+			set, refusal = c.s.changeConfigs(&r)
+		}
 		if refusal == nil {
 			refusal = c.s.configure(r.ResourceName, set, req.ValidateOnly)
 		}

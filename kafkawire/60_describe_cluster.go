@@ -32,7 +32,7 @@ func describeCluster(c *conn, req *kmsg.DescribeClusterRequest) kmsg.Response {
 	b.Host, b.Port = c.advertised()
 	resp.Brokers = append(resp.Brokers, b)
 	if req.IncludeClusterAuthorizedOperations {
-		resp.ClusterAuthorizedOperations = clusterOperations
+		resp.ClusterAuthorizedOperations = c.operations(kmsg.ACLResourceTypeCluster, clusterName)
 	}
 	return resp
 }
