@@ -99,6 +99,12 @@ func (b RawBatch) SetProducer(id int64, epoch int16, seq int32) {
 	binary.BigEndian.PutUint32(b[offSeq:], uint32(seq))
 }
 
+// Shift moves the times of all records by so many milliseconds. The caller must Reseal.
+func (b RawBatch) Shift(ms int64) {
+	binary.BigEndian.PutUint64(b[offBaseTime:], uint64(b.BaseTime()+ms))
+	binary.BigEndian.PutUint64(b[offMaxTime:], uint64(b.MaxTime()+ms))
+}
+
 // SetTransactional marks the batch as part of a transaction, or not. The caller must Reseal.
 func (b RawBatch) SetTransactional(on bool) {
 	a := b.Attributes() &^ AttrTransactional

@@ -80,14 +80,15 @@ func judge(code int16) (verdict, error) {
 		kerr.KafkaStorageError, kerr.ReplicaNotAvailable, kerr.BrokerNotAvailable:
 		return elsewhere, err
 	case kerr.NotEnoughReplicas, kerr.ConcurrentTransactions, kerr.NotCoordinator, kerr.CoordinatorNotAvailable,
-		kerr.CoordinatorLoadInProgress, kerr.ThrottlingQuotaExceeded:
+		kerr.CoordinatorLoadInProgress, kerr.ThrottlingQuotaExceeded,
+		kerr.TopicAuthorizationFailed, kerr.ClusterAuthorizationFailed, kerr.TransactionalIDAuthorizationFailed,
+		kerr.SaslAuthenticationFailed, kerr.InvalidTimestamp: // what was taken from us can be given back, and clocks can be set
 		return later, err
 	case kerr.OutOfOrderSequenceNumber, kerr.DuplicateSequenceNumber, kerr.UnknownProducerID, kerr.InvalidProducerEpoch,
 		kerr.InvalidProducerIDMapping, kerr.ProducerFenced, kerr.InvalidTxnState:
 		return stateless, err
-	case kerr.MessageTooLarge, kerr.RecordListTooLarge, kerr.InvalidRecord, kerr.CorruptMessage, kerr.InvalidTimestamp,
+	case kerr.MessageTooLarge, kerr.RecordListTooLarge, kerr.InvalidRecord, kerr.CorruptMessage,
 		kerr.UnsupportedCompressionType, kerr.UnsupportedForMessageFormat, kerr.InvalidTopicException, kerr.PolicyViolation,
-		kerr.TopicAuthorizationFailed, kerr.ClusterAuthorizationFailed, kerr.TransactionalIDAuthorizationFailed,
 		kerr.InvalidRequiredAcks, kerr.UnsupportedVersion:
 		return rejected, err
 	}

@@ -113,9 +113,11 @@ func TestErrorsThatPass(t *testing.T) {
 		kmsg.Produce: {
 			kerr.NotLeaderForPartition, kerr.LeaderNotAvailable, kerr.NotEnoughReplicas, kerr.NotEnoughReplicasAfterAppend,
 			kerr.RequestTimedOut, kerr.KafkaStorageError, kerr.UnknownServerError, kerr.UnknownTopicOrPartition, kerr.UnknownTopicID,
+			kerr.TopicAuthorizationFailed, kerr.ClusterAuthorizationFailed, kerr.InvalidTimestamp,
 		},
-		kmsg.AddPartitionsToTxn: {kerr.ConcurrentTransactions, kerr.CoordinatorNotAvailable, kerr.NotCoordinator, kerr.UnknownTopicOrPartition},
-		kmsg.EndTxn:             {kerr.ConcurrentTransactions, kerr.CoordinatorLoadInProgress, kerr.NotCoordinator},
+		kmsg.AddPartitionsToTxn: {kerr.ConcurrentTransactions, kerr.CoordinatorNotAvailable, kerr.NotCoordinator, kerr.UnknownTopicOrPartition,
+			kerr.TransactionalIDAuthorizationFailed, kerr.TopicAuthorizationFailed},
+		kmsg.EndTxn: {kerr.ConcurrentTransactions, kerr.CoordinatorLoadInProgress, kerr.NotCoordinator, kerr.TransactionalIDAuthorizationFailed},
 	}
 	for key, errs := range faults {
 		for _, e := range errs {
@@ -139,8 +141,7 @@ func TestErrorsThatStay(t *testing.T) {
 	for _, tt := range []struct{ err, want error }{
 		{kerr.MessageTooLarge, eventlog.ErrTooLarge},
 		{kerr.InvalidRecord, eventlog.ErrInvalid},
-		{kerr.InvalidTimestamp, eventlog.ErrInvalid},
-		{kerr.TopicAuthorizationFailed, kerr.TopicAuthorizationFailed},
+		{kerr.PolicyViolation, eventlog.ErrInvalid},
 	} {
 		r := newRig(t, nil)
 		w, err := r.d.Claim(r.ctx, r.part(3))
@@ -557,7 +558,7 @@ func TestRefusedInDoubt(t *testing.T) {
 	}
 	for i, a := range []logtest.Appender{r.d, w} {
 		p := r.part(int32(i))
-		inDoubt(r, p, kerr.InvalidTimestamp)
+		inDoubt(r, p, kerr.InvalidRecord)
 		doubtful := r.Append(a, p, "doubtful", 2, 0)
 		r.wait()
 		// A writer's record was in a transaction, which is aborted: nothing doubtful about that.

@@ -47,7 +47,15 @@ func (d *Driver) fetch(ctx context.Context, cl *kgo.Client, leader int32, wants 
 		rt.Partitions = append(rt.Partitions, rp)
 		req.Topics = append(req.Topics, rt)
 	}
-	resp, err := req.RequestWith(ctx, cl.Broker(int(leader)))
+	answer, err := d.ask(ctx, cl, leader, req, func() bool {
+		for _, w := range wants {
+			if d.movedFrom(leader, w.topic, w.part.Index) {
+				return true
+			}
+		}
+		return false
+	})
+	resp, _ := answer.(*kmsg.FetchResponse)
 	if err == nil {
 		err = kerr.ErrorForCode(resp.ErrorCode)
 	}

@@ -46,14 +46,15 @@ type Options struct {
 	Dial  func(ctx context.Context, address string) (net.Conn, error)
 	Login *Login // nil: the cluster does not ask who we are, or sees it from the TLS certificate
 
-	Replication int16         // of topics that are created; 3, or as many as there are brokers
-	RoomBytes   int           // what one partition takes before Room says wait; 4 MiB
-	BatchBytes  int           // up to which waiting batches are merged into one; 512 KiB
-	TailBytes   int           // what one tail keeps unpolled; 8 MiB
-	Backoff     time.Duration // after a first failure, doubled up to 20 times that; 50 ms
-	Grace       time.Duration // how long a topic must be missing before we believe it: brokers learn of topics one by one; 2 s
-	TxnTimeout  time.Duration // after which the cluster aborts what a dead writer left open, unless a later one has done so; longer than a broker may hang; 60 s
-	CloseWait   time.Duration // how long Close waits for answers before it calls them unknown; 30 s
+	Replication int16            // of topics that are created; 3, or as many as there are brokers
+	RoomBytes   int              // what one partition takes before Room says wait; 4 MiB
+	BatchBytes  int              // up to which waiting batches are merged into one; 512 KiB
+	TailBytes   int              // what one tail keeps unpolled; 8 MiB
+	Backoff     time.Duration    // after a first failure, doubled up to 20 times that; 50 ms
+	Grace       time.Duration    // how long a topic must be missing before we believe it: brokers learn of topics one by one; 2 s
+	TxnTimeout  time.Duration    // after which the cluster aborts what a dead writer left open, unless a later one has done so; longer than a broker may hang; 60 s
+	Now         func() time.Time // the node's clock; the system's
+	CloseWait   time.Duration    // how long Close waits for answers before it calls them unknown; 30 s
 }
 
 func (o *Options) setDefaults() {
@@ -72,6 +73,9 @@ func (o *Options) setDefaults() {
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Now == nil {
+		o.Now = time.Now
 	}
 	setInt(&o.RoomBytes, 4<<20)
 	setInt(&o.BatchBytes, 512<<10)
@@ -93,6 +97,8 @@ type Driver struct {
 	rooms  *rooms
 	plain  *producer
 	atomic *atomics
+
+	trouble *troubles
 
 	ctx    context.Context // ends when Close has answered everybody
 	cancel context.CancelFunc
@@ -128,7 +134,7 @@ func Open(ctx context.Context, o Options) (*Driver, error) {
 		return nil, err
 	}
 	d := &Driver{
-		o: o, cl: cl, tx: tx, adm: kadm.NewClient(cl), ended: make(chan struct{}),
+		o: o, cl: cl, tx: tx, adm: kadm.NewClient(cl), ended: make(chan struct{}), trouble: newTroubles(),
 		writers: map[*writer]struct{}{}, tails: map[*tail]struct{}{}, vetted: map[eventlog.TopicID]struct{}{},
 	}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
@@ -292,6 +298,15 @@ func (r *rooms) give(p eventlog.Part, n int) {
 	if o.bytes == 0 {
 		delete(r.of, p)
 	}
+}
+
+func (r *rooms) bytes() (sum int64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, o := range r.of {
+		sum += int64(o.bytes)
+	}
+	return sum
 }
 
 func (r *rooms) wait(p eventlog.Part) <-chan struct{} {

@@ -3,6 +3,7 @@ package kafka
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -84,7 +85,7 @@ func (ts *topics) refresh(ctx context.Context) error {
 	at := time.Now()
 	req := kmsg.NewPtrMetadataRequest()
 	req.Topics = nil // all
-	resp, err := req.RequestWith(ctx, ts.cl)
+	resp, err := anyBroker(ctx, len(ts.brokers())+1, func(ctx context.Context) (*kmsg.MetadataResponse, error) { return req.RequestWith(ctx, ts.cl) })
 	if err != nil {
 		return fmt.Errorf("metadata: %w", err)
 	}
@@ -100,6 +101,18 @@ func (ts *topics) refresh(ctx context.Context) error {
 	defer ts.mu.Unlock()
 	ts.at, ts.nodes, ts.byID, ts.byName = at, nodes, byID, byName
 	return nil
+}
+
+// anyBroker asks the client, which asks one broker after the other. One that hangs has only so long.
+func anyBroker[T any](ctx context.Context, times int, ask func(context.Context) (T, error)) (answer T, err error) {
+	for n := 0; ; n++ {
+		short, cancel := context.WithTimeout(ctx, askPatience)
+		answer, err = ask(short)
+		cancel()
+		if err == nil || ctx.Err() != nil || n >= times || !errors.Is(err, context.DeadlineExceeded) {
+			return answer, err
+		}
+	}
 }
 
 // described is every topic that an answer knows.

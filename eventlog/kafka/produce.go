@@ -235,7 +235,15 @@ func (p *producer) send(leader int32, lanes []*lane) {
 			addProduce(req, of[i], l.part.Index, l.shot.raw)
 		}
 	}
-	resp, err := req.RequestWith(p.d.ctx, p.d.cl.Broker(int(leader)))
+	answer, err := p.d.ask(p.d.ctx, p.d.cl, leader, req, func() bool {
+		for i, l := range lanes {
+			if p.d.movedFrom(leader, of[i], l.part.Index) {
+				return true
+			}
+		}
+		return false
+	})
+	resp, _ := answer.(*kmsg.ProduceResponse)
 	for i, l := range lanes {
 		p.settle(l, of[i], resp, err)
 	}
@@ -265,6 +273,11 @@ func (p *producer) settle(l *lane, t *topic, resp *kmsg.ProduceResponse, err err
 	// that cannot be taken for the repetition of that.
 	if v == rejected && s.maybe {
 		v = stateless
+	}
+	if v == accepted || v == rejected {
+		p.d.trouble.end(false, l, true)
+	} else {
+		p.d.trouble.add(false, l, err)
 	}
 	switch v {
 	case accepted:
@@ -318,6 +331,9 @@ func (p *producer) settle(l *lane, t *topic, resp *kmsg.ProduceResponse, err err
 		s.maybe = true
 		p.later(l)
 	case later:
+		if errors.Is(err, kerr.InvalidTimestamp) {
+			s.retime(p.d.o.Now())
+		}
 		p.later(l)
 	}
 }
@@ -339,10 +355,12 @@ func (p *producer) find(lanes []*lane) {
 		p.mu.Lock()
 		switch {
 		case err != nil:
+			p.d.trouble.add(false, l, err)
 			p.later(l)
 		case t.has(l.part.Index):
 			l.lost, l.missing = false, time.Time{}
 			if t.leader(l.part.Index) < 0 {
+				p.d.trouble.add(false, l, kerr.LeaderNotAvailable)
 				p.later(l)
 			}
 		case l.missing.IsZero():
@@ -365,6 +383,7 @@ func (p *producer) find(lanes []*lane) {
 
 // bury answers everything in a held lane whose topic is gone. It is called with the lock and returns without.
 func (p *producer) bury(l *lane) {
+	p.d.trouble.end(false, l, false)
 	s, queue := l.shot, l.queue
 	l.shot, l.queue, l.identity, l.lost, l.missing, l.tries = nil, nil, nil, false, time.Time{}, 0
 	p.mu.Unlock()
@@ -391,8 +410,10 @@ func (p *producer) identify() {
 			p.mu.Lock()
 			p.identity, p.asking = id, false
 			p.mu.Unlock()
+			p.d.trouble.end(false, p, true)
 			return
 		}
+		p.d.trouble.add(false, p, err)
 		if !isDone(err) {
 			p.d.o.Logger.Warn("no producer id", "error", err)
 		}

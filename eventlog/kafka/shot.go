@@ -2,6 +2,7 @@ package kafka
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/millrace-io/millrace/eventlog"
 )
@@ -68,6 +69,13 @@ func load(p eventlog.Part, queue []*job, limit int) (*shot, error) {
 func (s *shot) aim(id int64, epoch int16, seq int32, transactional bool) {
 	s.raw.SetProducer(id, epoch, seq)
 	s.raw.SetTransactional(transactional)
+	s.raw.Reseal()
+}
+
+// retime moves a shot's times so that the latest is now: brokers do not take what is too far from their own clocks. The records' distances
+// stay. A shot that may be in the log keeps its sequence, by which the brokers know it.
+func (s *shot) retime(now time.Time) {
+	s.raw.Shift(now.UnixMilli() - s.raw.MaxTime())
 	s.raw.Reseal()
 }
 

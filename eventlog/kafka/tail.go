@@ -169,6 +169,9 @@ func (t *tail) Close() {
 	t.events, t.bytes = nil, 0
 	t.mu.Unlock()
 	t.busy.Wait()
+	for _, f := range t.parts {
+		t.d.trouble.end(true, f, false)
+	}
 	t.cl.Close()
 	t.d.mu.Lock()
 	defer t.d.mu.Unlock()
@@ -209,6 +212,7 @@ func (t *tail) loop(leader int32) {
 		if err != nil {
 			t.d.o.Logger.Warn("fetch failed", "broker", leader, "error", err)
 			for _, w := range wants {
+				t.d.trouble.add(true, t.parts[w.part], err)
 				t.lose(t.parts[w.part])
 			}
 		}
@@ -262,11 +266,13 @@ func (t *tail) took(f *followed, got found) {
 	switch {
 	case got.err == nil:
 		f.tries, f.missing = 0, time.Time{}
+		t.d.trouble.end(true, f, true)
 	case isDone(got.err):
 	case errors.Is(got.err, eventlog.ErrCorrupt):
 		t.fail(fmt.Errorf("tail %v: %w", f.part, got.err))
 	default:
 		t.d.o.Logger.Debug("fetch failed", "partition", f.part, "error", got.err)
+		t.d.trouble.add(true, f, got.err)
 		t.lose(f)
 	}
 }
@@ -379,6 +385,7 @@ func (t *tail) maybeGone(f *followed) {
 		kind = eventlog.Recreated
 	}
 	t.events = append(t.events, eventlog.Event{Kind: kind, Part: f.part, Next: f.next})
+	t.d.trouble.end(true, f, false)
 	delete(t.parts, f.part)
 	t.notify()
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 
 	"github.com/twmb/franz-go/pkg/kerr"
-	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/millrace-io/millrace/eventlog"
@@ -24,7 +23,7 @@ type txn struct {
 	renew   bool // the epoch must be renewed before the next transaction
 	started bool // init has succeeded once
 
-	coordinator *kgo.Broker // nil: to be found
+	coordinator int32 // -1: to be found
 }
 
 // errAborted is the reason of records in a transaction that was aborted because of another batch in it.
@@ -36,34 +35,50 @@ type asker struct{ t *txn }
 
 func (a asker) Request(ctx context.Context, req kmsg.Request) (kmsg.Response, error) {
 	t := a.t
-	if t.coordinator == nil {
-		found, ok := t.d.adm.FindTxnCoordinators(ctx, t.id)[t.id]
-		if !ok {
-			return nil, fmt.Errorf("find the coordinator: %w", errNoAnswer)
+	if t.coordinator < 0 {
+		node, err := t.find(ctx)
+		if err != nil {
+			return nil, err
 		}
-		if found.Err != nil {
-			return nil, fmt.Errorf("find the coordinator: %w", found.Err)
-		}
-		t.coordinator = t.d.tx.Broker(int(found.NodeID))
+		t.coordinator = node
 	}
-	resp, err := t.coordinator.Request(ctx, req)
+	asked := t.coordinator
+	resp, err := t.d.ask(ctx, t.d.tx, asked, req, func() bool {
+		node, err := t.find(ctx)
+		return err == nil && node != asked
+	})
 	if err != nil {
-		t.coordinator = nil
+		t.coordinator = -1
 	}
 	return resp, err
+}
+
+// find asks who coordinates the transactional id.
+func (t *txn) find(ctx context.Context) (int32, error) {
+	return anyBroker(ctx, len(t.d.topics.brokers())+1, func(ctx context.Context) (int32, error) {
+		found, ok := t.d.adm.FindTxnCoordinators(ctx, t.id)[t.id]
+		if !ok {
+			return -1, fmt.Errorf("find the coordinator: %w", errNoAnswer)
+		}
+		if found.Err != nil {
+			return -1, fmt.Errorf("find the coordinator: %w", found.Err)
+		}
+		return found.NodeID, nil
+	})
 }
 
 // heed forgets a coordinator that says it is not the one.
 func (t *txn) heed(err error) error {
 	if errors.Is(err, kerr.NotCoordinator) || errors.Is(err, kerr.CoordinatorNotAvailable) {
-		t.coordinator = nil
+		t.coordinator = -1
 	}
 	return err
 }
 
 // init takes over the transactional id: whoever had it before is fenced, and what he left open is aborted, when it returns.
-func (t *txn) init(ctx context.Context) error {
-	t.pid, t.epoch = -1, -1
+func (t *txn) init(ctx context.Context) (err error) {
+	defer func() { t.d.trouble.end(false, t, err == nil) }()
+	t.pid, t.epoch, t.coordinator = -1, -1, -1
 	return t.renewEpoch(ctx)
 }
 
@@ -85,9 +100,10 @@ func (t *txn) renewEpoch(ctx context.Context) error {
 		if isFenced(err) {
 			return fmt.Errorf("init transactional id %q: %w: %w", t.id, eventlog.ErrFenced, err)
 		}
-		if isFinal(err) {
+		if isFinal(err) || denied(err) && !t.started { // what was never allowed is told; what was taken away may come back
 			return fmt.Errorf("init transactional id %q: %w", t.id, translate(err))
 		}
+		t.d.trouble.add(false, t, err)
 		if pauseErr := t.d.pause(ctx, n); pauseErr != nil {
 			return fmt.Errorf("init transactional id %q: %w: %w", t.id, pauseErr, err)
 		}
@@ -99,6 +115,7 @@ func (t *txn) renewEpoch(ctx context.Context) error {
 // ErrFenced or ErrUnknownOutcome the transactional id belongs to somebody else, or must be taken over anew. If one shot was
 // refused for what it is, its error is in refused.
 func (t *txn) commit(ctx context.Context, shots []*shot) (refused map[*shot]error, err error) {
+	defer func() { t.d.trouble.end(false, t, err == nil) }()
 	if t.renew {
 		if err := t.renewEpoch(ctx); err != nil {
 			return nil, err
@@ -156,6 +173,7 @@ func (t *txn) enter(ctx context.Context, shots []*shot) error {
 				err = errors.Join(err, refreshErr)
 			}
 		}
+		t.d.trouble.add(false, t, err)
 		if pauseErr := t.d.pause(ctx, n); pauseErr != nil {
 			return fmt.Errorf("begin transaction %q: %w: %w", t.id, pauseErr, err)
 		}
@@ -184,9 +202,10 @@ func (t *txn) send(ctx context.Context, s *shot) error {
 		}
 		req := newProduce(&t.id)
 		addProduce(req, of, s.part.Index, s.raw)
-		resp, err := req.RequestWith(ctx, t.d.tx.Broker(int(of.leader(s.part.Index))))
+		leader := of.leader(s.part.Index)
+		answer, err := t.d.ask(ctx, t.d.tx, leader, req, func() bool { return t.d.movedFrom(leader, of, s.part.Index) })
 		v := elsewhere
-		if err == nil {
+		if resp, _ := answer.(*kmsg.ProduceResponse); err == nil {
 			a, ok := answerOf(resp, of, s.part.Index)
 			if !ok {
 				err = errNoAnswer
@@ -209,9 +228,12 @@ func (t *txn) send(ctx context.Context, s *shot) error {
 					return fmt.Errorf("append to %v: %w", s.part, err)
 				}
 			}
+		case errors.Is(err, kerr.InvalidTimestamp):
+			s.retime(t.d.o.Now())
 		case v != later:
 			s.maybe = true
 		}
+		t.d.trouble.add(false, t, err)
 		if refreshErr := t.d.topics.refresh(ctx); refreshErr != nil {
 			err = errors.Join(err, refreshErr)
 		}
@@ -245,6 +267,7 @@ func (t *txn) finish(ctx context.Context, commit bool) error {
 		case !answered || !notApplied(err):
 			maybe = true
 		}
+		t.d.trouble.add(false, t, err)
 		if pauseErr := t.d.pause(ctx, n); pauseErr != nil {
 			if commit && maybe {
 				return unknown(fmt.Errorf("end transaction %q: %w: %w", t.id, pauseErr, err))
@@ -256,7 +279,7 @@ func (t *txn) finish(ctx context.Context, commit bool) error {
 
 // notApplied says of a coordinator's error that the request changed nothing.
 func notApplied(err error) bool {
-	return errors.Is(err, kerr.NotCoordinator) || errors.Is(err, kerr.CoordinatorLoadInProgress) || errors.Is(err, kerr.ConcurrentTransactions)
+	return denied(err) || errors.Is(err, kerr.NotCoordinator) || errors.Is(err, kerr.CoordinatorLoadInProgress) || errors.Is(err, kerr.ConcurrentTransactions)
 }
 
 // isFenced says that the transaction is not ours any more: somebody took over the id, or it lasted too long, or was forgotten.
@@ -267,7 +290,6 @@ func isFenced(err error) bool {
 
 // isFinal says of an error that the same request will not do better later.
 func isFinal(err error) bool {
-	return errors.Is(err, kerr.TransactionalIDAuthorizationFailed) || errors.Is(err, kerr.TopicAuthorizationFailed) ||
-		errors.Is(err, kerr.ClusterAuthorizationFailed) || errors.Is(err, kerr.InvalidTransactionTimeout) ||
+	return errors.Is(err, kerr.InvalidTransactionTimeout) ||
 		errors.Is(err, kerr.InvalidRequest) || errors.Is(err, kerr.UnsupportedVersion)
 }

@@ -53,6 +53,7 @@ func (d *Driver) Claim(ctx context.Context, p eventlog.Part) (eventlog.Writer, e
 	if w.epoch, err = d.reg.claim(ctx, p); err != nil {
 		return nil, d.fail(err, "claim %v", p)
 	}
+	defer d.trouble.end(false, &w.txn, false)
 	if err := w.mark(ctx); err != nil {
 		return nil, d.fail(err, "claim %v", p)
 	}
