@@ -2,6 +2,7 @@ package kafkawire
 
 import (
 	"encoding/binary"
+	"errors"
 	"net"
 	"time"
 
@@ -16,10 +17,11 @@ import (
 // Answers when MinBytes are readable over all partitions, one of them is in error, or MaxWait is over; what is written is the
 // log's own bytes. It runs in the connection's writer when it is its turn.
 //
-//   - no fetch sessions: every response has session id 0, which tells the client to go on with full requests (KIP-227). A
-//     session id that a client makes up is FETCH_SESSION_ID_NOT_FOUND
+//   - sessions from 7 on (fetchsession.go); topics by id from 13 on. A session keeps to the one or the other
 //   - nobody reads what is not durable, so both isolation levels see the same records, up to the high watermark
 //   - zstd from 10 on: older versions get what is before it, then UNSUPPORTED_COMPRESSION_TYPE
+//   - a topic id is looked up in the table that the records come from, so INCONSISTENT_TOPIC_ID cannot happen: a topic that was
+//     deleted, or made again, is UNKNOWN_TOPIC_ID
 //   - 18 adds a field only brokers use
 func init() {
 	registerStart(int16(kmsg.Fetch), 4, 17, `i32:0-14 i32 i32 i32 i8 i32:7+ i32:7+
@@ -32,23 +34,14 @@ const leaderEpoch = 0
 
 // fetch is one Fetch request.
 type fetch struct {
-	c     *conn
-	r     *request
-	req   kmsg.FetchRequest
-	code  int16 // of the whole response
-	parts []fetchPart
-	at    []int // where each topic's partitions begin in parts
-	held  int64 // of Options.MaxFetched
-}
-
-type fetchPart struct {
-	part     eventlog.Part
-	offset   int64
-	maxBytes int
-	code     int16
-
-	raw               []byte
-	high, stable, low int64
+	c       *conn
+	r       *request
+	req     kmsg.FetchRequest
+	code    int16 // of the whole response
+	set     *fetchSet
+	session int32 // of the response
+	all     bool  // the response has every partition
+	held    int64 // of Options.MaxFetched
 }
 
 func startFetch(c *conn, r *request) (*reply, error) {
@@ -58,10 +51,6 @@ func startFetch(c *conn, r *request) (*reply, error) {
 	if err := f.req.ReadFrom(r.body); err != nil {
 		return nil, err
 	}
-	if f.req.SessionID != 0 && f.req.SessionEpoch > 0 {
-		f.code = kerr.FetchSessionIDNotFound.Code
-		f.req.Topics = nil
-	}
 	return &reply{slow: true, finish: f.run, sent: f.release}, nil
 }
 
@@ -69,8 +58,11 @@ func startFetch(c *conn, r *request) (*reply, error) {
 // it all, the others go on in small steps.
 func (f *fetch) reserve(limit int) int {
 	n := 0
-	for i := range f.parts {
-		if p := &f.parts[i]; p.code == 0 && n < limit {
+	for _, p := range f.set.parts {
+		if n >= limit {
+			break
+		}
+		if p.code == 0 {
 			n += f.c.s.Engine.ReadableBytes(p.part, p.offset, min(limit-n, p.maxBytes))
 		}
 	}
@@ -93,60 +85,127 @@ func (f *fetch) release() {
 const smallFetch = 64 << 10
 
 func (f *fetch) run(out *frame) error {
-	f.resolve()
-	if f.code == 0 {
+	f.begin()
+	if f.set == nil {
+		f.set = &fetchSet{}
+	} else {
+		defer f.end()
+		f.resolve()
 		f.wait()
 		f.collect()
+		if f.req.SessionEpoch == newSessionEpoch && f.sessions() && len(f.set.parts) > 0 {
+			f.session = f.c.s.sessions.add(f.set)
+		}
 	}
 	f.encode(out)
 	return f.c.ctx.Err()
 }
 
-// resolve finds the partitions. One named twice would be watched twice, and looked at twice whenever it moves.
-func (f *fetch) resolve() {
-	asked := once[eventlog.Part]{}
-	for i := range f.req.Topics {
-		rt := &f.req.Topics[i]
-		f.at = append(f.at, len(f.parts))
-		var topic eventlog.Topic
-		var ok bool
-		if f.req.Version < 13 {
-			topic, ok = f.c.s.topic(rt.Topic)
-		} else {
-			topic, ok = f.c.s.topicByID(rt.TopicID)
+// sessions tells whether the request's version knows them.
+func (f *fetch) sessions() bool { return f.req.Version >= 7 }
+
+// begin finds out which partitions are asked for: f.set, or f.code.
+func (f *fetch) begin() {
+	sessions, byID := f.c.s.sessions, f.req.Version >= 13
+	if epoch := f.req.SessionEpoch; !f.sessions() || epoch == newSessionEpoch || epoch == finalSessionEpoch {
+		if f.sessions() && f.req.SessionID != 0 {
+			sessions.close(f.req.SessionID)
 		}
-		for j := range rt.Partitions {
-			rp := &rt.Partitions[j]
-			p := fetchPart{
-				part:     eventlog.Part{Topic: topic.ID, Index: rp.Partition},
-				offset:   rp.FetchOffset,
-				maxBytes: int(max(rp.PartitionMaxBytes, 0)),
-				high:     -1, stable: -1, low: -1,
-			}
-			switch {
-			case !ok && f.req.Version >= 13:
-				p.code = kerr.UnknownTopicID.Code
-			case !ok || rp.Partition < 0 || rp.Partition >= topic.Partitions:
-				p.code = kerr.UnknownTopicOrPartition.Code
-			case rp.CurrentLeaderEpoch > leaderEpoch:
-				p.code = kerr.UnknownLeaderEpoch.Code
-			case !asked.first(p.part):
-				p.code = kerr.InvalidRequest.Code
-			}
-			f.parts = append(f.parts, p)
+		f.req.ForgottenTopics = nil
+		f.set, f.all = &fetchSet{byID: byID}, true
+		f.set.update(&f.req)
+		return
+	}
+	set, err := sessions.take(f.req.SessionID, f.req.SessionEpoch, byID)
+	if err != nil {
+		f.code = err.Code
+		return
+	}
+	if len(f.req.Topics)+len(f.req.ForgottenTopics) > 0 {
+		if set.update(&f.req); len(set.parts) == 0 { // nothing left of it
+			sessions.close(set.id)
+			f.set, f.all = &fetchSet{byID: byID}, true
+			return
+		}
+		if !sessions.grown(set) {
+			f.code = kerr.FetchSessionIDNotFound.Code
+			return
+		}
+	}
+	f.set, f.session = set, set.id
+}
+
+// end lets the next request have the session. What the response needs of the records it has.
+func (f *fetch) end() {
+	for _, p := range f.set.parts {
+		p.raw = nil
+	}
+	if f.session == 0 {
+		f.c.watch.end()
+		return
+	}
+	f.c.s.sessions.release(f.set)
+}
+
+// resolve finds the partitions.
+func (f *fetch) resolve() {
+	for _, t := range f.set.topics {
+		t.asked = false
+		if !t.ok || !f.set.byID { // an id that was found is found again, or its partitions say that it is gone
+			f.lookUp(t)
+		}
+	}
+	for _, p := range f.set.parts {
+		t := p.topic
+		if p.index >= t.partitions {
+			f.lookUp(t) // it may have grown
+		}
+		p.code, p.high, p.stable, p.low = 0, -1, -1, -1
+		if part := (eventlog.Part{Topic: t.at, Index: p.index}); p.part != part {
+			p.part = part
+			f.set.changes++
+		}
+		switch {
+		case !t.ok && f.set.byID:
+			p.code = kerr.UnknownTopicID.Code
+		case !t.ok || p.index < 0 || p.index >= t.partitions:
+			p.code = kerr.UnknownTopicOrPartition.Code
+		case p.epoch > leaderEpoch:
+			p.code = kerr.UnknownLeaderEpoch.Code
 		}
 	}
 }
 
-// failing tells whether a partition has an error to tell already.
-func (f *fetch) failing() bool {
-	for i := range f.parts {
-		p := &f.parts[i]
+// lookUp finds a topic, once in a request.
+func (f *fetch) lookUp(t *fetchTopic) {
+	if t.asked {
+		return
+	}
+	t.asked = true
+	var topic eventlog.Topic
+	if f.set.byID {
+		topic, t.ok = f.c.s.topicByID(t.id)
+	} else {
+		topic, t.ok = f.c.s.topic(t.name)
+	}
+	if t.partitions != topic.Partitions {
+		f.set.changes++ // a partition that was not there could not be watched
+	}
+	t.at, t.partitions = topic.ID, topic.Partitions
+}
+
+// ready tells whether there is something to answer: MinBytes, or an error, which collect meets again.
+func (f *fetch) ready() bool {
+	want := int(min(f.req.MinBytes, int32(f.c.s.MaxFetchBytes)))
+	for _, p := range f.set.parts {
 		if p.code != 0 {
 			return true
 		}
 		if _, err := f.c.s.Engine.FetchRaw(p.part, p.offset, 0, false); err != nil {
-			return true // collect meets it again
+			return true
+		}
+		if want -= f.c.s.Engine.ReadableBytes(p.part, p.offset, want); want <= 0 {
+			return true
 		}
 	}
 	return false
@@ -155,26 +214,15 @@ func (f *fetch) failing() bool {
 // wait waits until there is enough to answer.
 func (f *fetch) wait() {
 	wait := min(time.Duration(f.req.MaxWaitMillis)*time.Millisecond, f.c.s.MaxFetchWait)
-	if len(f.parts) == 0 || f.req.MinBytes <= 0 || wait <= 0 || f.failing() || f.enough() {
+	if len(f.set.parts) == 0 || f.req.MinBytes <= 0 || wait <= 0 || f.ready() {
 		return
 	}
-	parts := make([]eventlog.Part, len(f.parts))
-	for i := range f.parts {
-		parts[i] = f.parts[i].part
-	}
-	moved := make(chan struct{}, 1)
-	stop := f.c.s.Engine.Watch(parts, func(eventlog.Part) {
-		select {
-		case moved <- struct{}{}:
-		default:
-		}
-	})
-	defer stop()
+	f.c.watch.on(f.c.s.Engine, f.set)
 	timeout := time.NewTimer(wait)
 	defer timeout.Stop()
-	for !f.enough() && !f.deleted() { // once after Watch, and then whenever something moved
+	for !f.ready() { // once after on, and then whenever something moved
 		select {
-		case <-moved:
+		case <-f.c.watch.moved:
 		case <-timeout.C:
 			return
 		case <-f.c.s.drain:
@@ -185,44 +233,19 @@ func (f *fetch) wait() {
 	}
 }
 
-// enough tells whether MinBytes are there.
-func (f *fetch) enough() bool {
-	want := int(min(f.req.MinBytes, int32(f.c.s.MaxFetchBytes)))
-	for i := range f.parts {
-		p := &f.parts[i]
-		if want -= f.c.s.Engine.ReadableBytes(p.part, p.offset, want); want <= 0 {
-			return true
-		}
-	}
-	return false
-}
-
-// deleted tells whether a topic went away.
-func (f *fetch) deleted() bool {
-	for i, at := range f.at {
-		if len(f.req.Topics[i].Partitions) == 0 {
-			continue
-		}
-		if _, ok := f.c.s.Engine.TopicByID(f.parts[at].part.Topic); !ok {
-			return true
-		}
-	}
-	return false
-}
-
-// collect reads the records, in the order the client asked for: it rotates its partitions, so none starves. The first batch of
+// collect reads the records, in the order the client asked for, or the session rotated to: none starves. The first batch of
 // all is sent however large it is, or a client with small limits would be stuck before it for ever (KIP-74).
 func (f *fetch) collect() {
 	left := f.reserve(min(int(max(f.req.MaxBytes, 0)), f.c.s.MaxFetchBytes))
 	empty := true
-	for i := range f.parts {
-		p := &f.parts[i]
+	for _, p := range f.set.parts {
 		if p.code != 0 {
 			continue
 		}
 		got, err := f.c.s.Engine.FetchRaw(p.part, p.offset, min(left, p.maxBytes), empty)
 		if err != nil {
 			p.code = f.failed(err)
+			p.topic.ok = p.topic.ok && !errors.Is(err, eventlog.ErrUnknownTopic)
 			continue
 		}
 		p.raw, p.high, p.stable, p.low = got.Raw, got.High, got.Stable, got.Start
@@ -268,29 +291,67 @@ func (f *fetch) failed(err error) int16 {
 
 // encode writes the response around the records without copying them.
 func (f *fetch) encode(out *frame) {
+	told := f.set.news(f.all)
 	e := fetchEncoder{version: f.req.Version, flexible: f.req.Version >= f.r.api.flexible}
-	e.b = f.r.header(make([]byte, 0, 128+64*len(f.parts)))
+	e.b = f.r.header(make([]byte, 0, 128+64*told))
 	e.i32(0) // throttle
 	if e.version >= 7 {
 		e.i16(f.code)
-		e.i32(0) // session
+		e.i32(f.session)
 	}
-	e.array(len(f.req.Topics))
-	for i := range f.req.Topics {
-		t := &f.req.Topics[i]
-		if e.version >= 13 {
-			e.b = append(e.b, t.TopicID[:]...)
-		} else {
-			e.string(t.Topic)
+	parts := f.set.parts
+	e.array(runs(parts))
+	for len(parts) > 0 {
+		run, n, rest := nextRun(parts)
+		if parts = rest; n == 0 {
+			continue
 		}
-		e.array(len(t.Partitions))
-		for j := range t.Partitions {
-			e.partition(t.Partitions[j].Partition, &f.parts[f.at[i]+j], f.req.IsolationLevel)
+		t := run[0].topic
+		if e.version >= 13 {
+			e.b = append(e.b, t.id[:]...)
+		} else {
+			e.string(t.name)
+		}
+		e.array(n)
+		for _, p := range run {
+			if p.tell {
+				e.partition(p, f.req.IsolationLevel)
+			}
 		}
 		e.tags()
 	}
 	e.tags()
 	out.bufs = e.buffers()
+	f.set.rotate()
+}
+
+// nextRun is the longest run of partitions of one topic that parts begins with, and how many of them are to be told. Those of
+// other topics that are not to be told do not end it.
+func nextRun(parts []*fetchPart) (run []*fetchPart, told int, rest []*fetchPart) {
+	for i, p := range parts {
+		if !p.tell {
+			continue
+		}
+		if told == 0 {
+			run = parts[i:]
+		} else if p.topic != run[0].topic {
+			at := len(parts) - i
+			return run[:len(run)-at], told, parts[i:]
+		}
+		told++
+	}
+	return run, told, nil
+}
+
+// runs counts them.
+func runs(parts []*fetchPart) (n int) {
+	var last *fetchTopic
+	for _, p := range parts {
+		if p.tell && p.topic != last {
+			n, last = n+1, p.topic
+		}
+	}
+	return n
 }
 
 // fetchEncoder writes a Fetch response as pieces: its own bytes, and the log's between them.
@@ -307,8 +368,8 @@ type cut struct {
 	raw []byte
 }
 
-func (e *fetchEncoder) partition(index int32, p *fetchPart, isolation int8) {
-	e.i32(index)
+func (e *fetchEncoder) partition(p *fetchPart, isolation int8) {
+	e.i32(p.index)
 	e.i16(p.code)
 	e.i64(p.high)
 	e.i64(p.stable)

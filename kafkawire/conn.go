@@ -43,6 +43,8 @@ type conn struct {
 
 	replies chan *reply
 	open    sync.WaitGroup // replies not written yet; the reader adds
+
+	watch fetchWatch // the writer's
 }
 
 // request is one request, its header taken off.
@@ -80,6 +82,7 @@ func (c *conn) serve() {
 	writer.Add(1)
 	go func() {
 		defer writer.Done()
+		defer func() { c.watch.end() }()
 		c.guard(c.write)
 		for range c.replies { // whatever became of the loop, the reader must not wait for it
 			c.open.Done()

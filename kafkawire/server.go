@@ -88,6 +88,9 @@ type Options struct {
 	StallTimeout    time.Duration // 30 s: without progress in a request, or in taking a response
 	MaxFetchWait    time.Duration // 1 minute: bound on what a client may ask for
 
+	MaxFetchSessions     int // 1000
+	MaxSessionPartitions int // 250,000: of all fetch sessions together
+
 	RebalanceDelay  time.Duration // 0: how long an empty group's first rebalance waits for more members
 	MinSession      time.Duration // 6 s
 	MaxSession      time.Duration // 30 minutes
@@ -119,6 +122,8 @@ func (o *Options) setDefaults() {
 	def(&o.IdleTimeout, 10*time.Minute)
 	def(&o.StallTimeout, 30*time.Second)
 	def(&o.MaxFetchWait, time.Minute)
+	def(&o.MaxFetchSessions, 1000)
+	def(&o.MaxSessionPartitions, 250_000)
 	def(&o.MinSession, 6*time.Second)
 	def(&o.MaxSession, 30*time.Minute)
 	def(&o.OffsetRetention, 7*24*time.Hour)
@@ -144,13 +149,14 @@ func newID(prefix string) string {
 // Server is a Kafka broker over an engine. Its methods are safe for concurrent use.
 type Server struct {
 	Options
-	groups  *coordinator
-	buffers *semaphore.Weighted // Options.MaxBuffered
-	fetches *semaphore.Weighted // Options.MaxFetched
-	drain   chan struct{}       // closed when Close begins: nothing more is read, what was read is answered
-	ctx     context.Context     // ends when Close has waited long enough for that
-	cancel  context.CancelFunc
-	stats   counters
+	groups   *coordinator
+	sessions *fetchSessions
+	buffers  *semaphore.Weighted // Options.MaxBuffered
+	fetches  *semaphore.Weighted // Options.MaxFetched
+	drain    chan struct{}       // closed when Close begins: nothing more is read, what was read is answered
+	ctx      context.Context     // ends when Close has waited long enough for that
+	cancel   context.CancelFunc
+	stats    counters
 
 	mu        sync.Mutex
 	listeners map[net.Listener]struct{}
@@ -166,6 +172,7 @@ func New(o Options) (*Server, error) {
 	o.setDefaults()
 	s := &Server{
 		Options:   o,
+		sessions:  newFetchSessions(o.MaxFetchSessions, o.MaxSessionPartitions, o.Now),
 		buffers:   semaphore.NewWeighted(o.MaxBuffered),
 		fetches:   semaphore.NewWeighted(o.MaxFetched),
 		listeners: map[net.Listener]struct{}{},
