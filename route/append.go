@@ -190,8 +190,11 @@ func (s *Store) plan(c *call, a *appender, now int64, msgs []session.Message, e 
 		default:
 			to := at.topics[r.route.topic]
 			part := eventlog.Part{Topic: to.ID, Index: r.part}
-			if r.key == nil {
+			switch {
+			case r.key == nil:
 				part.Index = partition(bytesOf(m.Client), to.Partitions)
+			case r.parts != to.Partitions: // the topic came back with others
+				part.Index = partition(r.key, to.Partitions)
 			}
 			st := &a.steps[i]
 			st.plan = a.planFor(part, r.route, estimate(r, m))

@@ -14,7 +14,8 @@ type resolved struct {
 	name  string                     // the topic, interned: every message view shares it
 	route *route                     // nil: nothing takes this topic
 	key   []byte                     // nil: the key is the client id
-	part  int32                      // of key
+	part  int32                      // of key, among
+	parts int32                      // so many
 	cell  atomic.Pointer[meter.Cell] // where its last message was counted
 }
 

@@ -18,7 +18,7 @@ var (
 	errRetain       = &packet.Error{Code: packet.ImplementationSpecificError, Text: "retain is not possible on a route with store: false"}
 	errTooLarge     = fmt.Errorf("%w: %w", session.ErrTooLarge, &packet.Error{Code: packet.QuotaExceeded, Text: session.ErrTooLarge.Error()})
 	errNoSpace      = &packet.Error{Code: packet.QuotaExceeded, Text: "not enough free disk space"}
-	errTopicGone    = &packet.Error{Code: packet.ImplementationSpecificError, Text: "the log topic was deleted"}
+	errTopicGone    = errors.New("the log topic was deleted")
 	errInvalid      = &packet.Error{Code: packet.ImplementationSpecificError, Text: "the log refuses the record"}
 )
 
@@ -30,7 +30,7 @@ func refusal(err error) error {
 		{eventlog.ErrFenced, session.ErrFenced},
 		{eventlog.ErrTooLarge, errTooLarge},
 		{eventlog.ErrNoSpace, errNoSpace},
-		{eventlog.ErrUnknownTopic, errTopicGone},
+		{eventlog.ErrUnknownTopic, session.ErrUnknown}, // it is being made again: what comes again then finds it
 	} {
 		if errors.Is(err, c.is) {
 			return fmt.Errorf("%w: %w", c.as, err)

@@ -21,6 +21,7 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/millrace-io/millrace/eventlog"
 	"github.com/millrace-io/millrace/meter"
@@ -73,7 +74,8 @@ type Store struct {
 	dead     *deadLetters
 	work     sync.WaitGroup // topics that are being made again
 
-	stats counters
+	absent absent
+	stats  counters
 }
 
 var _ broker.Store = (*Store)(nil)
@@ -238,7 +240,8 @@ func (s *Store) resolve(name string) *resolved {
 		return r
 	}
 	r.key = bytesOf(r.route.key.render(r.route.pattern.bind(name)))
-	r.part = partition(r.key, s.places.Load().topics[r.route.topic].Partitions)
+	r.parts = s.places.Load().topics[r.route.topic].Partitions
+	r.part = partition(r.key, r.parts)
 	return r
 }
 
@@ -262,13 +265,59 @@ func (s *Store) Fixed(topic string) (reason string) {
 	return ""
 }
 
-// topicGone makes a deleted topic again, and lets the tails follow the new one.
-func (s *Store) topicGone(id eventlog.TopicID) {
-	s.work.Go(func() {
-		if err := s.move(s.dead.ctx, id); err != nil && s.dead.ctx.Err() == nil {
-			s.logger.Error("a deleted topic cannot be made again; its messages are refused", "err", err)
+// absent are the routed topics that were deleted and are not there again.
+type absent struct {
+	mu sync.Mutex
+	of map[eventlog.TopicID]error // why not; nil: it is being made
+}
+
+// Absent says of each routed topic that was deleted, and cannot be made again, why.
+func (s *Store) Absent() (errs []error) {
+	s.absent.mu.Lock()
+	defer s.absent.mu.Unlock()
+	for _, err := range s.absent.of {
+		if err != nil {
+			errs = append(errs, err)
 		}
-	})
+	}
+	return errs
+}
+
+// topicGone makes a deleted topic again, and lets the tails follow the new one. What is published meanwhile is not acknowledged.
+func (s *Store) topicGone(id eventlog.TopicID) {
+	s.absent.mu.Lock()
+	defer s.absent.mu.Unlock()
+	if _, known := s.absent.of[id]; known {
+		return // another partition of it said so before
+	}
+	if s.absent.of == nil {
+		s.absent.of = map[eventlog.TopicID]error{}
+	}
+	s.absent.of[id] = nil
+	s.work.Go(func() { s.moveUntilDone(id) })
+}
+
+// moveUntilDone repeats move: who deleted the topic may make another in its place that the routes cannot use, and mend that.
+func (s *Store) moveUntilDone(id eventlog.TopicID) {
+	ctx := s.dead.ctx
+	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 5*time.Second) {
+		err := s.move(ctx, id)
+		s.absent.mu.Lock()
+		if err == nil || ctx.Err() != nil {
+			delete(s.absent.of, id)
+			s.absent.mu.Unlock()
+			return
+		}
+		if s.absent.of[id] == nil {
+			s.logger.Error("a deleted topic cannot be made again; its publishers wait", "err", err)
+		}
+		s.absent.of[id] = err
+		s.absent.mu.Unlock()
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+		}
+	}
 }
 
 func (s *Store) move(ctx context.Context, id eventlog.TopicID) error {
@@ -277,14 +326,14 @@ func (s *Store) move(ctx context.Context, id eventlog.TopicID) error {
 	old := s.places.Load()
 	i, there := old.byID[id]
 	if !there {
-		return nil // another partition of it said so before
+		return nil
 	}
 	t, err := s.openTopic(ctx, s.table.topics[i])
 	if err != nil {
 		return err
 	}
-	if was := old.topics[i].Partitions; t.Partitions != was {
-		return fmt.Errorf("topic %q came back with %d partitions instead of %d; restart the node to accept that", t.Name, t.Partitions, was)
+	if was := old.topics[i].Partitions; t.Partitions != was { // it is empty, or nearly: keys find new places together
+		s.logger.Warn("a routed topic came back with another number of partitions", "topic", t.Name, "was", was, "is", t.Partitions)
 	}
 	p := &places{topics: slices.Clone(old.topics), byID: maps.Clone(old.byID), origins: maps.Clone(old.origins), counts: slices.Clone(old.counts)}
 	p.topics[i] = t
