@@ -56,6 +56,7 @@ type tuning struct {
 type Test struct {
 	DatasyncDelay   time.Duration // every fdatasync takes this much longer
 	CheckpointEvery time.Duration // the log makes a checkpoint at least this often
+	ParkAfter       time.Duration // connections are idle after so long; see broker.Limits
 }
 
 // Node is one running program: broker, log and servers. Start, then Stop.

@@ -41,6 +41,7 @@ func (n *Node) collectBroker(s *metrics.Samples) {
 	s.Gauge("mqtt_connections", "MQTT connections.", float64(b.Connections))
 	s.Gauge("mqtt_connections_limit", "MQTT connections that the node takes at most.", float64(n.budget.mqtt))
 	s.Gauge("mqtt_half_open_connections", "MQTT connections that have not sent CONNECT.", float64(b.HalfOpen))
+	s.Gauge("mqtt_parked_connections", "MQTT connections that are idle, and have no goroutine until something comes.", float64(b.Parked))
 	for _, l := range n.broker.Listeners() {
 		s.Gauge("mqtt_listener_connections", "MQTT connections of a listener.", float64(l.Connections), "listener", l.Name, "transport", l.Transport)
 		s.Gauge("mqtt_listener_half_open_connections", "MQTT connections of a listener that have not sent CONNECT.", float64(l.HalfOpen), "listener", l.Name, "transport", l.Transport)

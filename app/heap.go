@@ -15,6 +15,7 @@ const (
 	heapFloor  = 64 << 20 // there is no collection before the heap is as large
 	heapIdle   = 1 << 20  // bytes allocated in a second; below it the process has nothing to do
 	heapUnused = 8 << 20  // that much is worth a collection while it has nothing to do
+	heapStack  = 2 << 10  // a goroutine's, at least
 )
 
 // TendHeap paces the collector, until stop is called: none before the heap has heapFloor bytes, and one when the process falls idle with
@@ -33,19 +34,17 @@ func TendHeap() (stop func()) {
 	go func() {
 		tick := time.NewTicker(time.Second)
 		defer tick.Stop()
-		var last heap
+		var t tender
 		for {
 			select {
 			case <-quit:
 				return
 			case <-tick.C:
 			}
-			now := readHeap()
-			if last.allocated > 0 && now.givesBack(now.allocated-last.allocated) {
+			if t.looks(readHeap(), runtime.NumGoroutine()) {
 				debug.FreeOSMemory()
-				now = readHeap()
+				t.last = readHeap()
 			}
-			last = now
 		}
 	}()
 	return func() {
@@ -83,6 +82,23 @@ func readHeap() heap {
 	metrics.Read(s)
 	at := func(i int) uint64 { return s[i].Value.Uint64() }
 	return heap{live: at(0), roots: at(1) + at(2), unused: at(3) - min(at(0), at(3)) + at(4), allocated: at(5)}
+}
+
+// tender remembers what it saw a second ago.
+type tender struct {
+	last heap
+	most int // goroutines at once, since memory was given back: the stacks of those that have ended are kept until a collection
+}
+
+// looks tells whether memory is to be given back.
+func (t *tender) looks(now heap, goroutines int) bool {
+	t.most = max(t.most, goroutines)
+	now.unused += uint64(t.most-goroutines) * heapStack
+	gives := t.last.allocated > 0 && now.givesBack(now.allocated-t.last.allocated)
+	if t.last = now; gives {
+		t.most = goroutines
+	}
+	return gives
 }
 
 // percent is the pace at which the next collection comes at heapFloor, or when the heap has doubled, whichever is later.

@@ -42,6 +42,29 @@ func TestHeapGivesBack(t *testing.T) {
 	}
 }
 
+// Stacks of goroutines that have ended are given back too, once, although the heap knows nothing of them.
+func TestHeapGivesStacksBack(t *testing.T) {
+	var h tender
+	idle := heap{live: 4 << 20, allocated: 1}
+	for i, x := range []struct {
+		goroutines int
+		allocated  uint64
+		want       bool
+	}{
+		{100, 1, false}, {10_000, heapIdle, false}, // connections come
+		{10_000, 0, false},
+		{9_000, 0, false},         // 2 MB: little
+		{50, 2 * heapIdle, false}, // most have been parked, but there is something to do
+		{60, 0, true},
+		{60, 0, false}, // given back
+	} {
+		idle.allocated += x.allocated
+		if got := h.looks(idle, x.goroutines); got != x.want {
+			t.Errorf("second %d, %d goroutines: %v", i, x.goroutines, got)
+		}
+	}
+}
+
 // The real collector keeps the pace, and what was set from outside stays.
 func TestTendHeap(t *testing.T) {
 	before := debug.SetGCPercent(70)

@@ -56,7 +56,7 @@ func (n *Node) brokerOptions() broker.Options {
 			KeepAlive: uint16(l.KeepAlive.Seconds()), HalfOpenPerIP: l.HalfOpenPerIP,
 			HalfOpen: l.HalfOpen, Handshakes: l.Handshakes, HandshakeTimeout: time.Duration(l.Handshake),
 			InboundBytes: int(l.InboundBytes), InboundTotal: int64(l.AllInbound), OutboundBytes: int(l.OutboundBytes), OutboundTotal: int64(l.AllOutbound),
-			Bans: l.Bans, Rates: rates(&l.Rates),
+			Bans: l.Bans, Rates: rates(&l.Rates), ParkAfter: n.o.Test.ParkAfter,
 		},
 		Bans: n.bans.bans, OnBan: n.bans.told,
 		Flapping: broker.Flapping{Losses: l.Flapping.Losses, Failures: l.Flapping.Failures, Window: time.Duration(l.Flapping.Window), Ban: time.Duration(l.Flapping.Ban)},

@@ -19,8 +19,8 @@ import (
 // ErrClosed is what Serve returns on a broker that is stopping or closed.
 var ErrClosed = errors.New("broker closed")
 
-// Broker is an MQTT server. Its goroutines: the owner's loop, a few flushers and log readers, the roster's ticker, and one
-// reader per connection. Close ends them all.
+// Broker is an MQTT server. Its goroutines: the owner's loop, a few flushers and log readers, the roster's ticker, the lot's, and one
+// reader per connection that is not idle. Close ends them all.
 type Broker struct {
 	o        Options
 	store    Store
@@ -29,12 +29,16 @@ type Broker struct {
 	began    time.Time // what clock counts from
 	samples  sampler
 	roster   roster
+	lot      lot
 	half     halfOpen
 	inbound  budget
 	bans     banList
 	flapping flapping
 	away     atomic.Pointer[farewell] // nil: clients are let in
 	slots    chan struct{}            // of handshakes that compute
+
+	parkAtOnce bool // a reader with nothing to read ends at once
+
 	flushers flushers
 	owner    atomic.Pointer[owner]
 	policy   atomic.Uint64 // counts PolicyChanged
@@ -77,6 +81,8 @@ func New(o Options) *Broker {
 	b.restoreBans(o.Bans)
 	b.bans.tell = o.OnBan
 	b.roster.wall = o.Now
+	b.roster.idle = max(1, ticks(o.Limits.ParkAfter))
+	b.parkAtOnce = o.Limits.ParkAfter < tick
 	b.flushers.wake.L = &b.flushers.mu
 	b.ctx, b.cancel = context.WithCancel(context.Background())
 	b.history.max = historyBytes
@@ -215,6 +221,9 @@ func (b *Broker) Drain(ctx context.Context) error {
 		l.l.Close()
 	}
 	for _, c := range b.roster.all() {
+		c.mu.Lock()
+		c.rouse()
+		c.mu.Unlock()
 		c.nc.SetReadDeadline(longAgo)
 	}
 	gone := make(chan struct{})
@@ -255,6 +264,9 @@ func (b *Broker) Close(ctx context.Context) error {
 		b.cancel() // an owner that starts may wait for the log
 		<-b.owners
 		b.flushers.close()
+		if b.lot.watch != nil {
+			b.lot.watch.Close()
+		}
 	}
 	b.cancel()
 	b.work.Wait()

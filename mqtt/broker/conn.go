@@ -18,8 +18,9 @@ import (
 )
 
 // conn is one network connection. Its reader is one goroutine, which decodes, appends to the log and hands the rest to the
-// owner; it never waits for the disk, nor for another client. What is to be written is queued by whoever has it (the owner's
-// loop, the store's callbacks, the reader) and written by a flusher. conn is the session.Conn of its session.
+// owner; it never waits for the disk, nor for another client. While the connection is parked (see park.go) there is none. What is
+// to be written is queued by whoever has it (the owner's loop, the store's callbacks, the reader) and written by a flusher. conn is
+// the session.Conn of its session.
 type conn struct {
 	b     *Broker
 	lis   *listener
@@ -36,6 +37,7 @@ type conn struct {
 	again     bool    // rest may hold a whole packet: decode before reading
 	qos2      bool    // the client has published at QoS 2
 	joined    bool    // the owner knows the connection
+	idle      bool    // park before reading on
 	flow      *flow   // nil: there are no rates to keep to
 	inherited int     // ids of inbound that were open before
 	expiry    *uint32 // of a DISCONNECT
@@ -63,9 +65,10 @@ type conn struct {
 
 	// Of the roster.
 	next, prev   *conn
-	patience     int64 // ticks
 	until        int64 // when what the client has shown ends, in milliseconds since 1970; 0: it does not
-	slot         int32
+	doze         int64 // tick at which to see whether it is idle; 0: never
+	patience     int32 // ticks
+	slot         int16
 	listed, gone bool
 	heard        atomic.Int64 // tick
 	paused       atomic.Bool  // we do not read: the client is not to blame for its silence
@@ -79,8 +82,12 @@ type conn struct {
 	closing   bool      // nothing is queued any more
 	accepted  bool      // CONNACK is queued: deliveries and DISCONNECT may follow
 	ackPosted bool      // the mailbox knows of acks
+	stopped   bool      // the reader appends nothing any more
+	nudged    bool      // the reader's deadline is to park it
+	watched   bool      // the lot knows the socket
 	dismissed *farewell // how the reader is to end the connection
 	maxPacket uint32
+	place     uint32      // in the lot; 0: there is a reader
 	why       string      // it ended
 	holds     func() bool // Principal.Holds
 	hello     *hello      // until CONNACK
@@ -92,7 +99,6 @@ type conn struct {
 	acks      []ack         // for the owner
 	packets   int           // SUBSCRIBEs and UNSUBSCRIBEs that the owner has not answered, by their work
 	wakeup    chan struct{} // the reader waits for something; see await
-	stopped   bool          // the reader appends nothing any more
 	stopping  chan struct{} // closed when it does, if somebody waits for that
 	after     chan struct{} // of the connection that this one took the session over from
 }
@@ -140,6 +146,10 @@ func (c *conn) serve(first bool) {
 		}
 	}()
 	for c.step() {
+		if (c.idle || c.b.parkAtOnce) && c.accepted && c.park() {
+			handedOn = true
+			return
+		}
 		if first && c.accepted {
 			handedOn = true
 			go c.serve(false)
@@ -191,6 +201,10 @@ func (c *conn) step() bool {
 }
 
 func (c *conn) readFailed(err error) bool {
+	if errors.Is(err, os.ErrDeadlineExceeded) && c.wasNudged() {
+		c.idle = true
+		return true
+	}
 	var broken *transport.Error
 	switch {
 	case c.b.stopping(), c.isDismissed() != nil:
@@ -253,8 +267,10 @@ func (c *conn) awaitLanded() {
 	c.await(func() bool { return c.first == nil }, nil, c.b.hurry)
 }
 
-// longAgo is a read deadline that wakes the reader.
-var longAgo = time.Unix(1, 0)
+var (
+	longAgo    = time.Unix(1, 0) // a read deadline that wakes the reader
+	noDeadline time.Time
+)
 
 // end ends the connection from our side, once: DISCONNECT with the code (5.0), then the socket. Any goroutine.
 func (c *conn) end(code packet.Code, text string) { c.endAs(code, text, label(code)) }
@@ -282,7 +298,7 @@ func (c *conn) endWith(d *packet.Disconnect, why string) {
 func (c *conn) endLocked(why string) {
 	c.closing, c.why = true, why
 	flush := c.schedule()
-	c.wakeReader()
+	c.rouse()
 	c.mu.Unlock()
 	if flush {
 		c.b.flushers.push(c)
@@ -295,7 +311,7 @@ func (c *conn) cut(why string) {
 	c.mu.Lock()
 	if !c.closing {
 		c.closing, c.why = true, why
-		c.wakeReader()
+		c.rouse()
 	}
 	c.mu.Unlock()
 	c.nc.Close()

@@ -52,6 +52,7 @@ func (c *conn) open(p *packet.Connect) bool {
 	c.mu.Unlock()
 	if accepted {
 		c.followOn()
+		c.b.roster.await(c)
 		switch { // what came while the session was on its way has not seen the connection
 		case c.bannedSince():
 			c.endBanned()

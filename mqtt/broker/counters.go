@@ -16,6 +16,7 @@ import (
 type Stats struct {
 	Connections  int64    // now
 	HalfOpen     int64    // of them without CONNECT
+	Parked       int64    // of them idle, without a goroutine
 	Accepted     int64    // TCP connections
 	Connects     int64    // CONNECTs answered with success
 	Received     [3]int64 // publishes, whatever became of them; see Repeated, Broken, Refused, Appending
@@ -54,6 +55,7 @@ type Stats struct {
 
 type counters struct {
 	connections, halfOpen, accepted, connects  atomic.Int64
+	parked                                     atomic.Int64
 	received, delivered                        [3]atomic.Int64
 	bytesIn, bytesOut                          atomic.Int64
 	acked, unreceipted, paused, outWait, stall atomic.Int64
@@ -74,7 +76,7 @@ func (c *counters) snapshot() Stats {
 		PacketsIn: c.packetsIn.Load(), PacketsOut: c.packetsOut.Load(), Expired: c.expired.Load(),
 		Refused: c.refused.snapshot(), Denied: c.denied.snapshot(), Dropped: c.dropped.snapshot(), Ended: c.ended.snapshot(), Turned: c.turned.snapshot(), Panics: c.panics.snapshot(),
 	}
-	s.AnswersWait = c.answers.Load()
+	s.AnswersWait, s.Parked = c.answers.Load(), c.parked.Load()
 	s.Flapping, s.PausedNow = c.loops.snapshot(), c.pausedNow.snapshot()
 	s.Pauses, s.PausedFor = c.pauses.snapshot(), map[string]time.Duration{}
 	for why, us := range c.pausedFor.snapshot() {

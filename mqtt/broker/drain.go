@@ -188,7 +188,7 @@ func (f *farewell) refer(code packet.Code, p *packet.Properties) {
 func (c *conn) dismiss(f *farewell) {
 	c.mu.Lock()
 	c.dismissed = f
-	c.wakeReader()
+	c.rouse()
 	c.mu.Unlock()
 	c.nc.SetReadDeadline(longAgo)
 }

@@ -4,6 +4,7 @@ import (
 	"net"
 	"runtime"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -17,15 +18,15 @@ import (
 // that they cost this process nothing.
 func TestIdleConnection(t *testing.T) {
 	asIs := func(b []byte) []byte { return b }
-	t.Run("tcp", func(t *testing.T) { testIdle(t, way{reach: reach()}, nil, asIs) })
+	t.Run("tcp", func(t *testing.T) { testIdle(t, way{reach: reach()}, nil, asIs, 5<<10) })
 	ws := way{options: transport.Options{WebSocket: &transport.WebSocket{Path: "/mqtt"}}}
 	t.Run("ws", func(t *testing.T) {
-		testIdle(t, ws, []byte(upgradeRequest), func(b []byte) []byte { return wsFrame(0x82, b) })
+		testIdle(t, ws, []byte(upgradeRequest), func(b []byte) []byte { return wsFrame(0x82, b) }, 8<<10)
 	})
 }
 
-func testIdle(t *testing.T, w way, first []byte, frame func([]byte) []byte) {
-	n := w.over(t, func(o *broker.Options) { o.Limits.HalfOpenPerIP = 1 << 20 })
+func testIdle(t *testing.T, w way, first []byte, frame func([]byte) []byte, most int) {
+	n := w.over(t, func(o *broker.Options) { o.Limits.HalfOpenPerIP, o.Limits.ParkAfter = 1<<20, time.Second })
 	connect, err := (&packet.Connect{Version: packet.V311, CleanStart: true, KeepAlive: 600, ClientID: "idle-000000"}).Append(nil, packet.V311)
 	if err != nil {
 		t.Fatal(err)
@@ -66,13 +67,17 @@ func testIdle(t *testing.T, w way, first []byte, frame func([]byte) []byte) {
 		}
 	}
 	eventually(t, "the pings", func() bool { return n.b.Stats().ReceivedIn == int64(conns*(len(connect)+2)) })
+	if first == nil { // plain sockets are parked
+		n.allParked(conns)
+		eventually(t, "no reader is left", func() bool { return readersNow(t) == 0 })
+	}
 	for range 4 { // stacks shrink by half at each
 		runtime.GC()
 	}
 	runtime.ReadMemStats(&is)
 	stack, objects := int(is.StackInuse-was.StackInuse)/conns, int(is.HeapAlloc-was.HeapAlloc)/conns
 	t.Logf("%d idle connections: %d bytes of stack and %d of heap each, session included", conns, stack, objects)
-	if per := stack + objects; per > 8<<10 {
+	if per := stack + objects; per > most {
 		t.Errorf("an idle connection costs %d bytes", per)
 	}
 }

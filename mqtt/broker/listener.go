@@ -103,7 +103,9 @@ func (b *Broker) accept(lis *listener, nc net.Conn) {
 	c := &conn{b: b, lis: lis, nc: nc, halfOpen: true, counted: counted}
 	begin, patience := func() { c.serve(true) }, lis.limits.ConnectTimeout
 	if lis.o.Transport.None() {
-		c.raw = transport.Socket(nc)
+		if c.raw = transport.Socket(nc); c.raw != nil {
+			b.lot.opened.Do(b.openLot)
+		}
 	} else {
 		c.layer = transport.New(nc, &lis.o.Transport)
 		c.nc, c.raw = c.layer, c.layer.Raw()

@@ -100,8 +100,15 @@ type Limits struct {
 	Readers       int           // reads of the log for lagging sessions at once; default 4
 	Bans          int           // in the list; default 10,000
 
+	// ParkAfter is how long a connection is idle before its goroutine ends until something comes, where the platform can do that
+	// (Linux) and nothing stands between socket and MQTT; default 5 s. Less than a quarter of a second: at once; less than 0: never.
+	ParkAfter time.Duration
+
 	Rates Rates // default: none
 }
+
+// parkAfter is a variable for tests that are to run with connections parked at once.
+var parkAfter = 5 * time.Second
 
 func (o Options) withDefaults() Options {
 	if o.Logger == nil {
@@ -136,6 +143,7 @@ func (o Options) withDefaults() Options {
 	def(&l.UnloggedBytes, 16<<20)
 	def(&l.Readers, 4)
 	def(&l.Bans, 10_000)
+	def(&l.ParkAfter, parkAfter)
 	return o
 }
 

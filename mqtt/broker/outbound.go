@@ -176,7 +176,7 @@ func (c *conn) answer(p packet.Packet) {
 	if err != nil {
 		c.b.samples.warn("cannot answer a client", "type", p.Type(), "error", err)
 		c.closing, c.why = true, "answer_too_large"
-		c.wakeReader()
+		c.rouse()
 		c.nc.SetReadDeadline(longAgo)
 		return
 	}

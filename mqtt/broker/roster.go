@@ -12,6 +12,7 @@ import (
 type roster struct {
 	now  atomic.Int64 // in ticks; advances with the ticker
 	wall func() time.Time
+	idle int64 // ticks after which a connection that is silent may be parked
 
 	mu    sync.Mutex
 	slots [rosterSlots + 1]*conn // intrusive lists; the last one is for connections without a limit
@@ -34,7 +35,7 @@ func (r *roster) limit(c *conn, d time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.unlink(c)
-	c.patience = ticks(d)
+	c.patience = int32(min(ticks(d), math.MaxInt32))
 	if c.gone {
 		return
 	}
@@ -63,6 +64,33 @@ func (r *roster) untilUp(c *conn) time.Duration {
 	return time.Duration(min(c.until-r.wall().UnixMilli(), math.MaxInt64/int64(time.Millisecond))) * time.Millisecond
 }
 
+// await has c nudged when it falls idle, once.
+func (r *roster) await(c *conn) {
+	if !c.parks() || c.b.parkAtOnce {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.unlink(c)
+	c.doze = r.now.Load() + r.idle + 1
+	if !c.gone {
+		r.link(c)
+	}
+}
+
+// isIdle tells whether c is to be parked; else it is looked at again when it may be. Under r.mu.
+func (r *roster) isIdle(c *conn, now int64) bool {
+	if c.doze == 0 || now < c.doze {
+		return false
+	}
+	c.doze = c.heard.Load() + r.idle + 1
+	if now < c.doze {
+		return false
+	}
+	c.doze = 0
+	return true
+}
+
 func (r *roster) remove(c *conn) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -72,18 +100,21 @@ func (r *roster) remove(c *conn) {
 
 func (r *roster) link(c *conn) {
 	slot := rosterSlots
-	if c.patience > 0 || c.until > 0 {
+	if c.patience > 0 || c.until > 0 || c.doze > 0 {
 		now := r.now.Load()
 		due := now + rosterSlots - 1 // whoever has more time is looked at in between: the clock may have been set
 		if c.patience > 0 {
-			due = min(due, c.heard.Load()+c.patience+1)
+			due = min(due, c.heard.Load()+int64(c.patience)+1)
 		}
 		if c.until > 0 {
 			due = min(due, now+ticks(min(r.untilUp(c), rosterSlots*tick)))
 		}
+		if c.doze > 0 {
+			due = min(due, c.doze)
+		}
 		slot = int(max(due, now+1) % rosterSlots)
 	}
-	c.slot = int32(slot)
+	c.slot = int16(slot)
 	c.listed = true
 	c.next = r.slots[slot]
 	if c.next != nil {
@@ -107,8 +138,8 @@ func (r *roster) unlink(c *conn) {
 	c.next, c.prev, c.listed = nil, nil, false
 }
 
-// advance moves time on by one tick and returns who is overdue.
-func (r *roster) advance() (overdue []*conn) {
+// advance moves time on by one tick and returns who is overdue, and who is idle.
+func (r *roster) advance() (overdue, idle []*conn) {
 	now := r.now.Add(1)
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -123,14 +154,16 @@ func (r *roster) advance() (overdue []*conn) {
 			overdue = append(overdue, c)
 		case c.paused.Load():
 			r.touch(c)
-		case c.patience > 0 && now > c.heard.Load()+c.patience:
+		case c.patience > 0 && now > c.heard.Load()+int64(c.patience):
 			overdue = append(overdue, c)
 			c.heard.Store(now) // looked at again, should it linger
+		case r.isIdle(c, now):
+			idle = append(idle, c)
 		}
 		r.link(c)
 		c = next
 	}
-	return overdue
+	return overdue, idle
 }
 
 // all lists the connections.
@@ -159,8 +192,12 @@ func (r *roster) run(stop <-chan struct{}, overdue func(*conn)) {
 		passed := int64(time.Since(last) / tick)
 		last = last.Add(time.Duration(passed) * tick)
 		for range min(passed, maxTickStep) {
-			for _, c := range r.advance() {
+			late, idle := r.advance()
+			for _, c := range late {
 				overdue(c)
+			}
+			for _, c := range idle {
+				c.nudge()
 			}
 		}
 	}

@@ -143,7 +143,11 @@ func boot(t *testing.T, settings string) target {
 	local := []config.MQTT{{Bind: "127.0.0.1:0"}}
 	c.Listeners = config.Listeners{MQTT: local, WS: local}
 	c.Log.Data = filepath.Join(t.TempDir(), "data")
-	n, err := app.Start(t.Context(), app.Options{Config: c, Version: "test", Logger: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	var test app.Test
+	if os.Getenv("MILLRACE_PARK") == "at-once" { // as the broker's own tests
+		test.ParkAfter = 1
+	}
+	n, err := app.Start(t.Context(), app.Options{Config: c, Version: "test", Logger: slog.New(slog.NewTextHandler(io.Discard, nil)), Test: test})
 	if err != nil {
 		t.Fatal(err)
 	}
