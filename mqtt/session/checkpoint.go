@@ -321,7 +321,7 @@ func (c *Core) checkpointDone(sh *shard) {
 			continue
 		}
 		// While a record still says that retained messages are owed, a crash begins with them anew.
-		owed := slices.ContainsFunc(s.queue.subs.list, func(b *sub) bool { return b.owes })
+		owed := slices.ContainsFunc(s.queue.subs.list, (*sub).owesAny)
 		kept := s.flight.done[:0]
 		for _, d := range s.flight.done {
 			if !d.shared && d.cover == sh.number && !(owed && c.places[d.place].retained) {
@@ -345,6 +345,9 @@ func (c *Core) checkpointDone(sh *shard) {
 		c.beginCheckpoint()
 	}
 }
+
+// owesAny tells whether a record of a subscription, or of one whose place it took, may say that retained messages are owed.
+func (b *sub) owesAny() bool { return b.owes || b.old != nil && b.old.owesAny() }
 
 // old are the subscriptions that begin below a frontier and have nothing older in their queue. Once a checkpoint with that
 // frontier is done no crash can bring anything older back.

@@ -138,7 +138,7 @@ func (c *Core) effective(t *target, m *Message, place int32, off int64) applies 
 		}
 		if b.pending || b.asking > 0 {
 			pending, asking = true, asking || b.asking > 0 && !mutant("replay-overtaken")
-			waiting = max(waiting, min(b.opts.qos, m.QoS))
+			waiting = max(waiting, min(b.most(), m.QoS))
 		}
 		if !b.pending {
 			n, tells = n+1, tells || b.tells()
@@ -160,9 +160,20 @@ func (c *Core) effective(t *target, m *Message, place int32, off int64) applies 
 	return a
 }
 
-// reaches tells whether a subscription that matches the topic of a message is to have it as a live one.
+// reaches tells whether a subscription that matches the topic of a message is to have it as a live one. While it is pending, so is
+// what is to become of the messages of the one whose place it took.
 func (c *Core) reaches(s *session, b *sub, m *Message, place int32, off int64) bool {
-	return (off < 0 || c.places[place].retained || off >= b.start.at(place)) && !b.ownMessage(s, m)
+	return (off < 0 || c.places[place].retained || off >= b.start.at(place)) && !b.ownMessage(s, m) ||
+		b.pending && b.old != nil && c.reaches(s, b.old, m, place, off)
+}
+
+// most is the highest QoS that a subscription may turn out to have.
+func (b *sub) most() byte {
+	qos := b.opts.qos
+	if b.pending && b.old != nil {
+		qos = max(qos, b.old.most())
+	}
+	return qos
 }
 
 // ownMessage tells whether a message is the session's own, which the subscription does not want.

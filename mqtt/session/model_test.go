@@ -32,6 +32,7 @@ type model struct {
 	clock    int                       // counts what is sent to clients
 	groups   map[string]*modelGroup
 	shared   int // messages that groups have had
+	fellBack int // subscriptions that were there again
 }
 
 type modelRetained struct {
@@ -96,6 +97,10 @@ type modelSub struct {
 	lost    bool // whether it is there is in doubt
 	refused bool // the SUBSCRIBE that made it was refused
 	unsubs  int  // outstanding
+	old     *modelSub
+	aside   bool      // another one is in its place, and it comes back if that one is refused
+	gone    bool      // it does not
+	heir    *modelSub // that came back when this one was refused
 }
 
 type entry struct {
@@ -216,6 +221,11 @@ func (m *model) matched(part int, msg *Message) {
 				e.must = true
 			case sure && !b.certain && !b.lost && !twin:
 				e.via = append(e.via, b)
+			}
+			for old := b.old; old != nil; old = old.old {
+				if _, sure := old.reach(s, msg, p); sure && old.certain && !old.gone && !twin {
+					e.via = append(e.via, old)
+				}
 			}
 		}
 		if any {
@@ -386,8 +396,12 @@ func (w *world) pending(payload string) bool {
 
 // doubt: nobody knows whether a subscription is there.
 func (s *modelSession) doubt(b *modelSub) {
+	for b.heir != nil {
+		b = b.heir
+	}
 	s.client.w.model.doubtGroup(b)
 	b.certain, b.lost, b.ending = false, true, false
+	s.supersede(b, b.aside)
 	s.endReplays(b)
 	for _, r := range s.rets {
 		r.must = r.must && r.by != b
@@ -581,11 +595,10 @@ func (m *model) subscribe(n *simConn, p *packet.Subscribe) {
 		if b != nil && b.ending { // a crash may bring it back
 			start = b.start
 			it.old = b.options()
-			s.drop(b)
-			s.recompute()
+			s.setAside(b)
 		}
 		if !it.exists {
-			b = &modelSub{filter: f.Filter, opts: f, id: id, start: start, since: since, pend: slices.Clone(it.old)}
+			b = &modelSub{filter: f.Filter, opts: f, id: id, start: start, since: since, pend: slices.Clone(it.old), old: b}
 			s.subs = append(s.subs, b)
 		} else {
 			b.pend = append(b.pend, f)
@@ -633,6 +646,69 @@ func (s *modelSession) drop(b *modelSub) {
 	s.subs = slices.DeleteFunc(s.subs, func(x *modelSub) bool { return x == b })
 }
 
+// setAside takes out a subscription that another one takes the place of while it is ending. What it was owed it is owed again if neither
+// is written.
+func (s *modelSession) setAside(b *modelSub) {
+	for _, e := range s.entries {
+		if _, sure := b.reach(s, &e.msg, e.pos); sure && b.certain && e.must {
+			e.via = append(e.via, b)
+		}
+	}
+	b.aside = true
+	s.drop(b)
+	s.recompute()
+}
+
+// supersede forgets those whose place a subscription took, which is written; and itself, if it is not.
+func (s *modelSession) supersede(b *modelSub, itself bool) {
+	for old := b; old != nil; old = old.old {
+		if old == b && !itself {
+			continue
+		}
+		old.gone = true
+		for _, e := range s.entries {
+			if slices.Contains(e.via, old) {
+				e.via = slices.DeleteFunc(e.via, func(x *modelSub) bool { return x == old })
+				e.excused = e.excused || !e.must
+			}
+		}
+	}
+	b.old = nil
+}
+
+// fallBack: a subscription was refused, and the one whose place it took is there again.
+func (m *model) fallBack(s *modelSession, b *modelSub) {
+	b.gone = true
+	old := b.old
+	for old != nil && old.gone {
+		old = old.old
+	}
+	if b.aside || old == nil {
+		return
+	}
+	for x := b; x != old; x = x.old {
+		x.heir = old
+		old.unsubs += x.unsubs
+	}
+	old.aside, old.ending = false, old.unsubs > 0
+	s.subs = append(s.subs, old)
+	m.fellBack++
+	if !isShared(old.filter) {
+		s.due(old)
+	}
+}
+
+// due: what waited for it to be known that a subscription is there.
+func (s *modelSession) due(b *modelSub) {
+	for _, e := range s.entries {
+		if slices.Contains(e.via, b) && !e.excused && e.apps == 0 {
+			_, sure := b.reach(s, &e.msg, e.pos)
+			e.must = e.must || sure
+		}
+		e.via = slices.DeleteFunc(e.via, func(x *modelSub) bool { return x == b })
+	}
+}
+
 func (m *model) unsubscribe(n *simConn, p *packet.Unsubscribe) {
 	defer m.regroup()
 	op := &modelOp{unsub: true}
@@ -664,6 +740,9 @@ func (m *model) answered(n *simConn, p *packet.Suback) {
 	for i, it := range op.items {
 		code, b := p.Codes[i], it.sub
 		if op.unsub {
+			for b.heir != nil {
+				b = b.heir
+			}
 			b.unsubs--
 		}
 		for _, f := range it.old { // whether it is gone is decided, too
@@ -678,6 +757,7 @@ func (m *model) answered(n *simConn, p *packet.Suback) {
 		case op.unsub:
 			m.inHand(s, b)
 			s.drop(b)
+			s.supersede(b, true)
 		case code.Failed():
 			if it.exists {
 				b.pend = removeFirst(b.pend, it.opts)
@@ -686,6 +766,7 @@ func (m *model) answered(n *simConn, p *packet.Suback) {
 			}
 			if b.refused && !b.certain && len(b.pend) == 0 {
 				s.drop(b)
+				m.fallBack(s, b)
 			}
 		default:
 			if it.exists {
@@ -695,6 +776,7 @@ func (m *model) answered(n *simConn, p *packet.Suback) {
 				b.since = it.since
 			}
 			b.opts, b.id, b.certain, b.lost = it.opts, it.id, true, false
+			s.supersede(b, false)
 			m.committed(s, b, it)
 		}
 		switch {
@@ -755,13 +837,7 @@ func (m *model) committed(s *modelSession, b *modelSub, it opItem) {
 		m.joined(s, b)
 		return
 	}
-	for _, e := range s.entries {
-		if slices.Contains(e.via, b) && !e.excused && e.apps == 0 {
-			_, sure := b.reach(s, &e.msg, e.pos)
-			e.must = e.must || sure
-		}
-		e.via = slices.DeleteFunc(e.via, func(x *modelSub) bool { return x == b })
-	}
+	s.due(b)
 	for _, key := range it.rets {
 		r := s.rets[key]
 		now := m.view[r.msg.Topic]
@@ -778,7 +854,7 @@ func (m *model) committed(s *modelSession, b *modelSub, it opItem) {
 func (s *modelSession) recompute() {
 	for _, e := range s.entries {
 		if e.must && !s.sure(&e.msg, e.pos) {
-			e.must, e.excused = false, true
+			e.must, e.excused = false, !slices.ContainsFunc(e.via, func(b *modelSub) bool { return b.aside && !b.gone })
 		}
 	}
 	for _, r := range s.rets {

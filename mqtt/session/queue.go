@@ -192,6 +192,11 @@ type sub struct {
 	writes int
 	// ending is how many writes that remove it are outstanding. A SUBSCRIBE then makes a new one.
 	ending int
+	// old is the one that it took the place of while that was ending: if neither is written, the old one is what there is. gone: it is
+	// surely not in the log, so nothing falls back on it. heir is the one that is there in its place, since it was refused.
+	old  *sub
+	gone bool
+	heir *sub
 	// owes: the record says that retained messages as of asOf are owed.
 	owes bool
 	asOf vector

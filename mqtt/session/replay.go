@@ -497,7 +497,7 @@ func (c *Core) caughtUp(s *session, h *history) {
 		return
 	}
 	c.uncount(h)
-	if h.sub.gap.untold() != 0 { // its next message, which is live, tells
+	if h.sub.gap.untold() != 0 && s.queue.subs.get(h.sub.filter) == h.sub { // its next message, which is live, tells
 		c.plant(s, h.sub)
 	}
 	if !s.durable {
@@ -541,6 +541,20 @@ func (c *Core) endHistory(s *session, h *history) {
 		}
 	}
 	c.touch(s)
+}
+
+// cutShort ends the delivery of a history; nil: there is none. It is still there, with nothing left, as long as a record may say it: so
+// a checkpoint says that nothing is left.
+func (c *Core) cutShort(s *session, h *history) {
+	if h == nil {
+		return
+	}
+	for i := range s.queue.sets {
+		set := &s.queue.sets[i]
+		set.past = slices.DeleteFunc(set.past, func(p past) bool { return p.history == h })
+	}
+	h.left = 0
+	c.caughtUp(s, h)
 }
 
 // end takes a history out that has ended.

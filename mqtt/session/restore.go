@@ -57,9 +57,9 @@ func (c *Core) Restored(now int64, ends, starts Vector) Vector {
 		sh.number = max(sh.replayed.begun.number, sh.replayed.done.number)
 		var whole bool
 		if sh.f, whole = c.frontier(sh.replayed.done.at, starts); !whole {
-			sh.number++
-			v := checkpointValue{sh.number, c.positions(sh.f)}
-			c.anchor(sh.lane, StateRecord{plainKey(kindBegin), v.append(nil)}, StateRecord{plainKey(kindDone), v.append(nil)})
+			// Of the number that is done: queues that a later one has written are as of its frontier, not this one.
+			v := checkpointValue{sh.replayed.done.number, c.positions(sh.f)}
+			c.anchor(sh.lane, StateRecord{plainKey(kindDone), v.append(nil)})
 		}
 	}
 	for _, st := range c.stores {

@@ -18,6 +18,10 @@ func (w *world) step() {
 		c.resend()
 		return
 	}
+	if w.wavering && up && w.chance(10) {
+		c.unsubscribe()
+		return
+	}
 	if w.arid && w.chance(8) {
 		w.tick(2500)
 		w.trim(w.rnd.IntN(len(w.parts)))
@@ -217,18 +221,41 @@ func (w *world) run(steps int) {
 	}
 }
 
-func runSeed(seed uint64) *world {
+func runSeed(seed uint64) *world { return runWorld(newWorld(seed), seed) }
+
+// runWavering is runSeed for what becomes of changes of mind whose writes are refused.
+func runWavering(seed uint64) *world {
 	w := newWorld(seed)
+	w.wavering = true
+	return runWorld(w, seed)
+}
+
+func runWorld(w *world, seed uint64) *world {
 	w.run(100 + rand.New(rand.NewPCG(seed, 1)).IntN(400))
 	return w
 }
 
 // TestModel drives a real core through random traffic, faults and crashes beside the reference model.
 func TestModel(t *testing.T) {
-	counts, copies, replayed, shared := map[string]int{}, 0, 0, 0
+	if all := testModel(t, runSeed); all.copies == 0 && tier.Soak() {
+		t.Error("no message that retention took was open at QoS 2 and copied")
+	}
+}
+
+// TestModelWavering does so with clients that subscribe to what they have just unsubscribed, while the log refuses many writes.
+func TestModelWavering(t *testing.T) {
+	if all := testModel(t, runWavering); all.fellBack < tier.N(2000)/10 {
+		t.Errorf("only %d subscriptions came back", all.fellBack)
+	}
+}
+
+// testModel runs seeds and adds up what was seen.
+func testModel(t *testing.T, run func(seed uint64) *world) (all model) {
+	t.Helper()
+	counts := map[string]int{}
 	for i := range tier.N(2000) {
 		seed := tier.Seed() + uint64(i)
-		w := runSeed(seed)
+		w := run(seed)
 		if w.err != nil {
 			trace := w.trace
 			if len(trace) > 120 && os.Getenv("MILLRACE_TRACE") == "" {
@@ -236,15 +263,14 @@ func TestModel(t *testing.T) {
 			}
 			t.Fatalf("seed %d: %v\n%s", seed, w.err, strings.Join(trace, "\n"))
 		}
-		copies += w.model.copies
-		replayed += w.model.replayed
-		shared += w.model.shared
+		all.copies += w.model.copies
+		all.replayed += w.model.replayed
+		all.shared += w.model.shared
+		all.fellBack += w.model.fellBack
 		for k, n := range w.counts {
 			counts[k] += n
 		}
 	}
-	t.Log(counts, copies, replayed, shared)
-	if copies == 0 && tier.Soak() {
-		t.Error("no message that retention took was open at QoS 2 and copied")
-	}
+	t.Log(counts, all.copies, all.replayed, all.shared, all.fellBack)
+	return all
 }

@@ -107,11 +107,27 @@ func (c *Core) checkFilter(s *session, f *packet.Filter) packet.Code {
 	if shared && c.groups[k] == nil {
 		all += subWeight(k.ClientID)
 	}
-	if s.queue.subs.get(f.Filter) == nil && (s.queue.subs.weight+w > c.o.MaxSubs || c.weight+all > c.o.MaxAllSubs) {
+	b := s.queue.subs.get(f.Filter)
+	if b == nil && (s.queue.subs.weight+w > c.o.MaxSubs || c.weight+all > c.o.MaxAllSubs) {
 		c.subsRefused++
 		return packet.QuotaExceeded
 	}
+	if b != nil && b.ending > 0 && b.depth() >= maxReplaced {
+		return packet.QuotaExceeded
+	}
 	return packet.Code(f.QoS)
+}
+
+// maxReplaced bounds how often one filter may be unsubscribed and subscribed again before the log has answered: what each of them had is
+// looked at for every message.
+const maxReplaced = 32
+
+// depth is how many subscriptions one may fall back on.
+func (b *sub) depth() (n int) {
+	for b = b.old; b != nil; b = b.old {
+		n++
+	}
+	return n
 }
 
 // change is what a SUBSCRIBE does to one subscription, once it is durable.
@@ -157,11 +173,9 @@ func (c *Core) change(s *session, f *packet.Filter, id uint32) change {
 	b := s.queue.subs.get(f.Filter)
 	isNew := b == nil || b.ending > 0
 	if isNew {
-		if b != nil {
-			c.endHistory(s, b.history)
-		}
 		old := b
-		if b = (&sub{filter: f.Filter, opts: opts, pending: s.durable}); old != nil {
+		if b = (&sub{filter: f.Filter, opts: opts, pending: s.durable, old: old}); old != nil {
+			c.cutShort(s, old.history)
 			b.member = old.member // a session is one member of a group
 		}
 		s.queue.subs.set(b)
@@ -199,7 +213,17 @@ func (c *Core) commit(s *session, ch change) {
 	b := ch.sub
 	b.writes--
 	b.pending, b.opts = false, ch.opts
+	c.supersede(s, b)
+	h := ch.history
+	if h == nil {
+		h = ch.says // the record with which it was asked for may have been refused
+	}
 	if s.queue.subs.get(b.filter) != b { // unsubscribed, and subscribed anew
+		b.queued = b.queued && !ch.owes
+		if h != nil && h != b.history {
+			c.beginHistory(s, h)
+			c.cutShort(s, h)
+		}
 		return
 	}
 	c.plant(s, b) // the options count in matches
@@ -207,10 +231,6 @@ func (c *Core) commit(s *session, ch change) {
 	if ch.owes {
 		b.queued = false
 		s.scan(cursor{sub: b, asOf: ch.asOf})
-	}
-	h := ch.history
-	if h == nil {
-		h = ch.says // the record with which it was asked for may have been refused
 	}
 	if h != nil && h != b.history {
 		c.beginHistory(s, h)
@@ -222,18 +242,53 @@ func (c *Core) refuse(s *session, ch change) {
 	c.answered(&ch)
 	b := ch.sub
 	b.writes--
+	b.gone = b.pending && b.writes == 0
 	switch {
-	case s.ended || s.queue.subs.get(b.filter) != b:
-	case b.pending && b.writes == 0:
-		c.removeSub(s, b)
+	case s.ended:
+	case b.gone && s.queue.subs.get(b.filter) == b:
+		c.fallBack(s, b)
 	case ch.owes && !s.scans(b):
 		b.queued = true
 		c.touch(s)
 	}
 }
 
+// supersede forgets what a subscription took the place of: its record, or the one that removed it, is in the log behind theirs.
+func (c *Core) supersede(s *session, b *sub) {
+	for old := b.old; old != nil; old = old.old {
+		c.endHistory(s, old.history)
+	}
+	b.old = nil
+}
+
+// fallBack takes out a subscription that was refused. The one whose place it took is there again, unless it has been removed since.
+func (c *Core) fallBack(s *session, b *sub) {
+	old := b.old
+	for old != nil && old.gone {
+		old = old.old
+	}
+	if old == nil || mutant("forget-replaced") {
+		c.removeSub(s, b)
+		return
+	}
+	for x := b; x != old; x = x.old { // an UNSUBSCRIBE of theirs removes it
+		x.heir = old
+		old.ending += x.ending
+	}
+	s.queue.subs.set(old)
+	if old.member != nil {
+		old.member.sub = old
+	}
+	c.plant(s, old)
+	if old.owes && !old.queued && !old.pending && !s.scans(old) {
+		s.scan(cursor{sub: old, asOf: old.asOf})
+	}
+	c.touch(s)
+}
+
 func (c *Core) removeSub(s *session, b *sub) {
 	s.queue.subs.delete(b)
+	c.supersede(s, b)
 	s.unscan(b.filter)
 	c.endHistory(s, b.history)
 	c.uproot(s, b)
@@ -287,12 +342,19 @@ func (c *Core) unsubscribe(l *link, p *packet.Unsubscribe) {
 			if b == nil || s.ended {
 				continue
 			}
+			for b.heir != nil {
+				b = b.heir
+			}
 			b.ending--
 			switch {
 			case err != nil:
 				codes[i] = packet.UnspecifiedError
 			case s.queue.subs.get(b.filter) == b:
 				c.removeSub(s, b)
+			default:
+				b.gone = true
+				c.supersede(s, b)
+				c.endHistory(s, b.history)
 			}
 		}
 		c.touch(s)

@@ -40,6 +40,7 @@ type world struct {
 	refuseWrites bool // the next write of a sessions partition
 	twins        bool // appends may come late, beside the client's own repetition
 	arid         bool // time and retention pass quickly
+	wavering     bool // clients subscribe again to what they have just unsubscribed, and many writes are refused
 	crashes      int
 	serial       int
 	trace        []string
@@ -223,6 +224,9 @@ func (w *world) writeOne(t *simTarget) {
 		w.refusals++
 	} else if w.refuse && w.chance(10) {
 		mode = w.pick(1, 1, 1, 2)
+		w.refusals++
+	} else if w.wavering && !w.model.quiet && w.chance(25) {
+		mode = 1
 		w.refusals++
 	}
 	for i, r := range wr.recs {
@@ -635,6 +639,7 @@ func (n *simConn) Send(p packet.Packet) {
 	switch p := p.(type) {
 	case *packet.Suback:
 		n.codes, n.suback = p.Codes, p
+		n.w.logf("%s answered %d: %v", n.client.key.ClientID, p.PacketID, p.Codes)
 		n.w.model.answered(n, p)
 		return
 	case *packet.Ack:
@@ -888,7 +893,12 @@ func (c *simClient) subscribe() {
 	} else {
 		w.asksHistory(p)
 	}
-	n := c.conn
+	c.ask(p)
+}
+
+// ask sends a SUBSCRIBE.
+func (c *simClient) ask(p *packet.Subscribe) {
+	n, w := c.conn, c.w
 	n.opID++
 	p.PacketID = n.opID
 	w.logf("%s subscribes %+v %v", c.key.ClientID, p.Filters, p.Props.User)
@@ -906,6 +916,27 @@ func (c *simClient) unsubscribe() {
 	c.w.logf("%s unsubscribes %v", c.key.ClientID, p.Filters)
 	c.w.model.unsubscribe(n, p)
 	c.w.core.Packet(c.w.now, n, p)
+	if c.w.wavering && c.conn == n && !n.dead {
+		c.subscribeTo(p.Filters[0])
+		if c.w.chance(30) && c.conn == n && !n.dead {
+			c.unsubscribe()
+		}
+	}
+}
+
+// subscribeTo subscribes to one filter.
+func (c *simClient) subscribeTo(filter string) {
+	f := packet.Filter{Filter: filter, QoS: byte(c.w.rnd.IntN(3)), RetainHandling: byte(c.w.pick(0, 0, 1, 2))}
+	p := &packet.Subscribe{Filters: []packet.Filter{f}}
+	if l := c.w.core.links[c.conn]; l != nil && l.asking != 0 && isShared(filter) {
+		return
+	}
+	if isShared(filter) {
+		p.Props.SubscriptionIDs = []uint32{sharedID(filter)}
+	} else {
+		c.w.asksHistory(p)
+	}
+	c.ask(p)
 }
 
 func matches(filter, name string) bool { return topic.Match(filter, name) }
