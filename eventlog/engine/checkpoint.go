@@ -25,7 +25,7 @@ const (
 	checkpointName    = "checkpoint"
 	checkpointTemp    = "checkpoint.tmp"
 	checkpointHeader  = 20
-	checkpointVersion = 1
+	checkpointVersion = 2 // 1: segments' states without Gapless
 )
 
 var checkpointMagic = [4]byte{'M', 'R', 'C', 'P'}
@@ -137,6 +137,8 @@ func decodeCheckpoint(p []byte) (*snapshot, error) {
 		return nil, fmt.Errorf("length or checksum is wrong: %w", ErrDamaged)
 	case p[4] > checkpointVersion:
 		return nil, fmt.Errorf("checkpoint format %d, this program reads up to %d: %w", p[4], checkpointVersion, ErrNewer)
+	case p[4] < 1:
+		return nil, fmt.Errorf("checkpoint format %d: %w", p[4], ErrDamaged)
 	case p[5] != 0:
 		return nil, fmt.Errorf("checkpoint flags %#x: %w", p[5], ErrNewer)
 	}
@@ -146,7 +148,7 @@ func decodeCheckpoint(p []byte) (*snapshot, error) {
 	s.commit, s.salt, s.generation = r.u64(), r.u64(), r.u64()
 	s.time, s.nextID, s.maxLog = r.i64(), r.i64(), r.i64()
 	for range r.count(16) {
-		s.topics = append(s.topics, readTopicSnapshot(r))
+		s.topics = append(s.topics, readTopicSnapshot(r, int(p[4])))
 	}
 	if err := r.end(); err != nil {
 		return nil, fmt.Errorf("checkpoint: %w: %w", err, ErrDamaged)
@@ -154,7 +156,7 @@ func decodeCheckpoint(p []byte) (*snapshot, error) {
 	return s, nil
 }
 
-func readTopicSnapshot(r *reader) (t topicSnapshot) {
+func readTopicSnapshot(r *reader, format int) (t topicSnapshot) {
 	copy(t.id[:], r.take(len(t.id)))
 	t.name, t.configs = r.str(), r.configs()
 	for range r.count(24) {
@@ -163,7 +165,7 @@ func readTopicSnapshot(r *reader) (t topicSnapshot) {
 			break
 		}
 		var err error
-		if p.state, r.b, err = segment.DecodeState(r.b); err != nil {
+		if p.state, r.b, err = segment.DecodeState(r.b, format); err != nil {
 			r.bad = true
 		}
 		p.producers = r.take(r.count(1))

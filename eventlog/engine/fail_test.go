@@ -238,7 +238,7 @@ func TestOpenRefuses(t *testing.T) {
 		says   string
 	}{
 		{"a newer checkpoint", func(t *testing.T, m *vfs.Mem) {
-			patch(t, m, checkpointName, func(b []byte) { b[4] = 2; recrc(b) })
+			patch(t, m, checkpointName, func(b []byte) { b[4] = checkpointVersion + 1; recrc(b) })
 		}, ErrNewer, checkpointName},
 		{"a sealed checkpoint", func(t *testing.T, m *vfs.Mem) {
 			patch(t, m, checkpointName, func(b []byte) { b[5] = 1; recrc(b) })

@@ -184,8 +184,8 @@ func TestCompaction(t *testing.T) {
 	if len(got) > 40 || len(got) < 23 {
 		t.Fatalf("%d records are left", len(got))
 	}
-	if f, err := e.FetchRaw(p, 0, 1<<20, true); err != nil || len(f.Raw) == 0 || eventlog.RawBatch(f.Raw).Base() == 0 {
-		t.Errorf("a fetch at 0: %d bytes, %v, want what is left from a later offset on", len(f.Raw), err)
+	if f, err := e.FetchRaw(p, 0, 1<<20, true); err != nil || len(f.Raw) == 0 || eventlog.RawBatch(f.Raw).Base() != 0 || eventlog.RawBatch(f.Raw).Count() != 0 {
+		t.Errorf("a fetch at 0: %d bytes, %v, want a batch without records and then what is left", len(f.Raw), err)
 	}
 }
 

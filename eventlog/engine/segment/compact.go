@@ -32,8 +32,9 @@ type CompactStats struct {
 
 // Compact leaves, of the records before below that have the same key, the last one: it rewrites the rolled segments that end
 // before below, merging small neighbours. What below covers must be in a durable checkpoint. Offsets never move; a batch that
-// loses records keeps its first and last offset, its producer and its codec, and one that loses all is dropped. Control
-// batches, those that cannot be decoded, and records without a key stay. Every other record must be a committed one.
+// loses records keeps its first offset, its producer and its codec, and one that loses all is dropped: the one before it reaches over its
+// offsets then. Control batches, those that cannot be decoded, and records without a key stay. Every other record must be a committed one.
+// While anything in the log is damaged nothing is compacted.
 //
 // A tombstone is kept until DeleteRetention after its batch was first compacted, which is noted in the batch as Kafka does
 // (delete horizon, KIP-534).
@@ -134,11 +135,22 @@ func (c *compaction) pass() (more bool, err error) {
 	c.l.mu.Lock()
 	defer c.l.mu.Unlock()
 	c.l.clean = c.upto
+	c.l.forgetGaps()
 	c.l.horizon = 0
 	if c.horizon != math.MaxInt64 {
 		c.l.horizon = c.horizon
 	}
 	return c.upto < c.segs[len(c.segs)-1].limit.Load(), nil
+}
+
+// forgetGaps finds out up to where an older version's gaps are left. Called with mu held.
+func (l *Log) forgetGaps() {
+	l.gapless = 0
+	for _, s := range l.view.Load().segs {
+		if s.gaps {
+			l.gapless = s.limit.Load()
+		}
+	}
 }
 
 // learn fills the map with the keys of [clean, upto): as far as it has room for.
@@ -211,6 +223,7 @@ func (c *compaction) rewrite(s *segment) error {
 		c.out = out
 	}
 	c.out.old = append(c.out.old, s)
+	c.out.changed = c.out.changed || s.gaps
 	return c.eachBatch(s, s.base, func(b eventlog.RawBatch) error {
 		kept, err := c.keep(b)
 		if err != nil {
@@ -260,6 +273,13 @@ func compactable(b eventlog.RawBatch) (plain eventlog.RawBatch, ok bool) {
 
 // keep returns a batch without the records that may go: b itself if none may, nil if all may.
 func (c *compaction) keep(b eventlog.RawBatch) (eventlog.RawBatch, error) {
+	if b.Count() == 0 { // it stands for offsets only: unless it is the first, the one before can
+		if len(c.out.held) == 0 && b.Base() == c.out.seg.base {
+			return b, nil
+		}
+		c.out.changed = true
+		return nil, nil
+	}
 	plain, ok := compactable(b)
 	if !ok {
 		return b, nil

@@ -281,7 +281,6 @@ func TestCompactKeepsBatchHeaders(t *testing.T) {
 		c := newCompacted(t, vfs.NewMem(), Options{SegmentBytes: 1})
 		b := encode(t, codec, rec{0, 10, "a", "1"}, rec{1, 30, "b", "2"}, rec{2, 20, "c", "3"})
 		b.SetProducer(7, 3, 40)
-		b.SetLeaderEpoch(5)
 		b.Reseal()
 		check(t, c.log.Append(b))
 		marker := encode(t, 0, rec{3, 1, "\x00\x00\x00\x01", "commit"})
@@ -469,10 +468,9 @@ func TestCompactWideGaps(t *testing.T) {
 	for i := range int64(6) {
 		o := i * (math.MaxInt32 - 1)
 		c.batch[o] = o
-		c.addRecs(0, rec{o, 10 * i, fmt.Sprint("k", i%2), strings.Repeat("v", 100)})
+		c.addWide(math.MaxInt32-2, rec{o, 10 * i, fmt.Sprint("k", i%2), strings.Repeat("v", 100)})
 		c.time = 100
 	}
-	c.log.end.Store(c.log.End() + math.MaxInt32)
 	c.addRecs(0, rec{c.log.End(), 1, "end", "v"})
 	c.compact(0)
 	c.verify(rng(1))

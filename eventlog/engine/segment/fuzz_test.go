@@ -150,15 +150,15 @@ func content(f *testing.F, m *vfs.Mem, suffix string) []byte {
 
 func FuzzDecodeState(f *testing.F) {
 	f.Add(State{}.Append(nil))
-	f.Add(State{1, 99, 50, 4096, 2, 1 << 41, 1 << 41, 3, 9999}.Append(nil))
+	f.Add(State{1, 99, 50, 4096, 2, 1 << 41, 1 << 41, 3, 9999, 77}.Append(nil))
 	f.Add(bytes.Repeat([]byte{0xff}, 40))
 	f.Add([]byte(strings.Repeat("\x80", 90)))
 	f.Fuzz(func(t *testing.T, p []byte) {
-		st, rest, err := DecodeState(p)
+		st, rest, err := DecodeState(p, 2)
 		if err != nil {
 			return
 		}
-		again, _, err := DecodeState(st.Append(nil))
+		again, _, err := DecodeState(st.Append(nil), 2)
 		if err != nil || again != st {
 			t.Fatalf("%+v, %v; want %+v", again, err, st)
 		}

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"io/fs"
 	"math"
@@ -16,31 +17,45 @@ import (
 
 // entry is one entry of a segment's two indexes, which have it in the same place:
 //
-//	.index      relative offset 4, position 4
-//	.timeindex  max timestamp   8, relative offset 4
+//	.index      relative offset 4, position 4, checksum 4
+//	.timeindex  max timestamp   8, relative offset 4, checksum 4
 //
 // At position begins the batch whose base offset is the segment's plus the relative one, and no record before it is younger
-// than the max timestamp. A rolled segment's last entry is its end: its position is the log's size.
+// than the max timestamp. A rolled segment's last entry is its end: its position is the log's size. The checksum covers the
+// segment's base offset too, so that no other segment's entry can pass for one of this.
 type entry struct {
 	rel, pos uint32
 	maxTime  int64
 }
 
 const (
-	offsetWidth = 8
-	timeWidth   = 12
+	offsetWidth = 12
+	timeWidth   = 16
 
 	maxPending = 128 // entries kept in memory before they are written
 )
 
-func encodeEntries(entries []entry) (offs, times []byte) {
+func encodeEntries(base int64, entries []entry) (offs, times []byte) {
 	for _, e := range entries {
+		at := len(offs)
 		offs = binary.BigEndian.AppendUint32(offs, e.rel)
 		offs = binary.BigEndian.AppendUint32(offs, e.pos)
+		offs = binary.BigEndian.AppendUint32(offs, entrySum(base, offs[at:]))
+		at = len(times)
 		times = binary.BigEndian.AppendUint64(times, uint64(e.maxTime))
 		times = binary.BigEndian.AppendUint32(times, e.rel)
+		times = binary.BigEndian.AppendUint32(times, entrySum(base, times[at:]))
 	}
 	return offs, times
+}
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// entrySum is the checksum of an entry of the segment with that base offset.
+func entrySum(base int64, p []byte) uint32 {
+	var b [8]byte
+	binary.BigEndian.PutUint64(b[:], uint64(base))
+	return crc32.Update(crc32.Checksum(b[:], castagnoli), castagnoli, p)
 }
 
 // index finds offsets and times in one segment. It is a cache of what the log says: looked at when it is first needed, and
@@ -60,7 +75,6 @@ type entries struct {
 	stored      int64   // in the files
 	pending     []entry // after those
 	sealed      bool    // the last one is the end
-	rebuilt     bool    // in this process: they are as good as the log
 }
 
 // note counts in a batch at pos. Called with mu held.
@@ -90,7 +104,7 @@ func (x *index) flush() (made bool, err error) {
 	if len(x.pending) == 0 {
 		return false, nil
 	}
-	offs, times := encodeEntries(x.pending)
+	offs, times := encodeEntries(x.seg.base, x.pending)
 	if made, err = x.offs.put(offs, x.stored*offsetWidth); err != nil {
 		return made, err
 	}
@@ -121,8 +135,8 @@ func (x *index) search(times bool, holds func(entry) bool) (pos, base int64, err
 			return 0, 0, err
 		}
 		e, err := es.last(times, holds)
-		if errors.Is(err, errIndex) && !es.rebuilt {
-			if err := x.distrust(); err != nil {
+		if errors.Is(err, errIndex) || errors.Is(err, io.ErrUnexpectedEOF) {
+			if err := x.distrust(es.offs); err != nil {
 				return 0, 0, err
 			}
 			continue
@@ -147,28 +161,63 @@ func (es *entries) last(times bool, holds func(entry) bool) (e entry, err error)
 	if times {
 		f, width = es.times, timeWidth
 	}
-	k, err := f.search(width, es.stored, holds)
+	k, err := f.search(es.seg.base, width, es.stored, holds)
 	if err != nil || k < 0 {
 		return entry{}, err
 	}
-	end := es.sealed && k == es.stored-1 // verified, as all are that were rebuilt
-	if e, err = es.read(k); err == nil && !end && !es.rebuilt {
-		err = es.seg.checkPlace(int64(e.pos), es.seg.base+int64(e.rel))
-	}
-	return e, err
+	return es.read(k)
 }
 
-func decodeEntry(p []byte) (e entry) {
+// after calls f for each place behind a position that is known, in order, until f says that it will do. The last one of a rolled segment
+// is its end. An index that cannot be read knows none.
+func (x *index) after(pos int64, f func(base, pos int64) (bool, error)) error {
+	es, err := x.look()
+	if err != nil {
+		return nil //nolint:nilerr // it is asked because the log is damaged, which is what is to be told
+	}
+	k, err := es.offs.search(x.seg.base, offsetWidth, es.stored, func(e entry) bool { return int64(e.pos) <= pos })
+	if err != nil {
+		return nil //nolint:nilerr // as above
+	}
+	for k++; k < es.stored; k++ {
+		e, err := es.read(k)
+		if errors.Is(err, errIndex) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if ok, err := f(x.seg.base+int64(e.rel), int64(e.pos)); ok || err != nil {
+			return err
+		}
+	}
+	for _, e := range es.pending {
+		if int64(e.pos) <= pos {
+			continue
+		}
+		if ok, err := f(x.seg.base+int64(e.rel), int64(e.pos)); ok || err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// decodeEntry takes an entry of either file apart; errIndex if it is not as it was written.
+func decodeEntry(base int64, p []byte) (e entry, err error) {
+	sum := len(p) - 4
+	if binary.BigEndian.Uint32(p[sum:]) != entrySum(base, p[:sum]) {
+		return e, errIndex
+	}
 	if len(p) == offsetWidth {
 		e.rel, e.pos = binary.BigEndian.Uint32(p), binary.BigEndian.Uint32(p[4:])
 	} else {
 		e.maxTime, e.rel = int64(binary.BigEndian.Uint64(p)), binary.BigEndian.Uint32(p[8:])
 	}
-	return e
+	return e, nil
 }
 
 // search returns the last of n entries for which a condition holds, or -1.
-func (f *file) search(width, n int64, holds func(entry) bool) (int64, error) {
+func (f *file) search(base, width, n int64, holds func(entry) bool) (int64, error) {
 	if n == 0 {
 		return -1, nil // the files need not be there
 	}
@@ -179,9 +228,13 @@ func (f *file) search(width, n int64, holds func(entry) bool) (int64, error) {
 		if err := f.readAt(p, mid*width); err != nil {
 			return 0, err
 		}
-		if holds(decodeEntry(p)) {
+		e, err := decodeEntry(base, p)
+		switch {
+		case err != nil:
+			return 0, err
+		case holds(e):
 			lo = mid + 1
-		} else {
+		default:
 			hi = mid
 		}
 	}
@@ -189,8 +242,13 @@ func (f *file) search(width, n int64, holds func(entry) bool) (int64, error) {
 	if err := f.readAt(p, lo*width); err != nil {
 		return 0, err
 	}
-	k := sort.Search(int(hi-lo), func(i int) bool { return !holds(decodeEntry(p[int64(i)*width:][:width])) })
-	return lo + int64(k) - 1, nil
+	var bad error
+	k := sort.Search(int(hi-lo), func(i int) bool {
+		e, err := decodeEntry(base, p[int64(i)*width:][:width])
+		bad = errors.Join(bad, err)
+		return !holds(e)
+	})
+	return lo + int64(k) - 1, bad
 }
 
 // read reads an entry from both files.
@@ -202,12 +260,16 @@ func (es *entries) read(k int64) (entry, error) {
 	if err := es.times.readAt(q, k*timeWidth); err != nil {
 		return entry{}, err
 	}
-	e, t := decodeEntry(p), decodeEntry(q)
-	if e.rel != t.rel {
-		return entry{}, errIndex
+	e, err := decodeEntry(es.seg.base, p)
+	if err != nil {
+		return entry{}, err
+	}
+	t, err := decodeEntry(es.seg.base, q)
+	if err == nil && e.rel != t.rel {
+		err = errIndex
 	}
 	e.maxTime = t.maxTime
-	return e, nil
+	return e, err
 }
 
 // errIndex says that an index does not fit its log.
@@ -226,11 +288,11 @@ func (x *index) check() error {
 	return err
 }
 
-// distrust rebuilds an index that led to the wrong place.
-func (x *index) distrust() error {
+// distrust rebuilds an index whose files are not as they were written, unless somebody else has.
+func (x *index) distrust(bad *file) error {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.rebuilt {
+	if x.offs != bad {
 		return nil
 	}
 	return x.rebuild()
@@ -266,10 +328,9 @@ func (x *index) verify() error {
 	if size := x.seg.size.Load(); x.sealed && x.lastPos != size || !x.sealed && x.lastPos >= size {
 		return errIndex
 	}
-	if !x.sealed {
-		return x.seg.checkPlace(x.lastPos, x.seg.base+int64(e.rel))
+	if x.sealed {
+		x.maxTime = e.maxTime
 	}
-	x.maxTime = e.maxTime
 	return nil
 }
 
@@ -294,7 +355,7 @@ func (x *index) rebuild() error {
 	x.offs.retire() // whoever still searches in them starts again
 	x.times.retire()
 	x.offs, x.times = x.offs.again(), x.times.again()
-	offs, times := encodeEntries(fresh.pending)
+	offs, times := encodeEntries(x.seg.base, fresh.pending)
 	if err := x.offs.replace(offs); err != nil {
 		return err
 	}
@@ -304,12 +365,12 @@ func (x *index) rebuild() error {
 	if err := x.offs.fs.SyncDir(path.Dir(x.offs.name)); err != nil {
 		return err
 	}
-	x.stored, x.pending, x.rebuilt = int64(len(fresh.pending)), nil, true
+	x.stored, x.pending = int64(len(fresh.pending)), nil
 	x.lastPos, x.maxTime, x.ready = fresh.lastPos, fresh.maxTime, true
 	return nil
 }
 
-// scan makes the index of what the log has, all of it pending.
+// scan makes the index of what the log has, all of it pending. Damage is passed over: what cannot be found behind it is not in the index.
 func (s *segment) scan(sealed bool) (*index, error) {
 	h, err := s.log.acquire()
 	if err != nil {
@@ -317,22 +378,26 @@ func (s *segment) scan(sealed bool) (*index, error) {
 	}
 	defer s.log.release()
 	x := &index{entries: entries{seg: s}, maxTime: -1}
-	w := s.walk(h, 0, 64<<10)
+	w := s.walk(h, 0, s.base, 64<<10)
+	w.seg = nil // it is its index that is made
 	for {
 		b, n, err := w.header()
-		if errors.Is(err, io.EOF) || errors.Is(err, eventlog.ErrCorrupt) {
-			break
-		}
-		if err != nil {
+		var d *Damage
+		switch {
+		case errors.As(err, &d):
+			w.pass(d)
+			continue
+		case err != nil && !errors.Is(err, io.EOF):
 			return nil, err
+		case err != nil:
+			if sealed {
+				x.push(s.limit.Load(), s.size.Load())
+			}
+			return x, nil
 		}
 		x.note(b, w.pos)
 		w.step(b, n)
 	}
-	if sealed {
-		x.push(w.next, w.pos)
-	}
-	return x, nil
 }
 
 // put writes p at off; at 0 it makes a file that is not there.

@@ -46,7 +46,9 @@ func (l *Log) arrange(names []string) (v *view, active *segment) {
 	for _, name := range names {
 		base, ok := parseName(name, logSuffix)
 		if ok && (base < l.at.Base || base == l.at.Base && l.at.Size > 0) {
-			segs = append(segs, newSegment(l.fs, l.dir, l.cache, base, l.opts.IndexBytes))
+			s := newSegment(l.fs, l.dir, l.cache, base, l.opts.IndexBytes)
+			s.gaps = base < l.at.Gapless
+			segs = append(segs, s)
 		}
 	}
 	for i := 1; i < len(segs); i++ {
@@ -60,11 +62,7 @@ func (l *Log) arrange(names []string) (v *view, active *segment) {
 	for len(segs) > 0 && segs[0].rolled() && segs[0].limit.Load() <= l.at.Start {
 		segs = segs[1:]
 	}
-	v = &view{start: l.at.End, segs: segs}
-	if len(segs) > 0 {
-		v.start = max(l.at.Start, segs[0].base)
-	}
-	return v, active
+	return &view{start: l.at.Start, segs: segs}, active
 }
 
 // check finds out whether the active segment is what the state says.

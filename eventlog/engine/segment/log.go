@@ -72,6 +72,7 @@ type Log struct {
 	// Guarded by mu.
 	at       State      // what Open was given, until the files are looked at
 	clean    int64      // below it compaction has left one record per key
+	gapless  int64      // as in State
 	horizon  int64      // when the first tombstone that compaction kept may go, if that is known
 	dirty    []*segment // appended to since the last Sync
 	dirtyDir bool       // names changed since the last Sync
@@ -116,7 +117,7 @@ func Open(fs vfs.FS, dir string, o Options, cache *FileCache, at State) (*Log, e
 	if at.Start < 0 || at.End < at.Start || at.Base < 0 || at.Base > at.End || at.Size < 0 || at.Size > math.MaxUint32 || at.Bytes < 0 {
 		return nil, fmt.Errorf("%w: open log %s at state %+v", eventlog.ErrInvalid, dir, at)
 	}
-	l := &Log{fs: fs, dir: dir, cache: cache, opts: o.withDefaults(), at: at, clean: at.Clean}
+	l := &Log{fs: fs, dir: dir, cache: cache, opts: o.withDefaults(), at: at, clean: at.Clean, gapless: at.Gapless}
 	l.SetLimits(o.SegmentBytes, o.SegmentAge)
 	l.end.Store(at.End)
 	l.bytes.Store(at.Bytes)
@@ -195,7 +196,7 @@ func (l *Log) loaded() (*view, error) {
 	return v, nil
 }
 
-// Append writes one or more whole batches, whose offsets are assigned and ascend, at the end of the log, and rolls the
+// Append writes one or more whole batches, whose offsets are assigned and follow each other, at the end of the log, and rolls the
 // active segment where it must. They can be read at once and are durable after the next Sync. Only their lengths and offsets
 // are looked at. After an error a prefix of whole batches may have been appended: End says which.
 func (l *Log) Append(raw []byte) error {
@@ -227,7 +228,7 @@ func (l *Log) Append(raw []byte) error {
 	return nil
 }
 
-// checkOrder checks that raw is whole batches with ascending offsets from next on.
+// checkOrder checks that raw is whole batches whose offsets follow each other from next on.
 func checkOrder(raw []byte, next int64) error {
 	for len(raw) > 0 {
 		n, err := eventlog.BatchSize(raw)
@@ -238,8 +239,8 @@ func checkOrder(raw []byte, next int64) error {
 			return fmt.Errorf("%w: not a whole batch", eventlog.ErrInvalid)
 		}
 		b := eventlog.RawBatch(raw[:n])
-		if b.Base() < next || b.LastDelta() < 0 || b.Next() <= b.Base() {
-			return fmt.Errorf("%w: batch of offsets %d to %d, want %d or more", eventlog.ErrInvalid, b.Base(), b.Last(), next)
+		if b.Base() != next || b.LastDelta() < 0 || b.Next() <= b.Base() {
+			return fmt.Errorf("%w: batch of offsets %d to %d, want %d", eventlog.ErrInvalid, b.Base(), b.Last(), next)
 		}
 		raw, next = raw[n:], b.Next()
 	}
@@ -374,7 +375,7 @@ func (l *Log) startWriteback(s *segment, h vfs.File) {
 // Read returns whole, verified batches, the first of them the one that holds offset or the next there is: about maxBytes of
 // them, or one batch of any size if minOne. The buffer is the caller's. With minOne, nothing without an error means that no
 // batch lies between offset and the End there was before the call. *eventlog.OutOfRangeError outside [Start, End]; *Damage
-// if the first batch is damaged.
+// if what offset is in is damaged.
 func (l *Log) Read(offset int64, maxBytes int, minOne bool) ([]byte, error) {
 	for {
 		raw, err := l.read(offset, max(0, maxBytes), minOne)
@@ -396,12 +397,27 @@ func (l *Log) read(offset int64, maxBytes int, minOne bool) ([]byte, error) {
 	if offset == end {
 		return nil, nil
 	}
+	if err := l.missing(v, offset, end); err != nil {
+		return nil, err
+	}
 	for _, s := range v.segs[min(v.find(offset), len(v.segs)):] {
 		if raw, found, err := s.read(offset, end, maxBytes, minOne); found || err != nil {
 			return raw, err
 		}
 	}
 	return nil, nil
+}
+
+// missing reports the first segments of the log, if they are not there. (Where another is missing, the one before ends too soon.)
+func (l *Log) missing(v *view, offset, end int64) error {
+	first := end
+	if len(v.segs) > 0 {
+		first = v.segs[0].base
+	}
+	if offset >= first {
+		return nil
+	}
+	return &Damage{File: l.dir, Offset: v.start, Next: first, Err: fmt.Errorf("%w: the first segment is missing", eventlog.ErrCorrupt)}
 }
 
 // explain says which log an error is about, and bounds damage by its end.
@@ -475,7 +491,7 @@ func (l *Log) beginSync() (st State, dirty []*segment, names bool, err error) {
 
 // state describes the log as it is. Called with mu held.
 func (l *Log) state(v *view) State {
-	st := State{Start: v.start, End: l.end.Load(), Clean: l.clean, Bytes: l.bytes.Load(), MaxTime: -1}
+	st := State{Start: v.start, End: l.end.Load(), Clean: l.clean, Bytes: l.bytes.Load(), Gapless: l.gapless, MaxTime: -1}
 	st.Base = st.End
 	if s := v.active(); s != nil && s.size.Load() > 0 {
 		s.index.mu.Lock()

@@ -11,7 +11,9 @@ import (
 const (
 	atLength    = 8
 	afterLength = 12
+	atMagic     = 16
 	atAttrs     = 21
+	atLastDelta = 23
 	atBaseTime  = 27
 	atMaxTime   = 35
 	atCount     = 57

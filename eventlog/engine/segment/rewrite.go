@@ -1,6 +1,7 @@
 package segment
 
 import (
+	"encoding/binary"
 	"fmt"
 	"math"
 	"path"
@@ -9,7 +10,8 @@ import (
 	"github.com/millrace-io/millrace/internal/vfs"
 )
 
-// rewrite is a segment being written that will replace others.
+// rewrite is a segment being written that will replace others. Each of its batches begins where the one before ends: where whole batches
+// go, the one before them is made to reach over their offsets, so that a place in the order of offsets can always be checked.
 type rewrite struct {
 	l       *Log
 	seg     *segment // under its final name, which is not its own yet
@@ -17,6 +19,7 @@ type rewrite struct {
 	changed bool // it is not a copy of old
 	h       vfs.File
 	buf     []byte
+	held    eventlog.RawBatch // the last batch: it waits for where the next one begins
 }
 
 const rewriteBuffer = 1 << 20
@@ -44,6 +47,58 @@ func (r *rewrite) add(b eventlog.RawBatch) error {
 	if b == nil {
 		return nil
 	}
+	if err := r.letGo(b.Base()); err != nil {
+		return err
+	}
+	r.held = append(r.held[:0], b...)
+	return nil
+}
+
+// letGo writes the batch that is held, which ends where another begins from now on.
+func (r *rewrite) letGo(next int64) error {
+	if len(r.held) == 0 {
+		return r.cover(r.seg.base, next)
+	}
+	end := r.held.Next()
+	if delta := next - 1 - r.held.Base(); end < next && delta <= math.MaxInt32 {
+		binary.BigEndian.PutUint32(r.held[atLastDelta:], uint32(delta))
+		r.held.Reseal()
+		end = next
+	}
+	if err := r.write(r.held); err != nil {
+		return err
+	}
+	return r.cover(end, next)
+}
+
+// cover writes batches without records for the offsets from one to another.
+func (r *rewrite) cover(from, to int64) error {
+	for from < to {
+		n := min(to-from, math.MaxInt32)
+		if err := r.write(emptyBatch(from, int32(n-1))); err != nil {
+			return err
+		}
+		from += n
+	}
+	return nil
+}
+
+// emptyBatch is a batch of nobody's that holds no record.
+func emptyBatch(base int64, lastDelta int32) eventlog.RawBatch {
+	b := make(eventlog.RawBatch, eventlog.HeaderSize)
+	b.SetBase(base)
+	binary.BigEndian.PutUint32(b[atLength:], eventlog.HeaderSize-afterLength)
+	b[atMagic] = 2
+	binary.BigEndian.PutUint32(b[atLastDelta:], uint32(lastDelta))
+	for _, at := range []int{atBaseTime, atMaxTime} {
+		binary.BigEndian.PutUint64(b[at:], math.MaxUint64) // -1: none
+	}
+	b.SetProducer(-1, -1, -1)
+	b.Reseal()
+	return b
+}
+
+func (r *rewrite) write(b eventlog.RawBatch) error {
 	pos := r.seg.size.Load()
 	if pos+int64(len(b)) > math.MaxUint32 {
 		return fmt.Errorf("%w: segment %s grows beyond 4 GiB", eventlog.ErrInvalid, r.seg.log.name)
@@ -69,14 +124,17 @@ func (r *rewrite) flush() error {
 
 // seal ends the segment, makes its content durable, and gives its open file to the cache, held once.
 func (r *rewrite) seal() error {
+	limit := r.old[len(r.old)-1].limit.Load()
+	if err := r.letGo(limit); err != nil {
+		return err
+	}
 	if err := r.flush(); err != nil {
 		return err
 	}
-	limit := r.old[len(r.old)-1].limit.Load()
 	r.seg.limit.Store(limit)
 	r.seg.index.seal(limit)
 	r.seg.index.ready = true
-	offs, times := encodeEntries(r.seg.index.pending)
+	offs, times := encodeEntries(r.seg.base, r.seg.index.pending)
 	if err := r.h.Sync(); err != nil {
 		return err
 	}

@@ -43,6 +43,7 @@ type segment struct {
 	log      *file
 	size     atomic.Int64 // bytes appended; what is beyond in the file is not ours
 	limit    atomic.Int64 // no offset reaches it: the base of the next segment, once there is one
+	gaps     bool         // offsets may jump from batch to batch: an older version has compacted it
 	index    index
 	places   places
 
@@ -65,24 +66,11 @@ func newSegment(fs vfs.FS, dir string, cache *FileCache, base, interval int64) *
 // rolled tells whether the segment is complete.
 func (s *segment) rolled() bool { return s.limit.Load() != math.MaxInt64 }
 
-// walk steps over the batches from pos on, as far as the log has been appended by now.
-func (s *segment) walk(h vfs.File, pos, chunk int64) *walker {
-	return &walker{h: h, name: s.log.name, pos: pos, end: s.size.Load(), next: s.base, limit: s.limit.Load(), stop: math.MaxInt64,
+// walk steps over the batches from pos on, where the one with a base offset begins, as far as the log has been appended by now.
+func (s *segment) walk(h vfs.File, pos, base, chunk int64) *walker {
+	limit := s.limit.Load() // before the size: once it is set, nothing is appended
+	return &walker{h: h, name: s.log.name, seg: s, pos: pos, end: s.size.Load(), next: base, gaps: s.gaps, limit: limit, stop: math.MaxInt64,
 		chunk: chunk}
-}
-
-// checkPlace reports errIndex unless the batch at pos has that base offset.
-func (s *segment) checkPlace(pos, base int64) error {
-	h, err := s.log.acquire()
-	if err != nil {
-		return err
-	}
-	defer s.log.release()
-	b, _, err := s.walk(h, pos, 0).header()
-	if errors.Is(err, eventlog.ErrCorrupt) || errors.Is(err, io.EOF) || err == nil && b.Base() != base {
-		return errIndex
-	}
-	return err
 }
 
 // read returns whole, verified batches from the one on that holds offset or, if there is none, the next: about maxBytes, or
@@ -94,32 +82,34 @@ func (s *segment) read(offset, end int64, maxBytes int, minOne bool) (raw []byte
 	}
 	defer s.log.release()
 	w, n, err := s.seek(h, offset, end, int64(maxBytes))
+	for err == nil {
+		if n > int64(maxBytes) && !minOne {
+			return nil, true, nil
+		}
+		w.chunk = max(int64(maxBytes), n)
+		if raw, err = w.window(min(w.chunk, w.end-w.pos)); err != nil {
+			return nil, true, err
+		}
+		if raw, err = w.whole(raw); err == nil {
+			s.places.note(w.next, w.pos)
+			return raw, true, nil
+		}
+		if w.over(err, offset) {
+			n, err = w.skipTo(offset)
+		}
+	}
 	if errors.Is(err, io.EOF) {
 		return nil, false, nil
 	}
-	if err != nil {
-		return nil, false, err
-	}
-	if n > int64(maxBytes) && !minOne {
-		return nil, true, nil
-	}
-	w.chunk = max(int64(maxBytes), n)
-	if raw, err = w.window(min(w.chunk, w.end-w.pos)); err != nil {
-		return nil, true, err
-	}
-	if raw, err = w.whole(raw); err != nil {
-		return nil, true, err
-	}
-	s.places.note(w.next, w.pos)
-	return raw, true, nil
+	return nil, true, err
 }
 
 // seek returns a walker before the first batch that reaches to offset or beyond, and that batch's size; io.EOF if there is
 // none that begins before stop. It reads ahead by about ahead bytes.
 func (s *segment) seek(h vfs.File, offset, stop, ahead int64) (*walker, int64, error) {
 	if pos, ok := s.places.find(offset); ok {
-		w := s.walk(h, pos, ahead)
-		w.next, w.stop = offset, stop
+		w := s.walk(h, pos, offset, ahead)
+		w.stop = stop
 		n, err := w.skipTo(offset)
 		return w, n, err
 	}
@@ -127,21 +117,37 @@ func (s *segment) seek(h vfs.File, offset, stop, ahead int64) (*walker, int64, e
 	if err != nil {
 		return nil, 0, err
 	}
-	w := s.walk(h, pos, ahead+2*s.interval)
-	w.next, w.stop = base, stop
+	w := s.walk(h, pos, base, ahead+2*s.interval)
+	w.stop = stop
 	n, err := w.skipTo(offset)
 	return w, n, err
 }
 
-// skipTo steps to the first batch that reaches to offset or beyond and returns its size.
+// skipTo steps to the first batch that reaches to offset or beyond and returns its size. Damage that lies before the offset is none of the
+// caller's business.
 func (w *walker) skipTo(offset int64) (int64, error) {
 	for {
 		b, n, err := w.header()
-		if err != nil || b.Last() >= offset {
-			return n, err
+		switch {
+		case err != nil && !w.over(err, offset):
+			return 0, err
+		case err != nil:
+		case b.Last() >= offset:
+			return n, nil
+		default:
+			w.step(b, n)
 		}
-		w.step(b, n)
 	}
+}
+
+// over goes on behind damage that lies before an offset.
+func (w *walker) over(err error, offset int64) bool {
+	var d *Damage
+	if !errors.As(err, &d) || d.Next > offset {
+		return false
+	}
+	w.pass(d)
+	return true
 }
 
 // whole cuts p, which begins at the walker's place, behind its last whole batch, and steps over those. Damage is an error

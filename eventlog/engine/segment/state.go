@@ -20,9 +20,10 @@ type State struct {
 	Born    int64 // when the active segment was begun, milliseconds since 1970
 	Clean   int64 // below it compaction has left one record per key
 	Bytes   int64 // of all segments
+	Gapless int64 // from here on each batch begins where the one before ends; below, an older version's compaction may have left gaps
 }
 
-// Append encodes a state, in 9 to about 50 bytes.
+// Append encodes a state, in 10 to about 55 bytes.
 func (s State) Append(b []byte) []byte {
 	b = binary.AppendUvarint(b, uint64(s.Start))
 	b = binary.AppendUvarint(b, uint64(s.End-s.Start))
@@ -32,11 +33,12 @@ func (s State) Append(b []byte) []byte {
 	b = binary.AppendVarint(b, s.MaxTime)
 	b = binary.AppendVarint(b, s.Born)
 	b = binary.AppendUvarint(b, uint64(s.Clean))
-	return binary.AppendUvarint(b, uint64(s.Bytes))
+	b = binary.AppendUvarint(b, uint64(s.Bytes))
+	return binary.AppendUvarint(b, uint64(s.Gapless))
 }
 
-// DecodeState decodes what Append has encoded and returns the rest.
-func DecodeState(b []byte) (s State, rest []byte, err error) {
+// DecodeState decodes what Append has encoded, or did in format 1, and returns the rest.
+func DecodeState(b []byte, format int) (s State, rest []byte, err error) {
 	bad := false
 	unsigned := func() int64 {
 		v, n := binary.Uvarint(b)
@@ -62,6 +64,12 @@ func DecodeState(b []byte) (s State, rest []byte, err error) {
 	s.Size, s.Entries = unsigned(), unsigned()
 	s.MaxTime, s.Born = signed(), signed()
 	s.Clean, s.Bytes = unsigned(), unsigned()
+	switch {
+	case format > 1:
+		s.Gapless = unsigned()
+	case s.Clean > 0: // compaction left gaps then, in rolled segments
+		s.Gapless = s.Base
+	}
 	if bad || s.End < s.Start || s.Base < 0 || s.Bytes < s.Size {
 		return State{}, nil, fmt.Errorf("%w: partition state in checkpoint", eventlog.ErrInvalid)
 	}

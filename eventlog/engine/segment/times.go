@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"slices"
 
 	"github.com/millrace-io/millrace/eventlog"
@@ -84,7 +85,7 @@ func (v *view) findMax(start, limit int64) (record, error) {
 	best := noRecord
 	effort = limit
 	for _, s := range slices.Backward(v.segs) {
-		_, err := s.eachSince(0, start, &effort, func(b eventlog.RawBatch) bool { return b.MaxTime() >= best.time || best == noRecord },
+		_, err := s.eachSince(0, s.base, start, &effort, func(b eventlog.RawBatch) bool { return b.MaxTime() >= best.time || best == noRecord },
 			func(r record) bool {
 				if best == noRecord || r.time > best.time || r.time == best.time && r.offset < best.offset {
 					best = r
@@ -100,12 +101,12 @@ func (v *view) findMax(start, limit int64) (record, error) {
 
 // findTime returns the segment's first record from start on with a timestamp of t or more.
 func (s *segment) findTime(t, start int64, effort *int64) (record, error) {
-	pos, _, err := s.index.byTime(t)
+	pos, base, err := s.index.byTime(t)
 	if err != nil {
 		return noRecord, err
 	}
 	found := noRecord
-	claims, err := s.eachSince(pos, start, effort, func(b eventlog.RawBatch) bool { return b.MaxTime() >= t }, func(r record) bool {
+	claims, err := s.eachSince(pos, base, start, effort, func(b eventlog.RawBatch) bool { return b.MaxTime() >= t }, func(r record) bool {
 		if r.time >= t {
 			found = r
 		}
@@ -117,18 +118,21 @@ func (s *segment) findTime(t, start int64, effort *int64) (record, error) {
 	return found, err
 }
 
-// eachSince calls f for each record at or after an offset, in the batches from pos on whose header is wanted, until f returns
-// false. When effort is used up it ends, with where it would have gone on.
-func (s *segment) eachSince(pos, start int64, effort *int64, want func(eventlog.RawBatch) bool, f func(record) bool) (claims record, err error) {
+// eachSince calls f for each record at or after an offset, in the batches from pos on, where one with that base offset begins, whose header
+// is wanted, until f returns false. When effort is used up it ends, with where it would have gone on. What is damaged has no records.
+func (s *segment) eachSince(pos, base, start int64, effort *int64, want func(eventlog.RawBatch) bool, f func(record) bool) (claims record, err error) {
 	h, err := s.log.acquire()
 	if err != nil {
 		return noRecord, err
 	}
 	defer s.log.release()
-	for w, more := s.walk(h, pos, 64<<10), true; more; {
+	for w, more := s.walk(h, pos, base, 64<<10), true; more; {
 		b, n, err := w.header()
 		if err == io.EOF {
 			return noRecord, nil
+		}
+		if err != nil && w.over(err, math.MaxInt64) {
+			continue
 		}
 		if err != nil {
 			return noRecord, err
@@ -145,6 +149,9 @@ func (s *segment) eachSince(pos, start int64, effort *int64, want func(eventlog.
 		}
 		*effort -= n
 		if b, err = w.batch(); err != nil {
+			if w.over(err, math.MaxInt64) {
+				continue
+			}
 			return noRecord, err
 		}
 		more = eachRecord(b, start, f)
