@@ -86,6 +86,9 @@ func (n *Node) collectBroker(s *metrics.Samples) {
 	s.Gauge("mqtt_shared_queued", "Messages that wait for a member of their group to have room.", float64(b.Session.GroupQueue))
 	s.Counter("mqtt_subscriptions_refused", "Subscriptions refused because there were as many as there may be.", float64(b.Session.SubsRefused))
 	s.Gauge("mqtt_replays", "Replays of history to subscribers, under way.", float64(b.Session.Replays))
+	over := &b.Session.ReplaysRefused
+	metrics.Counters(s, "mqtt_replays_refused", "Replays refused because there were as many as there may be, by whose limit it was.", "reason",
+		map[string]int64{"session": over.Session, "account": over.Account, "node": over.Node})
 	s.Gauge("mqtt_retained", "Topics with a retained message.", float64(b.Session.Retained))
 	s.Gauge("mqtt_retained_bytes", "Bytes of the names and payloads of retained messages.", float64(b.Session.RetainedBytes))
 	l := &n.o.Config.Limits

@@ -65,8 +65,8 @@ type Core struct {
 	readers     []*link    // waiting for a read to be free
 	pastReaders []*link    // the same, of history
 	pastReads   int
-	pastLeft    int     // records of history that are left to this call
-	histories   int     // under way, and being asked for
+	pastLeft    int // records of history that are left to this call
+	replays     replayCount
 	scratch     Message // a message of history with a tally of its own
 	unrowed     Tally
 	tallies     []*Tally // that have something to tell
@@ -274,26 +274,27 @@ func (c *Core) Busy() bool {
 
 // Stats are gauges.
 type Stats struct {
-	Sessions      int   // all, connected or not
-	Connected     int   // with a connection
-	Subscriptions int   // shared ones included
-	Groups        int   // of shared subscriptions
-	GroupQueue    int64 // positions that groups hold and no member of them has
-	SubsRefused   int64 // since the core began, because there were too many
-	Retained      int   // topics with a retained message
-	RetainedBytes int64 // of their names and payloads
-	WillBytes     int64 // of all wills
-	QueueBytes    int64 // memory of all sets of positions
-	Behind        int   // sessions that are connected and not at the frontier
-	Inflight      int   // deliveries not yet acknowledged
-	Replays       int   // of history, under way
-	ReplayBytes   int64 // of log since the last checkpoint
+	Sessions       int   // all, connected or not
+	Connected      int   // with a connection
+	Subscriptions  int   // shared ones included
+	Groups         int   // of shared subscriptions
+	GroupQueue     int64 // positions that groups hold and no member of them has
+	SubsRefused    int64 // since the core began, because there were too many
+	ReplaysRefused ReplaysRefused
+	Retained       int   // topics with a retained message
+	RetainedBytes  int64 // of their names and payloads
+	WillBytes      int64 // of all wills
+	QueueBytes     int64 // memory of all sets of positions
+	Behind         int   // sessions that are connected and not at the frontier
+	Inflight       int   // deliveries not yet acknowledged
+	Replays        int   // of history, under way
+	ReplayBytes    int64 // of log since the last checkpoint
 }
 
 // Stats returns the gauges of now. It visits every session.
 func (c *Core) Stats() Stats {
 	st := Stats{
-		Sessions: len(c.sessions), Connected: len(c.links), Subscriptions: c.filter.Len() - len(c.groups), Groups: len(c.groups), SubsRefused: c.subsRefused, Replays: c.histories,
+		Sessions: len(c.sessions), Connected: len(c.links), Subscriptions: c.filter.Len() - len(c.groups), Groups: len(c.groups), SubsRefused: c.subsRefused, Replays: c.replays.all, ReplaysRefused: c.replays.refused,
 		Retained: c.retained.live, RetainedBytes: c.retained.bytes, WillBytes: c.willBytes, ReplayBytes: c.since.bytes,
 	}
 	for _, s := range c.sessions {

@@ -313,7 +313,7 @@ func (c *Core) remove(s *session) {
 		c.uproot(s, b)
 	}
 	for _, h := range s.histories {
-		c.uncount(h)
+		c.uncount(s, h)
 	}
 	s.queue, s.flight, s.cursors, s.histories = queue{}, flight{}, nil, nil
 	delete(c.sessions, s.key)

@@ -188,7 +188,10 @@ func (c *Core) asksOf(l *link, p *packet.Subscribe) *asks {
 	return a
 }
 
-var errTooMany = errors.New("there are as many replays as the server takes: wait until one has caught up")
+var (
+	errTooMany          = errors.New("there are as many replays as the server takes: wait until one has caught up")
+	errTooManyOfAccount = fmt.Errorf("%w (what is left is for accounts with fewer)", errTooMany)
+)
 
 func shared(filter string) bool {
 	_, _, shared, err := topic.ParseShared(filter)
@@ -219,8 +222,12 @@ func (c *Core) askOf(s *session, filter, text string, asked int) (*From, error) 
 			running++
 		}
 	}
-	if running >= c.o.MaxReplays || free <= 1 || c.histories+asked >= c.o.MaxAllReplays {
+	if running >= c.o.MaxReplays || free <= 1 {
+		c.replays.refused.Session++
 		return nil, errTooMany
+	}
+	if err := c.replays.refuses(&s.key, asked, c.o.MaxAllReplays); err != nil {
+		return nil, err
 	}
 	return &from, nil
 }
@@ -232,7 +239,7 @@ func (c *Core) await(s *session, a *asks, ch *change, i int) {
 	ch.history = &history{sub: b, number: uint64(c.incarnation()), spans: c.upTo()}
 	b.asking++
 	b.pending = b.pending || ch.isNew
-	c.histories++
+	c.replays.add(&s.key, 1)
 	c.plant(s, b) // what it matches is worked out per message
 	a.of = append(a.of, i)
 }
@@ -260,13 +267,13 @@ func (ch *change) asksFor() *history {
 }
 
 // answered ends the waiting of a change.
-func (c *Core) answered(ch *change) {
+func (c *Core) answered(s *session, ch *change) {
 	if ch.history != nil {
 		if ch.sub.coming == ch.history {
 			ch.sub.coming = nil
 		}
 		ch.sub.asking--
-		c.histories--
+		c.replays.add(&s.key, -1)
 	}
 }
 
@@ -465,7 +472,7 @@ func (c *Core) addHistory(s *session, h *history) {
 	}
 	for h.bit = byQueue; h.bit&taken != 0; h.bit <<= 1 {
 	}
-	c.histories++
+	c.replays.add(&s.key, 1)
 	h.counted = true
 	s.histories = append(s.histories, h)
 	h.sub.history = h
@@ -496,7 +503,7 @@ func (c *Core) caughtUp(s *session, h *history) {
 	if h.left > 0 {
 		return
 	}
-	c.uncount(h)
+	c.uncount(s, h)
 	if h.sub.gap.untold() != 0 && s.queue.subs.get(h.sub.filter) == h.sub { // its next message, which is live, tells
 		c.plant(s, h.sub)
 	}
@@ -507,10 +514,10 @@ func (c *Core) caughtUp(s *session, h *history) {
 }
 
 // uncount takes a history off those that are under way.
-func (c *Core) uncount(h *history) {
+func (c *Core) uncount(s *session, h *history) {
 	if h.counted {
 		h.counted = false
-		c.histories--
+		c.replays.add(&s.key, -1)
 	}
 }
 
@@ -521,7 +528,7 @@ func (c *Core) endHistory(s *session, h *history) {
 		return
 	}
 	s.histories = slices.Delete(s.histories, i, i+1)
-	c.uncount(h)
+	c.uncount(s, h)
 	if h.sub.history == h {
 		h.sub.history = nil
 	}
@@ -782,7 +789,7 @@ func (c *Core) restoreHistory(s *session, b *sub, v *historyOf, q *queueValue) {
 		}
 	}
 	if h.left == 0 {
-		c.uncount(h)
+		c.uncount(s, h)
 	}
 }
 

@@ -329,3 +329,49 @@ func TestReplayComesWithTheRecordThatSaysIt(t *testing.T) {
 		t.Errorf("%d replays", st.Replays)
 	}
 }
+
+// The replays of one account, in however many sessions, leave room for another's; the counts come back to nothing.
+func TestReplaysOfOneAccount(t *testing.T) {
+	s := newScene(t)
+	s.opts.MaxAllReplays = 8
+	s.start()
+	s.settle()
+	s.publish("a/1", "one", 1)
+	other := s.clients[2]
+	other.key.Principal = "another"
+	clients := []*simClient{s.a, s.b, other}
+	for _, c := range clients {
+		s.connect(c, 0, func(r *Connect) { r.ReceiveMaximum = 1 })
+		s.model.watching = false
+		s.subscribe(c, filter("b/1", 1))
+	}
+	s.publish("b/1", "in the way", 1) // no session gets on with its history
+	ask := func(c *simClient, filters ...string) (granted int) {
+		t.Helper()
+		for _, f := range filters {
+			if code := s.replay(c, "earliest", 1, filter(f, 1)).Codes[0]; !code.Failed() {
+				granted++
+			} else if code != packet.QuotaExceeded {
+				t.Fatalf("%s: %v", f, code)
+			}
+		}
+		return granted
+	}
+	all := []string{"a/1", "a/#", "#", "+/1", "a/+"}
+	if n := ask(s.a, all...) + ask(s.b, all...); n != 6 {
+		t.Errorf("one account has %d replays of 8", n)
+	}
+	if n := ask(other, all...); n != 1 {
+		t.Errorf("the other account has %d", n)
+	}
+	if r := s.core.Stats().ReplaysRefused; r != (ReplaysRefused{Account: 8}) {
+		t.Errorf("refused %+v", r)
+	}
+	for _, c := range clients {
+		c.disconnect(Lost, nil)
+		s.settle()
+	}
+	if s.core.replays.all != 0 || len(s.core.replays.of) != 0 {
+		t.Errorf("left are %+v", s.core.replays)
+	}
+}

@@ -206,7 +206,7 @@ func (c *Core) begins(s *session, b *sub) {
 }
 
 func (c *Core) commit(s *session, ch change) {
-	c.answered(&ch)
+	c.answered(s, &ch)
 	if s.ended {
 		return
 	}
@@ -239,7 +239,7 @@ func (c *Core) commit(s *session, ch change) {
 
 // refuse undoes a change. A pending subscription stays while another write may still make it durable.
 func (c *Core) refuse(s *session, ch change) {
-	c.answered(&ch)
+	c.answered(s, &ch)
 	b := ch.sub
 	b.writes--
 	b.gone = b.pending && b.writes == 0
