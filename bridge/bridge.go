@@ -82,7 +82,8 @@ type Spec struct {
 	MaxAge   time.Duration // messages that have waited for longer are dropped; 0: none
 	MaxBytes int64         // of payloads waiting; beyond it the oldest are dropped; 0: no bound
 	Window   int           // messages on their way to the remote; default 64, on 3.1.1 20, at most 1000
-	// MaxPacket is the largest packet that the remote may send, which it is told on MQTT 5; 0: MQTT's own limit.
+	// MaxPacket is the largest packet that the remote may send. It is told so on MQTT 5; before, what is larger is discarded as it
+	// comes. 0: MQTT's own limit.
 	MaxPacket int
 	Retry     bool // send again what the remote has refused; else it is dropped
 
@@ -203,6 +204,7 @@ func (s *Set) open(ctx context.Context, spec Spec, starts, ends session.Vector) 
 	}
 	b.mqtt = client.New(client.Options{Dial: spec.Dial, Connect: b.greeting(), Window: 2 * maxWindow, OwnIDs: firstID, Patience: spec.Patience,
 		ManualAcks: true, OnMessage: b.receiver.message, OnRepeated: b.receiver.repeated, OnPacket: b.receiver.packet, OnLink: b.linked,
+		MaxPacket: spec.MaxPacket, OnDiscarded: b.receiver.discarded,
 		Prepare: b.prepare, Quota: func() int { return int(b.quota.Load()) }})
 	b.mqtt.Await(true)
 	value, known := s.ledger.values[string(bridgeKey(spec.Name))]

@@ -42,9 +42,17 @@ const (
 
 // message hears a message, from the client's goroutine that reads. It waits for room in the log, and so does the remote.
 func (r *receiver) message(p *packet.Publish) {
+	m, code, drop := r.b.incoming(p)
+	r.take(p, m, code, drop)
+}
+
+// discarded hears of a message that was too large to be taken in. Its remote cannot be told so, and is answered as if it had been.
+func (r *receiver) discarded(p *packet.Publish) { r.take(p, nil, packet.Success, DropPacket) }
+
+// take has a message stored, or counts it as dropped.
+func (r *receiver) take(p *packet.Publish, m *session.Message, code packet.Code, drop string) {
 	b := r.b
 	a := &arrival{connection: b.mqtt.Stats().Connects, qos: p.QoS, id: p.PacketID}
-	m, code, drop := b.incoming(p)
 	r.mu.Lock()
 	if r.ended {
 		r.mu.Unlock()

@@ -55,6 +55,7 @@ const (
 	DropLog       = "refused_by_log"     // in: for good
 	DropRetained  = "retained_limit"     // in: stored without the retain flag
 	DropDuplicate = "qos2_duplicate"     // in: had come before
+	DropPacket    = "packet_too_large"   // in: 3.1.1, for this node
 	DropTopic     = "topic_not_accepted" // in: begins with $
 )
 

@@ -58,6 +58,11 @@ type Options struct {
 	Seldom bool
 	// ManualAcks leaves PUBACK and PUBREC to calls of Ack and Answer.
 	ManualAcks bool
+	// MaxPacket is the largest packet that is taken on a connection before MQTT 5, where a server cannot be told; on MQTT 5 it is what
+	// Connect says. The payload of a larger PUBLISH is discarded as it comes. OnDiscarded, if there is one, then gets the rest in place
+	// of OnMessage; under ManualAcks it is its business to have it answered. 0: any.
+	MaxPacket   int
+	OnDiscarded func(p *packet.Publish)
 	// OnRepeated, if there is one, gets QoS 2 messages that come again, which are not delivered; under ManualAcks it is its business to
 	// have them answered. Without it they are acknowledged at once.
 	OnRepeated func(p *packet.Publish)
@@ -116,6 +121,7 @@ type Stats struct {
 	Acked      int // QoS 1 and 2 messages that the server took
 	Refused    int // that it answered with a failure
 	Received   int // messages delivered to the client's user
+	Discarded  int // that were too large for that
 	Duplicates int // QoS 2 messages that came again and were not delivered
 	Stray      int // acknowledgements that belong to nothing
 }
@@ -221,6 +227,9 @@ func (c *Client) dial(ctx context.Context) (*link, error) {
 		aliases: map[uint16][]byte{},
 	}
 	l.dec = packet.Decoder{Version: l.version, MaxSize: int(c.o.Connect.Props.MaximumPacket)}
+	if l.version < packet.V5 {
+		l.largest = c.o.MaxPacket
+	}
 	return l, nil
 }
 

@@ -57,7 +57,7 @@ func (s *server) next() packet.Packet {
 
 func (s *server) send(p packet.Packet) {
 	s.t.Helper()
-	wire, err := p.Append(nil, packet.V5)
+	wire, err := p.Append(nil, s.dec.Version)
 	if err != nil {
 		s.t.Fatal(err)
 	}

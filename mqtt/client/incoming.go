@@ -45,6 +45,10 @@ func (c *Client) receive(l *link, p *packet.Publish) error {
 		c.inbound[p.PacketID] = true
 		fallthrough
 	default:
+		if l.discarded {
+			c.stats.Discarded++
+			break
+		}
 		c.stats.Received++
 		if c.o.OnMessage == nil {
 			c.inbox = append(c.inbox, Clone(p))
@@ -52,7 +56,13 @@ func (c *Client) receive(l *link, p *packet.Publish) error {
 		}
 	}
 	c.mu.Unlock()
-	if c.o.OnMessage != nil && !repeated {
+	switch {
+	case repeated:
+	case l.discarded:
+		if c.o.OnDiscarded != nil {
+			c.o.OnDiscarded(p)
+		}
+	case c.o.OnMessage != nil:
 		c.o.OnMessage(p)
 	}
 	switch {

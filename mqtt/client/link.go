@@ -33,6 +33,9 @@ type link struct {
 	once    sync.Once
 	err     error
 	aliases map[uint16][]byte
+
+	largest   int  // packet that is taken; 0: any
+	discarded bool // the last packet was larger: it has no payload
 }
 
 // A connection begins with a small buffer: most devices hear only acknowledgements.
@@ -197,16 +200,26 @@ func (c *Client) read(l *link) {
 	}
 }
 
-// next reads one packet. It is valid until the next call.
+// next reads one packet. It is valid until the next call. One that is too large is without its payload.
 func (l *link) next() (packet.Packet, error) {
 	for {
-		p, n, _, err := l.dec.Next(l.buf[l.from:l.to])
+		p, n, need, err := l.dec.Next(l.buf[l.from:l.to])
 		if err != nil {
 			return nil, err
 		}
 		if n > 0 {
 			l.from += n
+			m, is := p.(*packet.Publish)
+			if l.discarded = is && l.largest > 0 && n > l.largest; l.discarded {
+				m.Payload = nil
+			}
 			return p, nil
+		}
+		if l.largest > 0 && need > l.largest {
+			if p, err := l.oversized(need); p != nil || err != nil {
+				l.discarded = true
+				return p, err
+			}
 		}
 		if l.to == len(l.buf) && len(l.buf) < bufEnough || l.to-l.from == len(l.buf) { // much comes, or one that is long
 			l.buf = append(l.buf, make([]byte, len(l.buf))...)
