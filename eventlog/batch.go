@@ -114,6 +114,11 @@ func (b RawBatch) SetTransactional(on bool) {
 	binary.BigEndian.PutUint16(b[offAttrs:], uint16(a))
 }
 
+// SetControl marks the batch as a transaction's marker. The caller must Reseal.
+func (b RawBatch) SetControl() {
+	binary.BigEndian.PutUint16(b[offAttrs:], uint16(b.Attributes()|AttrTransactional|AttrControl))
+}
+
 // SetLogAppendTime marks the batch as stamped by the log at t (milliseconds). The caller must Reseal.
 func (b RawBatch) SetLogAppendTime(t int64) {
 	binary.BigEndian.PutUint16(b[offAttrs:], uint16(b.Attributes()|AttrLogAppendTime))

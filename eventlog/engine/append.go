@@ -79,11 +79,15 @@ func (e *Engine) AppendAtomic(batches []*eventlog.Batch, done func([]eventlog.Ou
 // topic's rules are checked here, epoch and sequence in queue order. done is called exactly once, from a goroutine of the
 // engine, and must not block.
 func (e *Engine) Produce(p eventlog.Part, raw []byte, acks Acks, done func(Produced)) {
+	e.produce(p, raw, acks, done, producing{})
+}
+
+func (e *Engine) produce(p eventlog.Part, raw []byte, acks Acks, done func(Produced), how producing) {
 	it := itemPool.Get().(*item)
-	it.answer, it.time, it.early = done, -1, acks != AcksDurable
+	it.answer, it.time, it.early, it.fresh = done, -1, acks != AcksDurable, how.fresh
 	var b eventlog.RawBatch
 	if it.p, it.err = e.partition(p); it.err == nil {
-		b, it.err = e.checkForeign(it.p, raw)
+		b, it.err = e.checkForeign(it.p, raw, how.transactional)
 	}
 	if it.err != nil {
 		it.err = fmt.Errorf("produce to %v: %w", p, it.err)
@@ -98,7 +102,7 @@ func (e *Engine) Produce(p eventlog.Part, raw []byte, acks Acks, done func(Produ
 const maxRecords = 1 << 18
 
 // checkForeign verifies one batch of a foreign producer.
-func (e *Engine) checkForeign(p *partition, raw []byte) (eventlog.RawBatch, error) {
+func (e *Engine) checkForeign(p *partition, raw []byte, transactional bool) (eventlog.RawBatch, error) {
 	if len(raw) >= eventlog.HeaderSize && raw[16] < 2 {
 		return nil, fmt.Errorf("%w: message format %d is no longer taken, want 2", ErrInvalidRecord, raw[16])
 	}
@@ -116,13 +120,15 @@ func (e *Engine) checkForeign(p *partition, raw []byte) (eventlog.RawBatch, erro
 		return nil, fmt.Errorf("%w: %d records in %d bytes", ErrInvalidRecord, b.Count(), len(b))
 	case b.Attributes()&eventlog.AttrControl != 0:
 		return nil, fmt.Errorf("%w: a control batch from a client", ErrInvalidRecord)
-	case b.Attributes()&eventlog.AttrTransactional != 0:
-		return nil, fmt.Errorf("%w: this log takes no transactional batches", ErrInvalidRecord)
+	case (b.Attributes()&eventlog.AttrTransactional != 0) != transactional:
+		return nil, fmt.Errorf("%w: a batch is transactional iff it is sent in a transaction", ErrInvalidTxnState)
+	case transactional && b.ProducerID() < 0:
+		return nil, fmt.Errorf("%w: a transactional batch without a producer id", ErrInvalidRecord)
 	case b.Count() > maxRecords:
 		return nil, fmt.Errorf("%w: %d records, at most %d", eventlog.ErrTooLarge, b.Count(), maxRecords)
 	case b.Attributes()&eventlog.AttrLogAppendTime != 0:
 		return nil, fmt.Errorf("%w: stamped as by the log", ErrInvalidTimestamp)
-	case b.Attributes()&^eventlog.AttrCodecMask != 0: // a delete horizon above all: compaction would take its tombstones at once
+	case b.Attributes()&^(eventlog.AttrCodecMask|eventlog.AttrTransactional) != 0: // a delete horizon above all: compaction would take its tombstones at once
 		return nil, fmt.Errorf("%w: attributes %#x", ErrInvalidRecord, uint16(b.Attributes()))
 	case b.Codec() > eventlog.Zstd:
 		return nil, fmt.Errorf("%w: codec %d", ErrUnsupportedCompression, b.Codec())

@@ -20,12 +20,12 @@ import (
 //
 //	magic "MRCP" 4, version 1, flags 1, zero 2, body length 8, crc32c 4 (of all before it, then the body)
 //	body: cluster id 16, commit 8, salt 8, WAL generation 8, time 8, next producer id 8, log budget 8,
-//	      topics: id 16, name, configs, partitions: start 8, end 8, claim 8, segment state, producers
+//	      topics: id 16, name, configs, partitions: start 8, end 8, claim 8, segment state, producers, transactions
 const (
 	checkpointName    = "checkpoint"
 	checkpointTemp    = "checkpoint.tmp"
 	checkpointHeader  = 20
-	checkpointVersion = 2 // 1: segments' states without Gapless
+	checkpointVersion = 3 // 1: segments' states without Gapless; 2: no transactions
 )
 
 var checkpointMagic = [4]byte{'M', 'R', 'C', 'P'}
@@ -55,6 +55,7 @@ type partSnapshot struct {
 	start, end, claim int64
 	state             segment.State
 	producers         []byte
+	transactions      []byte
 }
 
 // snapshot copies the committer's state. It runs between two commits, so it must be quick: what partitions remember of
@@ -80,7 +81,8 @@ func (s *state) snapshot() *snapshot {
 func (t *topic) snapshot() topicSnapshot {
 	ts := topicSnapshot{id: t.id, name: t.name, configs: t.head.cfg.set, parts: make([]partSnapshot, len(t.head.parts))}
 	for i, p := range t.head.parts {
-		ts.parts[i] = partSnapshot{p: p, start: p.head.start, end: p.head.end, claim: p.head.claim, producers: p.encodedProducers()}
+		ts.parts[i] = partSnapshot{p: p, start: p.head.start, end: p.head.end, claim: p.head.claim, producers: p.encodedProducers(),
+			transactions: p.encodedTransactions()}
 	}
 	return ts
 }
@@ -121,6 +123,8 @@ func (t *topicSnapshot) append(b []byte) []byte {
 		b = p.state.Append(b)
 		b = binary.AppendUvarint(b, uint64(len(p.producers)))
 		b = append(b, p.producers...)
+		b = binary.AppendUvarint(b, uint64(len(p.transactions)))
+		b = append(b, p.transactions...)
 	}
 	return b
 }
@@ -169,6 +173,9 @@ func readTopicSnapshot(r *reader, format int) (t topicSnapshot) {
 			r.bad = true
 		}
 		p.producers = r.take(r.count(1))
+		if format >= 3 {
+			p.transactions = r.take(r.count(1))
+		}
 		t.parts = append(t.parts, p)
 	}
 	return t

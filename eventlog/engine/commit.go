@@ -179,6 +179,8 @@ func (c *committer) take(it *item) {
 		c.takeOperation(it)
 	case it.atomic != nil:
 		c.takeAtomic(it)
+	case it.end != nil:
+		c.takeEnd(it)
 	default:
 		c.takeBatch(it)
 	}
@@ -226,7 +228,7 @@ func (c *committer) takeBatch(it *item) {
 		return
 	}
 	if id := raw.ProducerID(); remembers(id) {
-		dup, err := p.head.producers[id].admit(raw)
+		dup, err := p.admit(raw, it.fresh)
 		if err != nil {
 			it.err = fmt.Errorf("append to %v, producer %d: %w", p.part, id, err)
 			return
@@ -299,7 +301,8 @@ func (c *committer) runPublish() {
 func (p *partition) publish(b *eventlog.Batch) {
 	p.mu.Lock()
 	p.mem = append(p.mem, b)
-	p.stable.Store(b.Next())
+	p.high.Store(b.Next())
+	p.showStable(b.Next(), p.start.Load())
 	p.mu.Unlock()
 }
 

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 
+	"github.com/millrace-io/millrace/eventlog"
 	"github.com/millrace-io/millrace/eventlog/engine/segment"
 )
 
@@ -25,7 +26,7 @@ func (e *Engine) compactBelow(p *partition, c *topicConfig) error {
 	if err != nil {
 		return err
 	}
-	below := p.safe.Load()
+	below := min(p.safe.Load(), p.stable.Load()) // an open transaction may be aborted yet
 	if c.minLagMs > 0 {
 		old, err := firstSince(log, e.Now()-c.minLagMs)
 		if err != nil {
@@ -33,7 +34,10 @@ func (e *Engine) compactBelow(p *partition, c *topicConfig) error {
 		}
 		below = min(below, old)
 	}
-	o := segment.CompactOptions{DeleteRetention: millis(c.deleteRetentionMs), MinDirty: c.minDirtyRatio}
+	o := segment.CompactOptions{DeleteRetention: millis(c.deleteRetentionMs), MinDirty: c.minDirtyRatio,
+		Aborted: func(b eventlog.RawBatch) bool { return p.isAborted(b.ProducerID(), b.Base()) },
+		Ended:   isCommit, // an abort's marker stays: it tells a consumer where what it must skip ends
+	}
 	if c.minDirtyRatio <= 0 || c.maxLagMs < math.MaxInt64 {
 		o.MinDirty = math.SmallestNonzeroFloat64 // whatever there is
 	}

@@ -82,9 +82,14 @@ func TestConformance(t *testing.T) {
 			return release
 		}
 		env.Foreign = func(t testing.TB, p eventlog.Part, recs []eventlog.Record, commit bool) {
-			if commit { // this log takes no transaction that could abort
-				produceWait(t, e, p, foreign(t, p, -1, -1, -1, recs...))
+			id, err := e.NewProducerID()
+			if err != nil {
+				t.Fatal(err)
 			}
+			if r := transact(t, e, foreign(t, p, id, 0, 0, recs...), p); r.Err != nil {
+				t.Fatal(r.Err)
+			}
+			endTxn(t, e, End{ProducerID: id, Epoch: 1, Commit: commit, Parts: []eventlog.Part{p}})
 		}
 		env.RoomBytes = int(small(nil).MemoryBytes / 16)
 		return env

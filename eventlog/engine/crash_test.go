@@ -58,13 +58,15 @@ func TestPowerLoss(t *testing.T) {
 // met counts what the lives of all seeds have met, so that the test cannot come to test nothing.
 var met struct {
 	lives, lostInRecovery, replayed, torn, retained, compacted, duplicates, fenced, checkpoints atomic.Int64
+	committed, aborted, held                                                                    atomic.Int64
 }
 
 func covered() map[string]int64 {
 	return map[string]int64{"a life": met.lives.Load(), "a crash within recovery": met.lostInRecovery.Load(),
 		"a replay": met.replayed.Load(), "a torn frame": met.torn.Load(), "retention": met.retained.Load(),
 		"compaction": met.compacted.Load(), "a duplicate": met.duplicates.Load(), "a fenced writer": met.fenced.Load(),
-		"a checkpoint": met.checkpoints.Load()}
+		"a checkpoint": met.checkpoints.Load(), "a committed transaction": met.committed.Load(),
+		"an aborted transaction": met.aborted.Load(), "a transaction open over a restart": met.held.Load()}
 }
 
 func (w *world) count(e *Engine) {
@@ -96,9 +98,11 @@ type world struct {
 	streams int
 	bad     []error
 
-	producers []*idempotent
-	cut       chan struct{} // closed when the life at hand has ended by a crash
-	dying     atomic.Bool   // set when it begins to
+	producers   []*idempotent
+	transactors []*transactor
+	txns        []*worldTxn
+	cut         chan struct{} // closed when the life at hand has ended by a crash
+	dying       atomic.Bool   // set when it begins to
 }
 
 type fate uint8
@@ -116,6 +120,7 @@ type sentRecord struct {
 	n      int // ascends in the stream
 	key    string
 	epoch  int64 // of the claim it was written under, or 0
+	txn    *worldTxn
 	fate   fate
 	offset int64
 }
@@ -127,6 +132,7 @@ type worldTopic struct {
 	configs  map[string]bool // values of retention.ms that it may have
 	compact  bool
 	retained bool
+	txns     bool // it has transactional records
 	gone     bool
 }
 
@@ -310,6 +316,9 @@ func (w *world) live(e *Engine) {
 	run(&clients, w.appender)
 	run(&clients, w.claimer)
 	run(&clients, w.admin)
+	for _, tp := range w.transactors {
+		run(&clients, func(e *Engine, rng *rand.Rand) { w.transact(e, rng, tp) })
+	}
 	for _, p := range w.producers {
 		run(&clients, func(e *Engine, rng *rand.Rand) { w.produce(e, rng, p) })
 	}
@@ -324,11 +333,15 @@ var worldTopics = map[string]map[string]string{
 	"sized":   {"retention.bytes": "9000"},
 	"compact": {"cleanup.policy": "compact", "delete.retention.ms": "0", "min.cleanable.dirty.ratio": "0.1"},
 	"stamped": {"message.timestamp.type": "LogAppendTime"},
+
+	"txn":      nil,
+	"txnsized": {"retention.bytes": "6000"},
+	"txnstate": nil,
 }
 
 // prepare makes topics and producers that are not there yet.
 func (w *world) prepare(e *Engine) bool {
-	for _, name := range []string{"plain", "claimed", "sized", "compact", "stamped"} {
+	for _, name := range []string{"plain", "claimed", "sized", "compact", "stamped", "txn", "txnsized", "txnstate"} {
 		if _, ok := w.topics[name]; !ok && !w.create(e, name, 1+int32(w.rng.IntN(3)), worldTopics[name]) {
 			return false
 		}
@@ -344,7 +357,7 @@ func (w *world) prepare(e *Engine) bool {
 		w.ids[id] = true
 		w.producers = append(w.producers, &idempotent{id: id, seqs: map[eventlog.Part]int32{}})
 	}
-	return true
+	return w.prepareTxns(e)
 }
 
 func (w *world) create(e *Engine, name string, parts int32, config map[string]string) bool {
@@ -353,6 +366,7 @@ func (w *world) create(e *Engine, name string, parts int32, config map[string]st
 	case err == nil:
 		wt := &worldTopic{id: t.ID, parts: parts, configs: map[string]bool{"": true}}
 		wt.compact, wt.retained = config["cleanup.policy"] == "compact", config["retention.bytes"] != ""
+		wt.txns = name == "txn" || name == "txnsized"
 		w.mu.Lock()
 		w.topics[name] = wt
 		w.mu.Unlock()
@@ -360,6 +374,7 @@ func (w *world) create(e *Engine, name string, parts int32, config map[string]st
 	case errors.Is(err, eventlog.ErrTopicExists): // made in an earlier life, which ended before it could say so
 		wt := &worldTopic{id: t.ID, parts: t.Partitions, configs: map[string]bool{"": true}}
 		wt.compact, wt.retained = config["cleanup.policy"] == "compact", config["retention.bytes"] != ""
+		wt.txns = name == "txn" || name == "txnsized"
 		w.mu.Lock()
 		w.topics[name] = wt
 		w.mu.Unlock()
@@ -429,7 +444,7 @@ func (w *world) appender(e *Engine, rng *rand.Rand) {
 	defer pending.Wait()
 	counts := map[eventlog.Part]int{}
 	for range 25 + rng.IntN(30) {
-		name, p := w.somePart(rng, "plain", "plain", "sized", "compact", "stamped")
+		name, p := w.somePart(rng, "plain", "plain", "sized", "compact", "stamped", "txn")
 		var bl eventlog.Builder
 		var recs []*sentRecord
 		for range 1 + rng.IntN(4) {
@@ -747,6 +762,9 @@ func (w *world) sawBatch(b *eventlog.Batch) {
 			w.bad = append(w.bad, fmt.Errorf("%v was %q and is %q", pos, was, id))
 		}
 		w.seen[pos] = id
+		if sent := w.recs[id]; sent != nil && sent.txn != nil && sent.txn.fate != txnCommitting && sent.txn.fate != txnCommitted {
+			w.bad = append(w.bad, fmt.Errorf("%v: %q is read, and transaction %d has fate %d", pos, id, sent.txn.n, sent.txn.fate))
+		}
 		if b.Own {
 			w.maxTime = max(w.maxTime, r.Timestamp)
 		}
@@ -795,7 +813,7 @@ func (w *world) reader(e *Engine, rng *rand.Rand, stop chan struct{}) {
 		if rng.IntN(2) == 0 {
 			batches, _, err = e.Read(context.Background(), pos, 4000)
 		} else {
-			batches, err = fetch(e, pos, 4000)
+			batches, err = w.fetch(e, pos, 4000)
 		}
 		var out *eventlog.OutOfRangeError
 		if err != nil && !errors.As(err, &out) && !errors.Is(err, eventlog.ErrUnknownTopic) && !w.isCut() {
@@ -807,8 +825,15 @@ func (w *world) reader(e *Engine, rng *rand.Rand, stop chan struct{}) {
 	}
 }
 
-// fetch is Read by FetchRaw.
-func fetch(e *Engine, pos eventlog.Position, maxBytes int) (batches []*eventlog.Batch, err error) {
+// fetch is Read by what clients fetch with.
+func (w *world) fetch(e *Engine, pos eventlog.Position, maxBytes int) (batches []*eventlog.Batch, err error) {
+	if pos.Topic == w.topicID("txn") || pos.Topic == w.topicID("txnsized") {
+		f, err := e.FetchCommitted(pos.Part, pos.Offset, maxBytes, true)
+		if err != nil {
+			return nil, err
+		}
+		return committedOf(&f, pos.Part)
+	}
 	f, err := e.FetchRaw(pos.Part, pos.Offset, maxBytes, true)
 	for raw := f.Raw; len(raw) > 0 && err == nil; {
 		var b eventlog.RawBatch
@@ -826,7 +851,9 @@ func (w *world) isCut() bool { return w.dying.Load() }
 func (w *world) tailer(e *Engine, rng *rand.Rand, stop chan struct{}) {
 	from := eventlog.Vector{}
 	next := map[eventlog.Part]int64{}
-	for _, name := range []string{"plain", "claimed", "compact"} {
+	shown := &followed{seen: map[eventlog.Position]bool{}}
+	begun := map[eventlog.Part]int64{}
+	for _, name := range []string{"plain", "claimed", "compact", "txn"} {
 		w.mu.Lock()
 		t := w.topics[name]
 		w.mu.Unlock()
@@ -837,9 +864,10 @@ func (w *world) tailer(e *Engine, rng *rand.Rand, stop chan struct{}) {
 		for i := range t.parts {
 			p := eventlog.Part{Topic: t.id, Index: i}
 			from[p] = starts[i]
-			next[p] = starts[i]
+			next[p], begun[p] = starts[i], starts[i]
 		}
 	}
+	defer func() { w.missed(shown, w.topicID("txn"), begun, next) }()
 	tail, err := e.Tail(from)
 	if err != nil {
 		return
@@ -862,10 +890,11 @@ func (w *world) tailer(e *Engine, rng *rand.Rand, stop chan struct{}) {
 		for _, ev := range events {
 			if ev.Kind == eventlog.Records {
 				w.sawBatch(ev.Batch)
+				shown.batch(ev.Batch)
 				if ev.Batch.Next() <= next[ev.Part] {
 					w.wrong("tail of %v at %d is given [%d, %d) again", ev.Part, next[ev.Part], ev.Batch.Base(), ev.Batch.Next())
 				}
-				if ev.Batch.Base() > next[ev.Part] && ev.Part.Topic != w.topicID("compact") {
+				if ev.Batch.Base() > next[ev.Part] && ev.Part.Topic != w.topicID("compact") && ev.Part.Topic != w.topicID("txn") {
 					w.wrong("tail of %v jumps from %d to %d without a gap", ev.Part, next[ev.Part], ev.Batch.Base())
 				}
 			}
@@ -885,6 +914,7 @@ func (w *world) verify(e *Engine) {
 	if now := e.Now(); now < w.maxTime {
 		w.wrong("the clock went back from %d to %d", w.maxTime, now)
 	}
+	found := &rawTxns{fates: map[string]txnFate{}}
 	for name, t := range w.topics {
 		got, ok := e.TopicByName(name)
 		switch {
@@ -906,12 +936,18 @@ func (w *world) verify(e *Engine) {
 			t = w.topics[name]
 		}
 		for i := range t.parts {
-			w.verifyPart(e, t, eventlog.Part{Topic: t.id, Index: i})
+			if name == "txnstate" { // see verifyTxns
+				continue
+			}
+			w.verifyPart(e, t, eventlog.Part{Topic: t.id, Index: i}, found)
 		}
+	}
+	if w.topics["txnstate"] != nil && len(w.transactors) > 0 && !w.isCut() {
+		w.verifyTxns(e, found)
 	}
 }
 
-func (w *world) verifyPart(e *Engine, t *worldTopic, p eventlog.Part) {
+func (w *world) verifyPart(e *Engine, t *worldTopic, p eventlog.Part, found *rawTxns) {
 	ctx := context.Background()
 	starts, err := e.Starts(ctx, p.Topic)
 	if err != nil {
@@ -929,6 +965,20 @@ func (w *world) verifyPart(e *Engine, t *worldTopic, p eventlog.Part) {
 	}
 	if start < trim.acked || start > trim.tried && !t.retained {
 		w.wrong("%v starts at %d; trimmed to %d, at most %d", p, start, trim.acked, trim.tried)
+	}
+	if t.txns {
+		log, order, err := w.scanTxnPart(e, p, start, found)
+		if err != nil {
+			if !w.isCut() {
+				w.wrong("scan %v: %w", p, err)
+			}
+			return
+		}
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.checkOrder(p, t, start, end, log, order)
+		w.checkNothingLost(p, t, start, log, nil)
+		return
 	}
 	log := map[int64]string{}
 	latest := map[string]int64{} // key to offset
@@ -972,7 +1022,7 @@ func (w *world) checkOrder(p eventlog.Part, t *worldTopic, start, end int64, log
 	}
 	if t.compact {
 		met.compacted.Add(end - start - int64(len(order)))
-	} else if int64(len(order)) != end-start {
+	} else if int64(len(order)) != end-start && !t.txns {
 		wrong("%d records in [%d, %d)", len(order), start, end)
 	}
 	last := map[string]int{}

@@ -89,10 +89,11 @@ type Produced struct {
 	Duplicate     bool // the batch was there already; Base is where
 }
 
-// Fetched holds whole batches; the first may begin before the offset asked for. Records of [offset, Stable) may be served.
+// Fetched holds whole batches; the first may begin before the offset asked for.
 type Fetched struct {
 	Raw                 []byte
 	Start, Stable, High int64
+	Aborted             []Aborted // of a FetchCommitted: what Raw may hold records of
 }
 
 // TimeOffset is a record's offset and timestamp; -1, -1 is none.

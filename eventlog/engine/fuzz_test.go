@@ -210,10 +210,14 @@ func FuzzEntry(f *testing.F) {
 func someSnapshot() *snapshot {
 	p := &producer{epoch: 3, n: 2, active: 77}
 	p.last[0], p.last[1] = sent{5, 9, 100, -1}, sent{0, 4, 95, 12}
+	txns := &transactions{open: map[int64]openTxn{}, aborted: []Aborted{{42, 3, 9, 10}, {43, 4, 12, 11}}}
+	txns.begin(42, openTxn{20, 7})
+	txns.begin(7, openTxn{21, 8})
 	return &snapshot{clusterID: [16]byte{9}, commit: 5, salt: 6, generation: 7, time: 8, nextID: 9, maxLog: 10, topics: []topicSnapshot{
 		{id: eventlog.TopicID{1}, name: "empty", configs: map[string]string{}},
 		{id: eventlog.TopicID{2}, name: "full", configs: map[string]string{"k": "v"}, parts: []partSnapshot{
-			{start: 1, end: 200, claim: 4, state: segment.State{Start: 1, End: 200, Base: 150, Size: 10, Bytes: 20, MaxTime: -1}, producers: p.append(nil, 42)},
+			{start: 1, end: 200, claim: 4, state: segment.State{Start: 1, End: 200, Base: 150, Size: 10, Bytes: 20, MaxTime: -1}, producers: p.append(nil, 42),
+				transactions: txns.append(nil)},
 			{},
 		}},
 	}}
@@ -226,7 +230,7 @@ func TestCheckpointRoundTrip(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got.topics[1].parts[1].producers = nil; !reflect.DeepEqual(got, want) {
+	if got.topics[1].parts[1].producers, got.topics[1].parts[1].transactions = nil, nil; !reflect.DeepEqual(got, want) {
 		t.Errorf("%+v came back as %+v", want, got)
 	}
 	for i := range b {

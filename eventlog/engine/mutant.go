@@ -10,6 +10,9 @@ const (
 	mutantSwapBatches = "swap-batches"
 	mutantSkipDirSync = "skip-dir-sync"
 	mutantServeEarly  = "serve-before-sync"
+	mutantTearEnd     = "tear-transaction"
+	mutantReadOpen    = "read-open-transaction"
+	mutantShowAborted = "read-aborted"
 )
 
 // swapBatches exchanges the first two neighbours of one partition that are ours: a foreign producer's sequences would not have it.
@@ -24,3 +27,6 @@ func swapBatches(items []*item) {
 
 // dropBatch chooses one batch in sixteen.
 func dropBatch(raw eventlog.RawBatch) bool { return raw.Base()%16 == 5 }
+
+// tearsEnd leaves a transaction's marker out of the partitions with odd numbers.
+func tearsEnd(p *partition, _ *endOf) bool { return mutant(mutantTearEnd) && p.part.Index%2 == 1 }

@@ -10,7 +10,8 @@ import (
 
 // TestMutants shows that the crash test has teeth: each planted bug is caught.
 func TestMutants(t *testing.T) {
-	for _, m := range []string{mutantAckEarly, mutantDropBatch, mutantSwapBatches, mutantSkipDirSync, mutantServeEarly} {
+	for _, m := range []string{mutantAckEarly, mutantDropBatch, mutantSwapBatches, mutantSkipDirSync, mutantServeEarly,
+		mutantTearEnd, mutantReadOpen, mutantShowAborted} {
 		t.Run(m, func(t *testing.T) {
 			t.Setenv("MILLRACE_MUTANT", m)
 			const seeds = 300

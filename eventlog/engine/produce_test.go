@@ -195,7 +195,7 @@ func TestProduceRefusals(t *testing.T) {
 		{"no records", p, patch(func(b eventlog.RawBatch) { b[60], b[26] = 0, 0 }), ErrInvalidRecord},
 		{"holes", p, patch(func(b eventlog.RawBatch) { b[26] = 9 }), ErrInvalidRecord},
 		{"control", p, patch(func(b eventlog.RawBatch) { b[22] |= eventlog.AttrControl }), ErrInvalidRecord},
-		{"transactional", p, patch(func(b eventlog.RawBatch) { b[22] |= eventlog.AttrTransactional }), ErrInvalidRecord},
+		{"transactional", p, patch(func(b eventlog.RawBatch) { b[22] |= eventlog.AttrTransactional }), ErrInvalidTxnState},
 		{"stamped by the log", p, patch(func(b eventlog.RawBatch) { b[22] |= eventlog.AttrLogAppendTime }), ErrInvalidTimestamp},
 		{"delete horizon", p, patch(func(b eventlog.RawBatch) { b[22] |= eventlog.AttrDeleteHorizon }), ErrInvalidRecord},
 		{"unknown attribute", p, patch(func(b eventlog.RawBatch) { b[21] |= 0x80 }), ErrInvalidRecord},

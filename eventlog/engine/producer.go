@@ -27,6 +27,19 @@ type sent struct {
 	time        int64 // LogAppendTime, or -1
 }
 
+// admit decides about a batch of a foreign producer. A producer that is fresh here, or whose last transaction ended with a new
+// epoch, begins with sequence 0.
+func (p *partition) admit(raw eventlog.RawBatch, fresh bool) (dup *sent, err error) {
+	pr := p.head.producers[raw.ProducerID()]
+	if fresh && pr == nil && raw.BaseSequence() > 0 {
+		return nil, fmt.Errorf("%w: sequence %d of a producer that is not known here", ErrOutOfOrderSequence, raw.BaseSequence())
+	}
+	if dup, err = pr.admit(raw); dup != nil || err != nil {
+		return dup, err
+	}
+	return nil, p.mayJoin(raw)
+}
+
 // admit decides about a batch by its producer's sequence. dup is the batch it repeats, if it does.
 func (p *producer) admit(raw eventlog.RawBatch) (dup *sent, err error) {
 	epoch, seq := raw.ProducerEpoch(), raw.BaseSequence()
@@ -35,7 +48,9 @@ func (p *producer) admit(raw eventlog.RawBatch) (dup *sent, err error) {
 		return nil, nil
 	case epoch < p.epoch:
 		return nil, fmt.Errorf("%w: epoch %d, last seen %d", ErrInvalidProducerEpoch, epoch, p.epoch)
-	case epoch > p.epoch:
+	case seq < 0: // its coordinator's
+		return nil, nil
+	case epoch > p.epoch || p.n == 0:
 		if seq != 0 {
 			return nil, fmt.Errorf("%w: a new epoch begins with sequence %d, not 0", ErrOutOfOrderSequence, seq)
 		}
@@ -58,6 +73,10 @@ func (p *producer) record(raw eventlog.RawBatch, now int64) {
 	if raw.ProducerEpoch() != p.epoch {
 		p.epoch, p.n = raw.ProducerEpoch(), 0
 	}
+	p.active = now
+	if raw.BaseSequence() < 0 { // its coordinator's
+		return
+	}
 	copy(p.last[1:], p.last[:])
 	p.n = min(p.n+1, sequences)
 	p.last[0] = sent{
@@ -66,7 +85,6 @@ func (p *producer) record(raw eventlog.RawBatch, now int64) {
 		base:  raw.Base(),
 		time:  appendTime(raw),
 	}
-	p.active = now
 }
 
 // addSequence adds to a sequence number; after 2³¹-1 comes 0.

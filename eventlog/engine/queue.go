@@ -6,7 +6,7 @@ import (
 	"github.com/millrace-io/millrace/eventlog"
 )
 
-// item is one thing that waits for a commit: a batch, several that go together, or an operation.
+// item is one thing that waits for a commit: a batch, several that go together, a transaction's end, or an operation.
 type item struct {
 	p      *partition      // of the batch
 	batch  *eventlog.Batch // or nil
@@ -14,7 +14,9 @@ type item struct {
 	early  bool            // answer after the WAL write already
 	atomic *atomicAppend
 	op     *operation
-	size   int // bytes it adds to a frame, at most
+	end    *endOf
+	fresh  bool // see ProduceTransactional
+	size   int  // bytes it adds to a frame, at most
 
 	done   func(eventlog.Outcome) // one of these two, for a batch
 	answer func(Produced)
@@ -62,6 +64,8 @@ func (it *item) deliver() {
 		it.op.done(it.err)
 	case it.atomic != nil:
 		it.atomic.deliver(it.err)
+	case it.end != nil:
+		it.end.done(it.err)
 	case it.answer != nil:
 		r := Produced{Base: it.base, LogAppendTime: it.time, LogStart: -1, Err: it.err, Duplicate: it.dup}
 		if it.p != nil {

@@ -3,15 +3,16 @@ package engine
 import (
 	"context"
 	"fmt"
+	"math"
 	"slices"
 	"sort"
 
 	"github.com/millrace-io/millrace/eventlog"
 )
 
-// fromMemory returns committed batches that are not in segments yet, from the one that holds offset on: about maxBytes of
-// them, at least one. below is where memory begins: an offset under it is in the segments.
-func (p *partition) fromMemory(offset int64, maxBytes int) (batches []*eventlog.Batch, below int64) {
+// fromMemory returns committed batches that are not in segments yet, from the one that holds offset on and below end: about
+// maxBytes of them, at least one. below is where memory begins: an offset under it is in the segments.
+func (p *partition) fromMemory(offset, end int64, maxBytes int) (batches []*eventlog.Batch, below int64) {
 	p.mu.RLock()
 	defer p.mu.RUnlock()
 	if offset < p.applied {
@@ -19,7 +20,7 @@ func (p *partition) fromMemory(offset int64, maxBytes int) (batches []*eventlog.
 	}
 	first := sort.Search(len(p.mem), func(i int) bool { return p.mem[i].Next() > offset })
 	last := first
-	for size := 0; last < len(p.mem); last++ {
+	for size := 0; last < len(p.mem) && p.mem[last].Next() <= end; last++ {
 		if size += p.mem[last].Size(); size > maxBytes && last > first {
 			break
 		}
@@ -27,13 +28,22 @@ func (p *partition) fromMemory(offset int64, maxBytes int) (batches []*eventlog.
 	return slices.Clone(p.mem[first:last]), p.applied
 }
 
-// bounds checks an offset against [start, stable].
-func (p *partition) bounds(offset int64) (start, stable int64, err error) {
-	start, stable = p.start.Load(), p.stable.Load()
-	if offset < start || offset > stable {
-		err = &eventlog.OutOfRangeError{Position: eventlog.Position{Part: p.part, Offset: offset}, Start: start, End: stable}
+// bounds are where a partition's log begins and ends.
+type bounds struct{ start, stable, high int64 }
+
+func (p *partition) bounds() (b bounds) {
+	b.start = p.start.Load() // before stable: neither goes back, and stable never falls behind start
+	b.stable = p.stable.Load()
+	b.high = p.high.Load()
+	return b
+}
+
+// check checks an offset against [start, end].
+func (p *partition) check(offset int64, b bounds, end int64) error {
+	if offset < b.start || offset > end {
+		return &eventlog.OutOfRangeError{Position: eventlog.Position{Part: p.part, Offset: offset}, Start: b.start, End: end}
 	}
-	return start, stable, err
+	return nil
 }
 
 // Read implements eventlog.Driver.
@@ -45,26 +55,54 @@ func (e *Engine) Read(ctx context.Context, pos eventlog.Position, maxBytes int) 
 	if err != nil {
 		return nil, 0, fmt.Errorf("read: %w", err)
 	}
-	return e.read(p, pos.Offset, maxBytes)
+	for next := pos.Offset; ; {
+		batches, to, err := e.read(p, next, maxBytes)
+		if err != nil || len(batches) > 0 || to == next {
+			return batches, to, err
+		}
+		if err := e.usable(ctx); err != nil {
+			return nil, 0, fmt.Errorf("read %v: %w", pos, err)
+		}
+		next = to
+	}
 }
 
-// read returns batches from an offset on. Below the stable offset it returns something, or moves on.
+// read returns stable batches from an offset on, those of what it looked at that hold anything to see. Below the stable offset
+// it moves on.
 func (e *Engine) read(p *partition, offset int64, maxBytes int) ([]*eventlog.Batch, int64, error) {
-	for {
-		_, stable, err := p.bounds(offset)
-		if err != nil || offset == stable {
-			return nil, offset, err
-		}
-		batches, below := p.fromMemory(offset, maxBytes)
+	b := p.bounds()
+	if err := p.check(offset, b, b.stable); err != nil {
+		return nil, offset, err
+	}
+	batches, next, err := e.readBelow(p, offset, b.stable, maxBytes)
+	if err != nil {
+		return nil, offset, err
+	}
+	return p.withoutHidden(batches), next, nil
+}
+
+// withoutHidden leaves out markers and what was aborted. The slice is the caller's own.
+func (p *partition) withoutHidden(batches []*eventlog.Batch) []*eventlog.Batch {
+	return slices.DeleteFunc(batches, func(b *eventlog.Batch) bool { return !p.visible(b.Raw()) })
+}
+
+// readBelow returns batches from an offset on, all of them below end. It returns something, or moves on; next is end at most.
+func (e *Engine) readBelow(p *partition, offset, end int64, maxBytes int) (batches []*eventlog.Batch, next int64, err error) {
+	for offset < end {
+		batches, below := p.fromMemory(offset, end, maxBytes)
 		if len(batches) > 0 {
 			return batches, batches[len(batches)-1].Next(), nil
 		}
-		batches, next, err := e.fromSegments(p, offset, below, maxBytes)
+		if offset >= below { // in a batch that is not below end
+			return nil, end, nil
+		}
+		batches, next, err := e.fromSegments(p, offset, min(below, end), maxBytes)
 		if err != nil || len(batches) > 0 {
 			return batches, next, err
 		}
 		offset = next
 	}
+	return nil, offset, nil
 }
 
 // fromSegments reads batches below an offset that is in the segments. Batches that compaction emptied are passed over.
@@ -80,7 +118,9 @@ func (e *Engine) fromSegments(p *partition, offset, below int64, maxBytes int) (
 			return nil, offset, fmt.Errorf("read %v at %d: %w", p.part, next, eventlog.ErrCorrupt)
 		}
 		b := eventlog.RawBatch(raw[:n:n])
-		raw = raw[n:]
+		if raw = raw[n:]; b.Next() > below {
+			return batches, below, nil
+		}
 		next = max(next, b.Next())
 		if b.Count() > 0 {
 			batch := eventlog.NewRawBatch(p.part, b)
@@ -110,15 +150,34 @@ func (e *Engine) readSegments(p *partition, offset int64, maxBytes int, minOne b
 	if cerr := e.open(); cerr != nil {
 		return nil, fmt.Errorf("read %v: %w", p.part, cerr)
 	}
-	if _, _, berr := p.bounds(offset); berr != nil {
-		return nil, berr
+	if b := p.bounds(); offset < b.start {
+		return nil, p.check(offset, b, b.high)
 	}
 	return nil, fmt.Errorf("read %v at %d: %w", p.part, offset, err)
 }
 
 // FetchRaw returns stored batches as they are, about maxBytes of them, at least one whole batch if minOne.
-// *eventlog.OutOfRangeError as Read.
+// *eventlog.OutOfRangeError outside of [Start, High].
 func (e *Engine) FetchRaw(at eventlog.Part, offset int64, maxBytes int, minOne bool) (Fetched, error) {
+	return e.fetch(at, offset, maxBytes, minOne, false)
+}
+
+// FetchCommitted is FetchRaw for who reads only what is committed: nothing from the last stable offset on, and with it what of
+// it was aborted.
+func (e *Engine) FetchCommitted(at eventlog.Part, offset int64, maxBytes int, minOne bool) (Fetched, error) {
+	f, err := e.fetch(at, offset, maxBytes, minOne, true)
+	if err != nil || len(f.Raw) == 0 {
+		return f, err
+	}
+	p, err := e.partition(at)
+	if err != nil {
+		return Fetched{}, fmt.Errorf("fetch: %w", err)
+	}
+	f.Aborted = p.abortedIn(offset, endOfBatches(f.Raw))
+	return f, nil
+}
+
+func (e *Engine) fetch(at eventlog.Part, offset int64, maxBytes int, minOne, committed bool) (Fetched, error) {
 	if err := e.open(); err != nil {
 		return Fetched{}, fmt.Errorf("fetch: %w", err)
 	}
@@ -127,21 +186,59 @@ func (e *Engine) FetchRaw(at eventlog.Part, offset int64, maxBytes int, minOne b
 		return Fetched{}, fmt.Errorf("fetch: %w", err)
 	}
 	for {
-		start, stable, err := p.bounds(offset)
-		f := Fetched{Start: start, Stable: stable, High: stable}
-		if err != nil || offset == stable {
+		b := p.bounds()
+		f := Fetched{Start: b.start, Stable: b.stable, High: b.high}
+		end := b.high
+		if committed {
+			end = b.stable
+		}
+		if err := p.check(offset, b, b.high); err != nil || offset >= end {
 			return f, err
 		}
-		batches, below := p.fromMemory(offset, maxBytes)
+		batches, below := p.fromMemory(offset, end, maxBytes)
 		if len(batches) > 0 {
 			f.Raw = concat(batches, maxBytes, minOne)
 			return f, nil
 		}
-		if f.Raw, err = e.readSegments(p, offset, maxBytes, minOne); err != nil || len(f.Raw) > 0 || !minOne {
+		if offset >= below { // in a batch that is not below end
+			return f, nil
+		}
+		if f.Raw, err = e.readSegments(p, offset, maxBytes, minOne); err != nil || !minOne && len(f.Raw) == 0 {
 			return f, err
+		}
+		if committed {
+			f.Raw = cutAt(f.Raw, end)
+		}
+		if len(f.Raw) > 0 {
+			return f, nil
 		}
 		offset = below
 	}
+}
+
+// endOfBatches is the offset after whole batches.
+func endOfBatches(raw []byte) (end int64) {
+	for len(raw) > 0 {
+		n, err := eventlog.BatchSize(raw)
+		if err != nil || n == 0 {
+			return math.MaxInt64
+		}
+		end = eventlog.RawBatch(raw).Next()
+		raw = raw[min(n, len(raw)):]
+	}
+	return end
+}
+
+// cutAt cuts whole batches before the first that does not end by an offset.
+func cutAt(raw []byte, end int64) []byte {
+	for at := 0; at < len(raw); {
+		n, err := eventlog.BatchSize(raw[at:]) // the segment has checked the batches
+		if err != nil || n == 0 || eventlog.RawBatch(raw[at:]).Next() > end {
+			return raw[:at]
+		}
+		at += n
+	}
+	return raw
 }
 
 // concat is batches as they are stored. The first one is the only one that may be larger than maxBytes, if minOne.
@@ -161,22 +258,36 @@ func concat(batches []*eventlog.Batch, maxBytes int, minOne bool) []byte {
 	return out
 }
 
-// ReadableBytes says roughly how many bytes [offset, stable) holds, without reading them, at most limit.
+// ReadableBytes says roughly how many bytes [offset, high) holds, without reading them, at most limit.
 func (e *Engine) ReadableBytes(at eventlog.Part, offset int64, limit int) int {
+	return e.readable(at, offset, limit, false)
+}
+
+// ReadableCommitted is ReadableBytes for FetchCommitted.
+func (e *Engine) ReadableCommitted(at eventlog.Part, offset int64, limit int) int {
+	return e.readable(at, offset, limit, true)
+}
+
+func (e *Engine) readable(at eventlog.Part, offset int64, limit int, committed bool) int {
 	p, err := e.partition(at)
 	if err != nil {
 		return 0
 	}
-	if _, stable, err := p.bounds(offset); err != nil || offset == stable {
+	b := p.bounds()
+	end := b.high
+	if committed {
+		end = b.stable
+	}
+	if offset < b.start || offset >= end {
 		return 0
 	}
 	n := int64(0)
-	batches, below := p.fromMemory(max(offset, p.appliedOffset()), limit)
+	batches, below := p.fromMemory(max(offset, p.appliedOffset()), end, limit)
 	for _, b := range batches {
 		n += int64(b.Size())
 	}
 	if offset < below && n < int64(limit) {
-		n += e.segmentBytes(p, offset)
+		n += e.segmentBytes(p, offset, end)
 	}
 	return int(min(n, int64(limit)))
 }
@@ -187,8 +298,9 @@ func (p *partition) appliedOffset() int64 {
 	return p.applied
 }
 
-// segmentBytes estimates the bytes of the segments from an offset on: of the one that holds it, the part in proportion.
-func (e *Engine) segmentBytes(p *partition, offset int64) int64 {
+// segmentBytes estimates the bytes of the segments from an offset on and below another: of those that hold one of the two, the part
+// in proportion.
+func (e *Engine) segmentBytes(p *partition, offset, end int64) int64 {
 	log, err := e.segmentsOf(p)
 	if err != nil {
 		return 0
@@ -199,12 +311,13 @@ func (e *Engine) segmentBytes(p *partition, offset int64) int64 {
 	}
 	n := int64(0)
 	for _, s := range segs {
+		from, to := max(s.Base, offset), min(s.Limit, end)
 		switch {
-		case s.Limit <= offset:
-		case s.Base >= offset:
+		case from >= to:
+		case from == s.Base && to == s.Limit:
 			n += s.Size
 		default:
-			n += max(1, int64(float64(s.Size)*float64(s.Limit-offset)/float64(s.Limit-s.Base)))
+			n += max(1, int64(float64(s.Size)*float64(to-from)/float64(s.Limit-s.Base)))
 		}
 	}
 	return n
@@ -213,6 +326,11 @@ func (e *Engine) segmentBytes(p *partition, offset int64) int64 {
 // Ends implements eventlog.Driver.
 func (e *Engine) Ends(ctx context.Context, id eventlog.TopicID) ([]int64, error) {
 	return e.offsets(ctx, "ends", id, func(p *partition) int64 { return p.stable.Load() })
+}
+
+// Highs returns, for each partition of a topic by index, the offset below which everything is durable, stable or not.
+func (e *Engine) Highs(ctx context.Context, id eventlog.TopicID) ([]int64, error) {
+	return e.offsets(ctx, "high watermarks", id, func(p *partition) int64 { return p.high.Load() })
 }
 
 // Starts implements eventlog.Driver.
@@ -256,8 +374,27 @@ func (e *Engine) OffsetByTime(ctx context.Context, at eventlog.Part, t int64) (i
 	if err := e.usable(ctx); err != nil {
 		return -1, fmt.Errorf("offset by time of %v: %w", at, err)
 	}
-	found, err := e.FindTime(at, t)
+	found, err := e.FindCommittedTime(at, t)
 	return found.Offset, err
+}
+
+// FindCommittedTime is FindTime among the stable records.
+func (e *Engine) FindCommittedTime(at eventlog.Part, t int64) (TimeOffset, error) {
+	found, err := e.FindTime(at, t)
+	if err != nil || found == noTime {
+		return noTime, err
+	}
+	p, err := e.findable(at)
+	if err != nil {
+		return noTime, err
+	}
+	switch {
+	case found.Offset >= p.stable.Load(): // it is the first
+		return noTime, nil
+	case p.aborted.Load() == nil: // no transaction ever
+		return found, nil
+	}
+	return e.scan(p, found.Offset, t)
 }
 
 var noTime = TimeOffset{-1, -1}
@@ -304,7 +441,7 @@ func (e *Engine) scanMemory(p *partition, from, t int64) (TimeOffset, error) {
 	moved := p.applied > from
 	p.mu.RUnlock()
 	if moved { // into the segments, between two looks
-		return e.scan(p, from, func(r *eventlog.Record) bool { return r.Timestamp >= t })
+		return e.scanAll(p, from, t)
 	}
 	for _, b := range batches {
 		if b.Next() <= from || b.Raw().MaxTime() < t {
@@ -317,15 +454,26 @@ func (e *Engine) scanMemory(p *partition, from, t int64) (TimeOffset, error) {
 	return noTime, nil
 }
 
-// scan reads on from an offset until a record is one that is looked for.
-func (e *Engine) scan(p *partition, from int64, match func(*eventlog.Record) bool) (TimeOffset, error) {
+// scan reads on from an offset to the first stable record of t or later.
+func (e *Engine) scan(p *partition, from, t int64) (TimeOffset, error) {
+	return scanTime(from, t, func(offset int64) ([]*eventlog.Batch, int64, error) { return e.read(p, offset, 1<<20) })
+}
+
+// scanAll is scan among all records, stable or not.
+func (e *Engine) scanAll(p *partition, from, t int64) (TimeOffset, error) {
+	return scanTime(from, t, func(offset int64) ([]*eventlog.Batch, int64, error) {
+		return e.readBelow(p, offset, p.high.Load(), 1<<20)
+	})
+}
+
+func scanTime(from, t int64, read func(int64) ([]*eventlog.Batch, int64, error)) (TimeOffset, error) {
 	for offset := from; ; {
-		batches, next, err := e.read(p, offset, 1<<20)
+		batches, next, err := read(offset)
 		if err != nil || next == offset {
 			return noTime, err
 		}
 		for _, b := range batches {
-			if found := firstIn(b, from, match); found != noTime {
+			if found := firstIn(b, from, func(r *eventlog.Record) bool { return r.Timestamp >= t }); found != noTime {
 				return found, nil
 			}
 		}

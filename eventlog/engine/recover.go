@@ -115,7 +115,7 @@ func (p *partition) load(ps *partSnapshot) error {
 	}
 	p.head.start, p.head.end, p.head.claim = ps.start, ps.end, ps.claim
 	p.start.Store(ps.start)
-	p.stable.Store(ps.end)
+	p.high.Store(ps.end)
 	p.segments.at = ps.state
 	p.safe.Store(ps.state.End)
 	p.applied = ps.end
@@ -127,6 +127,14 @@ func (p *partition) load(ps *partSnapshot) error {
 		}
 		p.head.producers[id] = pr
 	}
+	if err := r.end(); err != nil {
+		return err
+	}
+	if len(ps.transactions) > 0 {
+		r = &reader{b: ps.transactions}
+		p.head.txns = readTransactions(r)
+	}
+	p.showStable(ps.end, ps.start)
 	return r.end()
 }
 
@@ -269,7 +277,7 @@ func (e *Engine) showReplayed(en *entry, t *topic) {
 		t.publish()
 	case entryStart:
 		p := t.head.parts[en.part.Index]
-		p.start.Store(max(p.start.Load(), p.head.start))
+		p.moveStart(max(p.start.Load(), p.head.start))
 	}
 }
 

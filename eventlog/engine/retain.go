@@ -104,7 +104,7 @@ func (s *state) forgetProducers(before int64) (left int) {
 	for _, t := range s.topics {
 		for _, p := range t.head.parts {
 			for id, pr := range p.head.producers {
-				if pr.active < before {
+				if pr.active < before && !p.isOpen(id) {
 					delete(p.head.producers, id)
 					p.head.encoded = nil
 				}
@@ -267,7 +267,7 @@ func (e *Engine) moveStarts(ctx context.Context, starts map[*partition]int64) er
 			}
 			return entries, func() {
 				for _, p := range some {
-					p.start.Store(p.head.start)
+					p.moveStart(p.head.start)
 				}
 			}, nil
 		})

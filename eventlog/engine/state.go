@@ -40,19 +40,23 @@ type partition struct {
 		start, end int64
 		claim      int64 // epoch of the last claim
 		producers  map[int64]*producer
-		encoded    []byte // producers as a checkpoint has them; nil when they changed since
-		commit     uint64 // the last one that has records of this partition
-		lane       fifo   // of the commit queue, while not all that waits fits
+		encoded    []byte        // producers as a checkpoint has them; nil when they changed since
+		txns       *transactions // nil before the first one
+		commit     uint64        // the last one that has records of this partition
+		lane       fifo          // of the commit queue, while not all that waits fits
 	}
 
 	// What everybody sees: as of the last durable commit.
-	start, stable atomic.Int64
+	start, high atomic.Int64
+	stable      atomic.Int64              // the last stable offset: high, or where the first open transaction begins
+	aborted     atomic.Pointer[[]Aborted] // nil: no transaction ever
+	held        atomic.Int64              // since when a transaction is open, or 0
 
 	safe   atomic.Int64 // below it the last checkpoint covers the segments: they may be compacted or deleted
 	queued atomic.Int64 // bytes waiting for a commit
 
 	mu       sync.RWMutex
-	mem      []*eventlog.Batch // committed and not yet in segments, in order: [applied, stable)
+	mem      []*eventlog.Batch // committed and not yet in segments, in order: [applied, high)
 	applied  int64
 	watchers []*watcher
 
@@ -124,6 +128,9 @@ func (s *state) step(e *entry) error {
 	switch e.kind {
 	case entryStart:
 		p.head.start = max(p.head.start, e.value)
+		if p.head.txns != nil {
+			p.head.txns.forget(p.head.start)
+		}
 	case entryClaim:
 		p.head.claim = max(p.head.claim, e.value)
 	default:
@@ -180,6 +187,9 @@ func (s *state) batch(p *partition, raw eventlog.RawBatch, now int64) {
 	}
 	pr.record(raw, now)
 	p.head.encoded = nil
+	if raw.Attributes()&eventlog.AttrTransactional != 0 {
+		p.transact(raw, now)
+	}
 }
 
 // encodedProducers is the partition's producers as a checkpoint has them.

@@ -87,6 +87,8 @@ func reasonOf(err error) string {
 		{ErrInvalidProducerEpoch, "invalid_producer_epoch"},
 		{ErrReservedProducer, "reserved_producer"},
 		{ErrInvalidRecord, "invalid_record"},
+		{ErrInvalidTxnState, "invalid_txn_state"},
+		{ErrTooManyAborted, "too_many_aborted"},
 		{ErrCorrupt, "corrupt"},
 		{ErrUnsupportedCompression, "unsupported_compression"},
 		{ErrInvalidTimestamp, "invalid_timestamp"},

@@ -144,8 +144,15 @@ func (t *tail) pollRing(into []eventlog.Event, left int) ([]eventlog.Event, int)
 				t.fallBehind(tp)
 				continue
 			}
+			if entry.batch.Next() > tp.p.stable.Load() { // of a transaction, or after one: its marker comes through here, too
+				continue
+			}
 			tp.next = entry.batch.Next()
-			into = append(into, eventlog.Event{Kind: eventlog.Records, Part: tp.p.part, Next: tp.next, Batch: entry.batch})
+			b := entry.batch
+			if !tp.p.visible(b.Raw()) {
+				b = nothing(tp.p.part, tp.next)
+			}
+			into = append(into, eventlog.Event{Kind: eventlog.Records, Part: tp.p.part, Next: tp.next, Batch: b})
 			left -= entry.batch.Size()
 		}
 		clear(t.looked)
@@ -156,6 +163,11 @@ func (t *tail) pollRing(into []eventlog.Event, left int) ([]eventlog.Event, int)
 func (tp *tailPart) gap(to int64) eventlog.Event {
 	tp.next = to
 	return eventlog.Event{Kind: eventlog.Gap, Part: tp.p.part, Next: to}
+}
+
+// nothing is a batch that says that there is nothing to see before next.
+func nothing(p eventlog.Part, next int64) *eventlog.Batch {
+	return eventlog.NewRecordBatch(p, nil, next)
 }
 
 // look copies the next ring entries, about limit bytes of them; false if there are none. A cursor that the ring has left behind
@@ -208,12 +220,17 @@ func (t *tail) pollBehind(into []eventlog.Event, left int) ([]eventlog.Event, er
 			t.behind = append(t.behind, tp)
 			return into, fmt.Errorf("tail: %w", err)
 		}
+		told := tp.next
 		for _, b := range batches {
-			into = append(into, eventlog.Event{Kind: eventlog.Records, Part: tp.p.part, Next: b.Next(), Batch: b})
+			told = b.Next()
+			into = append(into, eventlog.Event{Kind: eventlog.Records, Part: tp.p.part, Next: told, Batch: b})
 			left -= b.Size()
 		}
 		if err == nil {
-			tp.next = next
+			if tp.next = next; told < next {
+				into = append(into, eventlog.Event{Kind: eventlog.Records, Part: tp.p.part, Next: next, Batch: nothing(tp.p.part, next)})
+				left -= tailRead // it was read, though there is nothing to see
+			}
 		}
 		if tp.next >= tp.p.stable.Load() {
 			tp.behind = false

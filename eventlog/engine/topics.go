@@ -196,7 +196,7 @@ func (e *Engine) Trim(ctx context.Context, pos eventlog.Position) error {
 		if pos.Offset <= p.head.start {
 			return nil, nil, nil
 		}
-		return []entry{{kind: entryStart, part: pos.Part, value: pos.Offset}}, func() { p.start.Store(pos.Offset) }, nil
+		return []entry{{kind: entryStart, part: pos.Part, value: pos.Offset}}, func() { p.moveStart(pos.Offset) }, nil
 	})
 	if err != nil {
 		return fmt.Errorf("trim %v: %w", pos, err)

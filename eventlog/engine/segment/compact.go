@@ -20,6 +20,10 @@ type CompactOptions struct {
 	MinDirty float64
 	// MemoryBytes bounds the map of keys: 32 MiB if it is not positive. Keys that do not fit take another pass.
 	MemoryBytes int64
+	// Aborted tells of a transactional batch whether it was aborted: then it goes whole. nil: none was.
+	Aborted func(b eventlog.RawBatch) bool
+	// Ended tells of a control batch whether nobody needs it any more. nil: all stay.
+	Ended func(b eventlog.RawBatch) bool
 }
 
 // CompactStats is what a compaction did.
@@ -33,8 +37,8 @@ type CompactStats struct {
 // Compact leaves, of the records before below that have the same key, the last one: it rewrites the rolled segments that end
 // before below, merging small neighbours. What below covers must be in a durable checkpoint. Offsets never move; a batch that
 // loses records keeps its first offset, its producer and its codec, and one that loses all is dropped: the one before it reaches over its
-// offsets then. Control batches, those that cannot be decoded, and records without a key stay. Every other record must be a committed one.
-// While anything in the log is damaged nothing is compacted.
+// offsets then. Control batches, those that cannot be decoded, and records without a key stay, but for what the options say of
+// transactions, all of which must have ended before below. While anything in the log is damaged nothing is compacted.
 //
 // A tombstone is kept until DeleteRetention after its batch was first compacted, which is noted in the batch as Kafka does
 // (delete horizon, KIP-534).
@@ -164,7 +168,7 @@ func (c *compaction) learn() error {
 		full := false
 		err := c.eachBatch(s, c.clean, func(b eventlog.RawBatch) error {
 			plain, ok := compactable(b)
-			if !ok {
+			if !ok || c.aborted(b) {
 				return nil
 			}
 			return each(plain, func(r *eventlog.Record) error {
@@ -271,8 +275,22 @@ func compactable(b eventlog.RawBatch) (plain eventlog.RawBatch, ok bool) {
 	return readable(b)
 }
 
+func (c *compaction) aborted(b eventlog.RawBatch) bool {
+	const kind = eventlog.AttrTransactional | eventlog.AttrControl
+	return b.Attributes()&kind == eventlog.AttrTransactional && c.opts.Aborted != nil && c.opts.Aborted(b)
+}
+
+func (c *compaction) ended(b eventlog.RawBatch) bool {
+	return b.Attributes()&eventlog.AttrControl != 0 && c.opts.Ended != nil && c.opts.Ended(b)
+}
+
 // keep returns a batch without the records that may go: b itself if none may, nil if all may.
 func (c *compaction) keep(b eventlog.RawBatch) (eventlog.RawBatch, error) {
+	if c.aborted(b) || c.ended(b) {
+		c.stats.Removed += int64(b.Count())
+		c.out.changed = true
+		return nil, nil
+	}
 	if b.Count() == 0 { // it stands for offsets only: unless it is the first, the one before can
 		if len(c.out.held) == 0 && b.Base() == c.out.seg.base {
 			return b, nil

@@ -54,13 +54,14 @@ func (r *rewrite) add(b eventlog.RawBatch) error {
 	return nil
 }
 
-// letGo writes the batch that is held, which ends where another begins from now on.
+// letGo writes the batch that is held, which ends where another begins from now on. One of a transaction stays as long as it was: a
+// consumer would take it for one of the aborted transaction whose first batch it reached over.
 func (r *rewrite) letGo(next int64) error {
 	if len(r.held) == 0 {
 		return r.cover(r.seg.base, next)
 	}
 	end := r.held.Next()
-	if delta := next - 1 - r.held.Base(); end < next && delta <= math.MaxInt32 {
+	if delta := next - 1 - r.held.Base(); end < next && delta <= math.MaxInt32 && r.held.Attributes()&eventlog.AttrTransactional == 0 {
 		binary.BigEndian.PutUint32(r.held[atLastDelta:], uint32(delta))
 		r.held.Reseal()
 		end = next
