@@ -242,6 +242,7 @@ func (n *Node) upgradePasswords() bool {
 
 func (n *Node) keysRead(err error) {
 	n.note("auth.jwt.keys", err, "the keys of tokens cannot be read; those that were read before stay in force")
+	n.note("auth.jwt.keys (some)", errors.Join(n.auth.keys.Useless()...), "some keys of tokens cannot be used; who has a token of theirs does not get in")
 }
 
 // note remembers what is wrong with something, and says so when that changes.
@@ -290,6 +291,9 @@ func (n *Node) collectAuth(s *metrics.Samples) {
 		}
 		s.Durations("mqtt_auth_seconds", "Time of a link's judgement.", took, "method", link)
 	})
+	if k := n.auth.keys; k != nil {
+		s.Gauge("auth_unusable_keys", "Keys in the set for tokens that cannot be used, and are passed over.", float64(len(k.Useless())))
+	}
 	if p := n.auth.passwords; p != nil {
 		s.Gauge("auth_foreign_hashes", "Passwords whose hashes are still another program's.", float64(p.Foreign()))
 	}

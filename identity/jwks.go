@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"slices"
 )
 
 // The algorithms of tokens. All are of public keys: whoever can check a token cannot make one.
@@ -34,8 +35,10 @@ type publicKey struct {
 
 // keySet is a JSON Web Key Set (RFC 7517).
 type keySet struct {
-	keys []*publicKey
-	of   map[string][]*publicKey // by kid
+	keys    []*publicKey
+	of      map[string][]*publicKey // by kid, unusable ones too
+	useless []error                 // keys that could not be read, though of a kind that is of use
+	blanks  []*publicKey            // these, without a key: a token that may be meant for one of them is not for another
 }
 
 // Bounds on a set: keys are few, and RSA's cost grows with the cube of their length.
@@ -52,7 +55,9 @@ var base64URL = base64.RawURLEncoding.Strict()
 // jwk is a key as it is written. Names are looked at as they are: encoding/json alone would take KID for kid.
 type jwk struct{ kty, crv, kid, alg, use, x, y, n, e string }
 
-// parseKeySet reads a set. Keys of kinds that are of no use here are passed over; an empty set is one of which nobody's token is good.
+// parseKeySet reads a set. Keys of kinds that are of no use here are passed over, and so are, with a word, those that cannot be read or
+// are too weak: one of them must not keep everybody out. Where a key that was passed over makes it doubtful which key a token is
+// meant for, it is for none. An empty set is one of which nobody's token is good.
 func parseKeySet(b []byte) (*keySet, error) {
 	if len(b) > maxKeySet {
 		return nil, fmt.Errorf("the key set has %d bytes, at most %d are read", len(b), maxKeySet)
@@ -71,52 +76,65 @@ func parseKeySet(b []byte) (*keySet, error) {
 	s := &keySet{of: map[string][]*publicKey{}}
 	for i, m := range list {
 		k, err := parseKey(m)
-		if err != nil {
-			return nil, fmt.Errorf("key %d of the set: %w", i+1, err)
+		switch {
+		case err != nil:
+			s.useless = append(s.useless, fmt.Errorf("key %d of the set: %w", i+1, err))
+			s.blanks = append(s.blanks, k)
+		case k != nil:
+			s.keys = append(s.keys, k)
 		}
 		if k != nil {
-			s.keys = append(s.keys, k)
 			s.of[k.kid] = append(s.of[k.kid], k)
 		}
 	}
-	if len(list) > 0 && len(s.keys) == 0 {
+	switch {
+	case len(s.keys) > 0 || len(list) == 0:
+	case len(s.useless) > 0:
+		return nil, fmt.Errorf("the key set has no key that can be used: %w", errors.Join(s.useless...))
+	default:
 		return nil, errors.New("the key set has no key for ES256 (P-256), RS256 or EdDSA (Ed25519)")
 	}
 	return s, nil
 }
 
-// parseKey reads a key; nil: it is of no use here.
+// parseKey reads a key; nil: it is of no use here. With an error the key says only what it would have been: its kid, and its algorithm if
+// that is known.
 func parseKey(m map[string]json.RawMessage) (*publicKey, error) {
 	var w jwk
+	var err error
 	for name, to := range map[string]*string{"kty": &w.kty, "crv": &w.crv, "kid": &w.kid, "alg": &w.alg, "use": &w.use, "x": &w.x, "y": &w.y, "n": &w.n, "e": &w.e} {
 		if raw, there := m[name]; there && json.Unmarshal(raw, to) != nil {
-			return nil, fmt.Errorf("%s is not a text", name)
+			err = fmt.Errorf("%s is not a text", name)
 		}
 	}
 	k := &publicKey{kid: w.kid}
-	var err error
+	var read func() (crypto.PublicKey, error)
 	switch {
 	case w.use != "" && w.use != "sig":
 		return nil, nil
-	case len(w.kid) > maxKid:
-		return nil, fmt.Errorf("kid has more than %d bytes", maxKid)
 	case w.kty == "EC" && w.crv == "P-256":
-		k.alg = ES256
-		k.key, err = ecdsaKey(&w)
+		k.alg, read = ES256, func() (crypto.PublicKey, error) { return ecdsaKey(&w) }
 	case w.kty == "RSA":
-		k.alg = RS256
-		k.key, err = rsaKey(&w)
+		k.alg, read = RS256, func() (crypto.PublicKey, error) { return rsaKey(&w) }
 	case w.kty == "OKP" && w.crv == "Ed25519":
-		k.alg = EdDSA
-		k.key, err = ed25519Key(&w)
+		k.alg, read = EdDSA, func() (crypto.PublicKey, error) { return ed25519Key(&w) }
+	case err != nil:
+		return k, err
 	default:
 		return nil, nil
 	}
-	if err != nil {
-		return nil, fmt.Errorf("%s key: %w", w.kty, err)
-	}
 	if w.alg != "" && w.alg != k.alg && (w.alg != "Ed25519" || k.alg != EdDSA) {
 		return nil, nil // RS512, PS256 and the like
+	}
+	if err == nil && len(w.kid) > maxKid {
+		err = fmt.Errorf("kid has more than %d bytes", maxKid)
+	}
+	if err == nil {
+		k.key, err = read()
+	}
+	if err != nil {
+		k.key = nil
+		return k, fmt.Errorf("%s key: %w", w.kty, err)
 	}
 	k.sum = sha256.Sum256([]byte(k.alg + "\x00" + w.kid + "\x00" + w.x + "\x00" + w.y + "\x00" + w.n + "\x00" + w.e))
 	return k, nil
@@ -174,24 +192,29 @@ func (k *publicKey) verify(signed, signature []byte) bool {
 	return false
 }
 
-// find returns the key for a token. One that names no key is for a set that has only one of its algorithm.
+// find returns the key for a token. One that names no key is for a set that has only one of its algorithm, and none that might be.
 func (s *keySet) find(kid, alg string) *publicKey {
 	list := s.keys
 	if kid != "" {
 		list = s.of[kid]
+	} else if slices.ContainsFunc(s.blanks, func(k *publicKey) bool { return k.mayBe(alg) }) {
+		return nil
 	}
 	var found *publicKey
 	for _, k := range list {
-		if k.alg != alg {
+		if !k.mayBe(alg) {
 			continue
 		}
-		if found != nil {
+		if found != nil || k.key == nil {
 			return nil
 		}
 		found = k
 	}
 	return found
 }
+
+// mayBe tells whether a key is, or might have been, one of an algorithm.
+func (k *publicKey) mayBe(alg string) bool { return k.alg == alg || k.alg == "" }
 
 func (s *keySet) has(sum [sha256.Size]byte) bool {
 	for _, k := range s.keys {

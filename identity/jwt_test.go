@@ -310,6 +310,66 @@ func TestBadKeySets(t *testing.T) {
 	}
 }
 
+// A key that cannot be used does not take the others with it; and with it gone, no token is good that was not before: one that may be meant
+// for it is for no other key.
+func TestUnusableKeysArePassedOver(t *testing.T) {
+	i := newIssuer(t)
+	k := i.keys()
+	type m = map[string]any
+	with := func(n int, change m) m {
+		c := maps.Clone(k[n])
+		maps.Copy(c, change)
+		return c
+	}
+	weak := b64(append([]byte{0x81}, make([]byte, 127)...)) // RSA of 1,024 bits
+	for _, c := range []struct {
+		name    string
+		bad     m
+		useless int
+		barred  string // algorithm of which a token without a kid is for nobody now
+	}{
+		{"a short RSA key", with(1, m{"kid": "old", "n": weak}), 1, RS256},
+		{"a point that is not on the curve", with(0, m{"kid": "old", "x": b64(make([]byte, 32))}), 1, ES256},
+		{"a kid that is a number", with(0, m{"kid": 7}), 1, ES256},
+		{"a long kid", with(0, m{"kid": strings.Repeat("k", 1000)}), 1, ES256},
+		{"a kty that is a number", with(0, m{"kid": "old", "kty": 7}), 1, ES256},
+		{"a short Ed25519 key", with(2, m{"kid": "old", "x": "AAAA"}), 1, EdDSA},
+		{"a kind that nobody knows", m{"kty": "AKP", "kid": "new", "alg": "ML-DSA-44"}, 0, ""},
+		{"a curve of no use", with(0, m{"kid": "old", "crv": "P-521"}), 0, ""},
+		{"a weak key of another algorithm", with(1, m{"kid": "old", "alg": "RS512", "n": weak}), 0, ""},
+		{"a weak key for encryption", with(1, m{"kid": "old", "use": "enc", "n": weak}), 0, ""},
+	} {
+		for _, order := range [][]map[string]any{{c.bad, k[0], k[1], k[2]}, {k[0], k[1], k[2], c.bad}} {
+			s, err := parseKeySet(set(order...))
+			if err != nil {
+				t.Errorf("%s: %v", c.name, err)
+				continue
+			}
+			if len(s.keys) != 3 || len(s.useless) != c.useless {
+				t.Errorf("%s: %d keys, %v", c.name, len(s.keys), s.useless)
+			}
+			for _, alg := range Algorithms {
+				if s.find(alg, alg) == nil { // the kid of the issuer's keys
+					t.Errorf("%s: no %s", c.name, alg)
+				}
+				if found := s.find("", alg); (found == nil) != (alg == c.barred || c.name == "a kty that is a number") {
+					t.Errorf("%s: a token of %s that names no key is for %v", c.name, alg, found)
+				}
+				if s.find("old", alg) != nil || s.find("new", alg) != nil {
+					t.Errorf("%s: it is found", c.name)
+				}
+			}
+		}
+	}
+	same := with(1, m{"n": weak}) // of the same kid as a good one
+	if s, err := parseKeySet(set(same, k[1])); err != nil || s.find(RS256, RS256) != nil {
+		t.Errorf("two keys of one name: %v", err)
+	}
+	if _, err := parseKeySet(set(same)); err == nil || !strings.Contains(err.Error(), "bits") {
+		t.Errorf("none that can be used: %v", err)
+	}
+}
+
 // server is a key set that changes, is down, or hangs.
 type server struct {
 	keys  atomic.Pointer[[]byte]

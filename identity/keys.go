@@ -127,6 +127,14 @@ func (k *Keys) Fault() error {
 	return k.fault
 }
 
+// Useless tells which keys of the set in force are passed over because they cannot be used, one line each.
+func (k *Keys) Useless() []error {
+	if s := k.cur.Load(); s != nil {
+		return s.useless
+	}
+	return nil
+}
+
 // errNoKey: the set was read, and has no such key.
 var errNoKey = errors.New("no such key")
 
