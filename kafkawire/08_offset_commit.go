@@ -12,7 +12,9 @@ import (
 
 // OffsetCommit: key 8, versions 2–10; topics by id from 10.
 //
-// Answered when the offsets are durable. RetentionTimeMillis (2–4) is kept: such an offset goes at its own time.
+// Answered when the offsets are durable. RetentionTimeMillis (2–4) is kept: such an offset goes at its own time. A member of a
+// group of the consumer protocol needs version 9; it may say an epoch that it is past, but none from before it got the partition
+// (KIP-1251).
 func init() {
 	register(2, 10, "s i32 s ns:7+ i64:2-4 [ s:0-9 uuid:10+ [ i32 i64 i32:6+ ns ] ]", offsetCommit)
 }
@@ -59,7 +61,7 @@ func refuseCommit(req *kmsg.OffsetCommitRequest, refusal *kerr.Error) kmsg.Respo
 	return resp
 }
 
-// committedTopics finds the topics of a commit, and gives those that came by id their names.
+// committedTopics finds the topics of a commit, and gives those that came by id their names, and the others their ids.
 func (s *Server) committedTopics(req *kmsg.OffsetCommitRequest) map[string]eventlog.Topic {
 	topics := map[string]eventlog.Topic{}
 	for i := range req.Topics {
@@ -71,6 +73,7 @@ func (s *Server) committedTopics(req *kmsg.OffsetCommitRequest) map[string]event
 			t.Topic = found.Name
 		} else {
 			found, ok = s.topic(t.Topic)
+			t.TopicID = found.ID
 		}
 		if ok {
 			topics[found.Name] = found

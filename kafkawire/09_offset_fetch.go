@@ -13,7 +13,8 @@ import (
 // OffsetFetch: key 9, versions 1–10; several groups from 8, topics by id from 10.
 //
 // Only durable offsets are told, so RequireStable (7) has nothing to wait for. A group or partition without an offset has
-// offset -1 and no error, as in Kafka. What is named twice is answered once. Member id and epoch (9) belong to groups of the new protocol and are ignored.
+// offset -1 and no error, as in Kafka. What is named twice is answered once.
+// Member id and epoch (9) must be right in a group of the consumer protocol, and are ignored in others.
 func init() {
 	register(1, 10, "s:0-7 [:0-7 s *i32 ] [:8+ s ns:9+ i32:9+ [ s:0-9 uuid:10+ *i32 ] ] i8:7+", offsetFetch)
 }
@@ -60,6 +61,12 @@ func (c *conn) fetchOffsets(version int16, rg *kmsg.OffsetFetchRequestGroup) kms
 	var g *group.Group
 	if e := s.groups.groups[rg.Group]; e != nil {
 		g = e.g
+	}
+	if g != nil && version >= 9 {
+		if err := g.MayFetch(rg.MemberID, rg.MemberEpoch); err != nil {
+			out.ErrorCode = err.Code
+			return out
+		}
 	}
 	if rg.Topics == nil {
 		out.Topics = c.allOffsets(g)

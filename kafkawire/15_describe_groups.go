@@ -9,8 +9,8 @@ import (
 	"github.com/millrace-io/millrace/kafkawire/group"
 )
 
-// DescribeGroups: key 15, versions 0–6. A group that does not exist is Dead, and GROUP_ID_NOT_FOUND from 6. One
-// named twice is answered once.
+// DescribeGroups: key 15, versions 0–6. A group that does not exist, or speaks the consumer protocol, is Dead, and
+// GROUP_ID_NOT_FOUND from 6. One named twice is answered once.
 func init() {
 	register(0, 6, "*s i8:3+", describeGroups)
 }
@@ -45,13 +45,17 @@ func (c *conn) describeGroup(name string, version int16) kmsg.DescribeGroupsResp
 		rg.Group, rg.ErrorCode = name, kerr.GroupAuthorizationFailed.Code
 		return rg
 	}
+	missing := fmt.Sprintf("no group %q", name)
 	if e := c.s.groups.groups[name]; e != nil {
-		return e.g.Describe()
+		if e.g.Type() == group.Classic {
+			return e.g.Describe()
+		}
+		missing = fmt.Sprintf("Group %s is not a classic group.", name)
 	}
 	rg := kmsg.NewDescribeGroupsResponseGroup()
 	rg.Group, rg.State = name, group.Dead.String()
 	if version >= 6 {
-		refuse(kerr.GroupIDNotFound, fmt.Sprintf("no group %q", name)).set(&rg.ErrorCode, &rg.ErrorMessage)
+		refuse(kerr.GroupIDNotFound, missing).set(&rg.ErrorCode, &rg.ErrorMessage)
 	}
 	return rg
 }

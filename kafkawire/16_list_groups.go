@@ -8,12 +8,10 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// ListGroups: key 16, versions 0–5; filtered by state from 4, by type from 5. All groups are of the classic type.
+// ListGroups: key 16, versions 0–5; filtered by state from 4, by type (classic, consumer) from 5.
 func init() {
 	register(0, 5, "*s:4+ *s:5+", listGroups)
 }
-
-const classic = "classic"
 
 func listGroups(c *conn, req *kmsg.ListGroupsRequest) kmsg.Response {
 	resp := kmsg.NewPtrListGroupsResponse()
@@ -23,14 +21,14 @@ func listGroups(c *conn, req *kmsg.ListGroupsRequest) kmsg.Response {
 	all := c.mayCluster(kmsg.ACLOperationDescribe)
 	ended := !c.s.groups.view(c.ctx, func() {
 		for name, e := range c.s.groups.groups {
-			if !wanted(req.StatesFilter, e.g.State().String()) || !wanted(req.TypesFilter, classic) {
+			if !wanted(req.StatesFilter, e.g.StateName()) || !wanted(req.TypesFilter, e.g.Type()) {
 				continue
 			}
 			if !all && !c.mayGroup(kmsg.ACLOperationDescribe, name) {
 				continue
 			}
 			lg := kmsg.NewListGroupsResponseGroup()
-			lg.Group, lg.ProtocolType, lg.GroupState, lg.GroupType = name, e.g.ProtocolType(), e.g.State().String(), classic
+			lg.Group, lg.ProtocolType, lg.GroupState, lg.GroupType = name, e.g.ProtocolType(), e.g.StateName(), e.g.Type()
 			resp.Groups = append(resp.Groups, lg)
 		}
 	})

@@ -5,7 +5,8 @@ import "github.com/twmb/franz-go/pkg/kmsg"
 // ApiVersions: key 18, versions 0–4.
 //
 // The table, as a client sees it. A version we do not know is answered in version 0 with UNSUPPORTED_VERSION and what we do
-// know of ApiVersions (KIP-511). No features: transaction.version above all, because there are no transactions.
+// know of ApiVersions (KIP-511). Features are final at the highest level there is: group.version 1 is the consumer protocol.
+// No transaction.version, because there are no transactions.
 func init() {
 	registerStart(int16(kmsg.ApiVersions), 0, 4, "s:3+ s:3+", startAPIVersions)
 }
@@ -23,7 +24,33 @@ func startAPIVersions(c *conn, r *request) (*reply, error) {
 	for _, a := range apis() {
 		resp.ApiKeys = append(resp.ApiKeys, advertise(a))
 	}
+	if r.version >= 3 {
+		advertiseFeatures(r.version, resp)
+	}
 	return r.answer(resp), nil
+}
+
+// features are what Kafka's clients look for besides versions, with the level that is served.
+var features = []struct {
+	name  string
+	level int16
+}{
+	{"group.version", 1},
+}
+
+func advertiseFeatures(version int16, resp *kmsg.ApiVersionsResponse) {
+	resp.FinalizedFeaturesEpoch = 1
+	for _, f := range features {
+		supported := kmsg.NewApiVersionsResponseSupportedFeature()
+		supported.Name, supported.MaxVersion = f.name, f.level
+		if version < 4 { // whose readers cannot take a level 0
+			supported.MinVersion = 1
+		}
+		resp.SupportedFeatures = append(resp.SupportedFeatures, supported)
+		final := kmsg.NewApiVersionsResponseFinalizedFeature()
+		final.Name, final.MinVersionLevel, final.MaxVersionLevel = f.name, f.level, f.level
+		resp.FinalizedFeatures = append(resp.FinalizedFeatures, final)
+	}
 }
 
 func advertise(a *api) kmsg.ApiVersionsResponseApiKey {

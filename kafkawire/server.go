@@ -96,7 +96,10 @@ type Options struct {
 	MaxSession      time.Duration // 30 minutes
 	OffsetRetention time.Duration // 7 days after a group is empty
 	MaxGroupMembers int           // 10,000
-	MaxGroups       int           // 20,000
+
+	ConsumerSession   time.Duration // 45 s: a member of the consumer protocol that sends no heartbeat for so long is out
+	ConsumerHeartbeat time.Duration // 5 s: how often such a member is told to send one
+	MaxGroups         int           // 20,000
 }
 
 func (o *Options) setDefaults() {
@@ -129,6 +132,8 @@ func (o *Options) setDefaults() {
 	def(&o.OffsetRetention, 7*24*time.Hour)
 	def(&o.MaxGroupMembers, 10_000)
 	def(&o.MaxGroups, 20_000)
+	def(&o.ConsumerSession, 45*time.Second)
+	def(&o.ConsumerHeartbeat, 5*time.Second)
 }
 
 func def[T comparable](field *T, value T) {
@@ -183,6 +188,7 @@ func New(o Options) (*Server, error) {
 	var err error
 	s.groups, err = newCoordinator(s.ctx, &s.Options, &group.Config{
 		MinSession: o.MinSession, MaxSession: o.MaxSession, InitialDelay: o.RebalanceDelay, PendingTimeout: pendingTimeout,
+		ConsumerSession: o.ConsumerSession, ConsumerHeartbeat: o.ConsumerHeartbeat,
 		Retention: o.OffsetRetention, MaxMembers: o.MaxGroupMembers, MaxBytes: maxGroupBytes, MaxMetadata: maxOffsetMetadata, NewID: o.NewID,
 	})
 	if err != nil {

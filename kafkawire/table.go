@@ -20,7 +20,7 @@ type api struct {
 	start         func(c *conn, r *request) (*reply, error)
 }
 
-const maxKey = 60
+const maxKey = 75
 
 var table [maxKey + 1]*api
 

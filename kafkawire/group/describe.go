@@ -1,6 +1,11 @@
 package group
 
-import "github.com/twmb/franz-go/pkg/kmsg"
+import (
+	"maps"
+	"slices"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
 
 // Describe is the group's part of a DescribeGroups response.
 func (g *Group) Describe() kmsg.DescribeGroupsResponseGroup {
@@ -18,4 +23,47 @@ func (g *Group) Describe() kmsg.DescribeGroupsResponseGroup {
 		rg.Members = append(rg.Members, rm)
 	})
 	return rg
+}
+
+// ConsumerDescribe is the group's part of a ConsumerGroupDescribe response; ok is false for a classic group.
+func (g *Group) ConsumerDescribe(topics Topics) (rg kmsg.ConsumerGroupDescribeResponseGroup, ok bool) {
+	rg = kmsg.NewConsumerGroupDescribeResponseGroup()
+	rg.Group = g.name
+	c := g.consumer
+	if c == nil {
+		return rg, false
+	}
+	s := &step{g: g, c: c, next: &consumerMember{}} // of nobody
+	rg.State, rg.Epoch, rg.AssignmentEpoch, rg.AssignorName = c.stateName(), c.epoch, c.targetEpoch, s.preferred()
+	for _, id := range slices.Sorted(maps.Keys(c.members)) {
+		m := c.members[id]
+		rm := kmsg.NewConsumerGroupDescribeResponseGroupMember()
+		rm.MemberID, rm.InstanceID, rm.RackID, rm.MemberEpoch = m.id, m.instance, m.rack, m.epoch
+		rm.ClientID, rm.ClientHost, rm.MemberType = m.clientID, m.host, memberTypeConsumer
+		rm.SubscribedTopics, rm.SubscribedTopicRegex = m.topics, &m.regex
+		now := held{}
+		for _, h := range []held{m.assigned, m.revoke} { // what it must give up is its own until it says that it has
+			for topic, parts := range h {
+				for i := range parts {
+					now.put(part{topic, i}, 0)
+				}
+			}
+		}
+		rm.Assignment = describeAssignment(now.partitions(), topics)
+		rm.TargetAssignment = describeAssignment(c.target[m.id], topics)
+		rg.Members = append(rg.Members, rm)
+	}
+	return rg, true
+}
+
+const memberTypeConsumer = 1
+
+func describeAssignment(parts Partitions, topics Topics) kmsg.Assignment {
+	a := kmsg.NewAssignment()
+	for _, id := range parts.sorted() {
+		t := kmsg.NewAssignmentTopicPartition()
+		t.TopicID, t.Topic, t.Partitions = id, topics.TopicName(id), parts[id]
+		a.TopicPartitions = append(a.TopicPartitions, t)
+	}
+	return a
 }

@@ -1,4 +1,5 @@
-// Package group is Kafka's consumer group coordinator as a pure state machine, one Group per group id.
+// Package group is Kafka's consumer group coordinator as a pure state machine, one Group per group id, for both protocols:
+// the classic one (join.go, sync.go) and the consumer protocol of KIP-848 (consumer.go).
 //
 // Requests and the time go in; records and responses come out. It starts no goroutine, reads no clock, touches no log: its
 // caller appends Output.Records to the log, and only once they are durable calls Group.Durable, which replays them and gives
@@ -47,6 +48,8 @@ type Config struct {
 	InitialDelay           time.Duration              // how long the first rebalance of an empty group waits for more members
 	PendingTimeout         time.Duration              // how long a member id that was handed out waits to be used (KIP-394)
 	Retention              time.Duration              // offsets outlive the last member by this much
+	ConsumerSession        time.Duration              // consumer protocol: who sends no heartbeat for so long is out
+	ConsumerHeartbeat      time.Duration              // consumer protocol: how often members shall send one
 	MaxMembers             int                        // per group
 	MaxBytes               int                        // of all that a group's members say of themselves
 	MaxMetadata            int                        // bytes of metadata per committed offset
@@ -133,6 +136,8 @@ type Group struct {
 	initialMore  bool      // somebody came since initialUntil was set
 	syncDeadline time.Time // CompletingRebalance, Stable: who owes a SyncGroup by then is out
 
+	consumer *consumer // nil in a classic group; its state above is that of an empty one else
+
 	offsets  map[string]map[int32]Offset
 	nextLook time.Time // when to look for offsets that expired; zero: nothing could
 }
@@ -157,7 +162,7 @@ func (g *Group) ProtocolType() string { return g.protocolType }
 
 // Forgettable says that nothing distinguishes the group from one that never was.
 func (g *Group) Forgettable() bool {
-	return g.state == Empty && !g.stored && len(g.offsets) == 0 && len(g.pending) == 0
+	return g.state == Empty && !g.stored && g.consumer == nil && len(g.offsets) == 0 && len(g.pending) == 0
 }
 
 // unwelcome says that the group would be a new one, where there are too many.
@@ -179,6 +184,10 @@ func (g *Group) enter(s State) {
 
 // add makes a member known.
 func (g *Group) add(m *member) {
+	if g.consumer != nil { // an empty group of the consumer protocol gives way
+		g.buryConsumer()
+		g.consumer = nil
+	}
 	g.members[m.id] = m
 	g.order = append(g.order, m.id)
 	if m.instance != nil {

@@ -17,6 +17,7 @@ func joinError(r kmsg.Response, id string, code int16) kmsg.Response {
 func (g *Group) Join(now time.Time, c Caller, req *kmsg.JoinGroupRequest) Output {
 	g.now = now
 	if err := g.join(c, req); err != nil {
+		g.out.Records = nil
 		g.reply(c.Ticket, joinError(req.ResponseKind(), req.MemberID, err.Code))
 	}
 	return g.take()
@@ -25,6 +26,8 @@ func (g *Group) Join(now time.Time, c Caller, req *kmsg.JoinGroupRequest) Output
 func (g *Group) join(c Caller, req *kmsg.JoinGroupRequest) *kerr.Error {
 	session := time.Duration(req.SessionTimeoutMillis) * time.Millisecond
 	switch {
+	case g.consumer != nil && len(g.consumer.members) > 0:
+		return kerr.InconsistentGroupProtocol
 	case session < g.cfg.MinSession || session > g.cfg.MaxSession:
 		return kerr.InvalidSessionTimeout
 	case !g.supports(req.ProtocolType, req.Protocols):

@@ -16,20 +16,28 @@ type Offset struct {
 	Expires     time.Time // zero: Config.Retention after the group is empty
 }
 
-// Commit is an OffsetCommit request, whose topics the caller has resolved to names. Partitions that refused names keep its
+// Commit is an OffsetCommit request, whose topics the caller has resolved to names and ids. Partitions that refused names keep its
 // error; the offsets of the others are answered once they are durable. Commits may be made while an Output's records are on
 // their way.
 func (g *Group) Commit(now time.Time, c Caller, req *kmsg.OffsetCommitRequest, refused func(topic string, partition int32) *kerr.Error) Output {
 	g.now = now
 	resp := req.ResponseKind().(*kmsg.OffsetCommitResponse)
 	all := g.mayCommit(req)
+	var late *consumerMember // one that says a past epoch
+	if g.consumer != nil && all == nil {
+		late, all = g.mayCommitConsumer(req)
+	}
 	for _, t := range req.Topics {
 		rt := kmsg.NewOffsetCommitResponseTopic()
 		rt.Topic, rt.TopicID = t.Topic, t.TopicID
 		for _, p := range t.Partitions {
 			rp := kmsg.NewOffsetCommitResponseTopicPartition()
 			rp.Partition = p.Partition
-			if err := g.commit(all, req, t.Topic, &p, refused); err != nil {
+			refusal := all
+			if late != nil && refusal == nil {
+				refusal = late.mayCommitOld(t.TopicID, p.Partition, req.Generation)
+			}
+			if err := g.commit(refusal, req, t.Topic, &p, refused); err != nil {
 				rp.ErrorCode = err.Code
 			}
 			rt.Partitions = append(rt.Partitions, rp)
@@ -46,7 +54,7 @@ func (g *Group) mayCommit(req *kmsg.OffsetCommitRequest) *kerr.Error {
 	if g.unwelcome() {
 		return kerr.GroupMaxSizeReached
 	}
-	if req.Generation < 0 && g.state == Empty {
+	if g.consumer != nil || req.Generation < 0 && g.state == Empty {
 		return nil
 	}
 	if g.Forgettable() {
@@ -126,7 +134,7 @@ func (g *Group) Delete(now time.Time, c Caller) Output {
 	switch {
 	case g.Forgettable():
 		rg.ErrorCode = kerr.GroupIDNotFound.Code
-	case g.state != Empty:
+	case g.state != Empty || g.consumer != nil && len(g.consumer.members) > 0:
 		rg.ErrorCode = kerr.NonEmptyGroup.Code
 	default:
 		g.bury()
@@ -145,6 +153,17 @@ func (g *Group) bury() {
 	if g.stored {
 		g.out.Records = append(g.out.Records, Record{Key: metadataKey(g.name)})
 	}
+	g.buryConsumer()
+}
+
+// buryConsumer writes the tombstones of a group of the consumer protocol that has no members.
+func (g *Group) buryConsumer() {
+	if g.consumer == nil {
+		return
+	}
+	for _, kind := range []int16{targetEpochKey, partitionsKey, groupEpochKey} {
+		g.out.Records = append(g.out.Records, Record{Key: consumerKey(kind, g.name, "")})
+	}
 }
 
 // expires tells when an offset may go; ok is false while somebody may still need it.
@@ -152,6 +171,8 @@ func (g *Group) expires(topic string, o *Offset, subscribed map[string]bool) (at
 	switch {
 	case !o.Expires.IsZero():
 		return o.Expires, true
+	case g.consumer != nil:
+		return o.Committed.Add(g.cfg.Retention), !g.consumer.wants(topic)
 	case g.state == Empty && g.protocolType != "":
 		return later(g.since, o.Committed).Add(g.cfg.Retention), true
 	case g.state == Empty:
@@ -197,7 +218,13 @@ func (g *Group) expireOffsets() {
 			left++
 		}
 	})
-	if left == 0 && g.state == Empty && g.stored && len(g.pending) == 0 && !g.since.Add(emptyLinger).After(g.now) {
+	if left > 0 || g.state != Empty || len(g.pending) > 0 || g.since.Add(emptyLinger).After(g.now) {
+		return
+	}
+	if g.stored {
 		g.out.Records = append(g.out.Records, Record{Key: metadataKey(g.name)})
+	}
+	if g.consumer != nil && len(g.consumer.members) == 0 {
+		g.buryConsumer()
 	}
 }

@@ -81,7 +81,8 @@ func NameOf(key []byte) (name string, ok bool) {
 		err := k.ReadFrom(key)
 		return k.Group, err == nil
 	}
-	return "", false
+	_, name, _, ok = readConsumerKey(key)
+	return name, ok
 }
 
 // readValue reads a value of the versions that may be there: later ones have tagged fields, which the codec reads without a bound.
@@ -99,6 +100,9 @@ func (g *Group) Replay(r Record) error {
 	}
 	if binary.BigEndian.Uint16(r.Key) == metadataKeyVersion {
 		return g.replayMetadata(r)
+	}
+	if kind, _, member, ok := readConsumerKey(r.Key); ok {
+		return g.replayConsumer(kind, member, r.Value)
 	}
 	return g.replayOffset(r)
 }
@@ -133,6 +137,9 @@ func (g *Group) replayOffset(r Record) error {
 }
 
 func (g *Group) replayMetadata(r Record) error {
+	if r.Value == nil && g.consumer != nil {
+		return nil // it was a classic group before
+	}
 	if r.Value == nil {
 		g.forgetMembers()
 		g.stored, g.state, g.generation, g.protocolType, g.protocol, g.leader = false, Empty, 0, "", nil, ""
@@ -142,7 +149,7 @@ func (g *Group) replayMetadata(r Record) error {
 	if err := readValue(&v, r.Value); err != nil {
 		return fmt.Errorf("group %q: metadata: %w", g.name, err)
 	}
-	g.stored = true
+	g.stored, g.consumer = true, nil
 	g.generation, g.protocolType, g.protocol, g.leader = v.Generation, v.ProtocolType, v.Protocol, ""
 	if v.Leader != nil {
 		g.leader = *v.Leader

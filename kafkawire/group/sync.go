@@ -74,6 +74,9 @@ func (g *Group) Durable(now time.Time, out Output, err *kerr.Error) Output {
 			refuse(r.Response, err)
 			g.reply(r.Ticket, r.Response)
 		}
+		if g.consumer != nil {
+			g.consumer.seen = nil // it may be of what was not to be
+		}
 		if out.assigned {
 			g.each(func(m *member) { m.answer(g, err.Code) })
 			g.prepareRebalance()
@@ -106,6 +109,10 @@ func refuse(r kmsg.Response, err *kerr.Error) {
 	case *kmsg.JoinGroupResponse:
 		if r.ErrorCode == 0 {
 			joinError(r, r.MemberID, err.Code)
+		}
+	case *kmsg.ConsumerGroupHeartbeatResponse:
+		if r.ErrorCode == 0 {
+			r.ErrorCode, r.MemberID, r.MemberEpoch, r.Assignment = err.Code, nil, 0, nil
 		}
 	case *kmsg.OffsetCommitResponse:
 		for i := range r.Topics {

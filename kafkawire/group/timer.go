@@ -34,7 +34,10 @@ func (g *Group) Deadline() time.Time {
 	for _, t := range g.pending {
 		sooner(t)
 	}
-	if !g.stored && len(g.offsets) == 0 {
+	if g.consumer != nil {
+		sooner(g.consumer.due)
+	}
+	if !g.stored && g.consumer == nil && len(g.offsets) == 0 {
 		g.nextLook = time.Time{}
 	} else if g.nextLook.IsZero() {
 		g.nextLook = g.now.Add(expiryEvery)
@@ -75,6 +78,9 @@ func (g *Group) Tick(now time.Time) Output {
 		g.completeJoin()
 	}
 	g.afterRemoval()
+	if g.consumer != nil {
+		g.tickConsumers()
+	}
 	if due(g.nextLook) {
 		g.nextLook = time.Time{}
 		g.expireOffsets()
@@ -99,5 +105,8 @@ func (g *Group) Restored(now time.Time) {
 	g.now = now
 	for _, m := range g.members {
 		g.alive(m)
+	}
+	if g.consumer != nil {
+		g.restoredConsumers()
 	}
 }
