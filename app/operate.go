@@ -31,6 +31,8 @@ func brokerError(err error) error {
 		return console.NewProblem(http.StatusNotFound, "there is no such session; /api/v1/mqtt/clients lists them")
 	case errors.Is(err, session.ErrBusy):
 		return console.NewProblem(http.StatusConflict, err.Error())
+	case errors.Is(err, broker.ErrNobodyBanned), errors.Is(err, broker.ErrMappedNetwork):
+		return console.NewProblem(http.StatusBadRequest, err.Error())
 	case errors.Is(err, broker.ErrTraces), errors.Is(err, broker.ErrTooManyBans), errors.Is(err, broker.ErrEvacuating):
 		return console.NewProblem(http.StatusConflict, err.Error())
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):

@@ -142,10 +142,14 @@ type Network netip.Prefix
 
 func (n *Network) UnmarshalText(b []byte) error {
 	if a, err := netip.ParseAddr(string(b)); err == nil && a.Zone() == "" {
+		a = a.Unmap() // addresses are compared as IPv4
 		*n = Network(netip.PrefixFrom(a, a.BitLen()))
 		return nil
 	}
 	p, err := netip.ParsePrefix(string(b))
+	if err == nil && p.Addr().Is4In6() { // addresses are compared as IPv4
+		return fmt.Errorf("%q is IPv4 written as IPv6; write it as 10.0.0.0/8", clip(string(b)))
+	}
 	if err != nil || p.Masked() != p {
 		return fmt.Errorf("%q is not a network; write one such as 10.0.0.0/8", clip(string(b)))
 	}

@@ -55,6 +55,7 @@ func TestListenerProblems(t *testing.T) {
 		{"mqtt: [{bind: 'unix:'}]", "is not unix:/path"},
 		{"mqtt: [{bind: 'unix:/s'}, {bind: 'unix:/s'}]", "is taken by"},
 		{"mqtt: [{bind: '127.0.0.1:1883', proxy_protocol: [10.0.0.1/8]}]", "is not a network"},
+		{"mqtt: [{bind: '127.0.0.1:1883', proxy_protocol: ['::ffff:10.0.0.0/90']}]", "IPv4 written as IPv6"},
 		{"mqtt: [{bind: '127.0.0.1:1883', proxy_others: plain}]", "no proxy is expected"},
 		{"mqtt: [{bind: '127.0.0.1:1883', path: /mqtt}]", "are for WebSocket"},
 		{"ws: [{path: mqtt}]", "is not the path of a URL"},

@@ -438,7 +438,8 @@ func TestBanRequests(t *testing.T) {
 	for body, want := range map[string]string{
 		`{"client":"a"}`: "ban a until false by admin for ", `{"principal":"p","for":"1h","reason":"noisy"}`: "ban p until true by admin for noisy",
 		`{"network":"192.0.2.7/24"}`: "ban 192.0.2.0/24 until false by admin for ", `{"network":"2001:db8::1"}`: "ban 2001:db8::1/128 until false by admin for ",
-		`{}`: "", `{"client":"a","principal":"b"}`: "", `{"network":"x"}`: "", `{"network":"1.2.3.4/33"}`: "", `{"client":"a","for":"-1h"}`: "", `{"client":"a","for":"soon"}`: "",
+		`{"network":"::ffff:192.0.2.7/120"}`: "ban 192.0.2.0/24 until false by admin for ",
+		`{"network":"::ffff:192.0.2.7/90"}`:  "", `{}`: "", `{"client":"a","principal":"b"}`: "", `{"network":"x"}`: "", `{"network":"1.2.3.4/33"}`: "", `{"client":"a","for":"-1h"}`: "", `{"client":"a","for":"soon"}`: "",
 		`{"client":"a","reason":"` + strings.Repeat("x", 300) + `"}`: "",
 	} {
 		a := w.ask("POST", "/api/v1/mqtt/bans", body, "Authorization", "Bearer "+admin, "Content-Type", "application/json")

@@ -74,6 +74,12 @@ func banned(id, principal, network string) (b Ban, err error) {
 		if err != nil {
 			return b, problem(http.StatusBadRequest, "the network is neither an address nor one with a length, like 192.0.2.0/24")
 		}
+		if a := p.Addr(); a.Is4In6() { // addresses are compared as IPv4
+			if p.Bits() < 96 {
+				return b, problem(http.StatusBadRequest, "an IPv4 network that is written as IPv6 has a length of 96 or more; write it as 192.0.2.0/24, and all of IPv4 as 0.0.0.0/0")
+			}
+			p = netip.PrefixFrom(a.Unmap(), p.Bits()-96)
+		}
 		network = p.Masked().String()
 	}
 	return Ban{Client: id, Principal: principal, Network: network}, nil

@@ -26,6 +26,8 @@ type Ban struct {
 var (
 	ErrNobodyBanned = errors.New("a ban names a client id, a principal, both, or a network")
 	ErrTooManyBans  = errors.New("there are as many bans as the list takes")
+	// ErrMappedNetwork: addresses are compared as IPv4, so a network that has all of IPv4 within it as ::ffff:0:0/96 would keep nobody out.
+	ErrMappedNetwork = errors.New("an IPv4 network that is written as IPv6 has a length of 96 or more; write it as 192.0.2.0/24, and all of IPv4 as 0.0.0.0/0")
 )
 
 // banned is whom a ban is for.
@@ -187,11 +189,17 @@ func (b *Ban) check() error {
 	if client == net || net && !b.Network.IsValid() {
 		return fmt.Errorf("ban: %w", ErrNobodyBanned)
 	}
-	if a := b.Network.Addr(); a.Is4In6() && b.Network.Bits() >= 96 { // addresses are compared as IPv4
-		b.Network = netip.PrefixFrom(a.Unmap(), b.Network.Bits()-96)
+	switch a, bits := b.Network.Addr(), b.Network.Bits(); {
+	case a.Is4In6() && bits >= 96: // addresses are compared as IPv4
+		b.Network = netip.PrefixFrom(a.Unmap(), bits-96)
+	case a.Is4In6(), bits > 80 && a.Is6() && b.Network.Contains(mapped): // masked, it does not look like one any more
+		return fmt.Errorf("ban: %w", ErrMappedNetwork)
 	}
 	return nil
 }
+
+// mapped is where IPv4 addresses begin among those of IPv6.
+var mapped = netip.MustParseAddr("::ffff:0:0")
 
 // Unban lifts the ban of whom x names; false: there was none.
 func (b *Broker) Unban(x Ban) bool {
@@ -224,10 +232,14 @@ func (b *Broker) Bans() []Ban {
 func (b *Broker) restoreBans(list []Ban) {
 	now := b.o.Now()
 	for _, x := range list {
-		if x.over(now) || x.check() != nil {
+		if x.over(now) {
 			continue
 		}
-		if err := b.bans.add(now, x); err != nil {
+		err := x.check()
+		if err == nil {
+			err = b.bans.add(now, x)
+		}
+		if err != nil {
 			b.samples.warn("a ban of an earlier run is not in force", "error", err)
 		}
 	}

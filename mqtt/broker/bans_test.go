@@ -110,6 +110,28 @@ func TestBanNetwork(t *testing.T) {
 	}
 }
 
+// TestBanMapped: a network that would keep nobody out is refused, however it is written; one of IPv6 is not.
+func TestBanMapped(t *testing.T) {
+	n := newNode(t, nil)
+	for _, network := range []string{"::ffff:127.0.0.1/95", "::ffff:0:0/90", "::ffff:0:0/81", "::ffff:10.0.0.0/64", "::ffff:10.0.0.0/0"} {
+		x := broker.Ban{Network: netip.MustParsePrefix(network)}
+		if err := n.b.Ban(x); !errors.Is(err, broker.ErrMappedNetwork) {
+			t.Errorf("%s: %v", network, err)
+		}
+		if x.Network = x.Network.Masked(); x.Network.Bits() > 80 {
+			if err := n.b.Ban(x); !errors.Is(err, broker.ErrMappedNetwork) {
+				t.Errorf("%s: %v", x.Network, err)
+			}
+		}
+	}
+	for _, network := range []string{"::/0", "::/64", "2001:db8::/32", "::1/128"} {
+		if err := n.b.Ban(broker.Ban{Network: netip.MustParsePrefix(network)}); err != nil {
+			t.Errorf("%s: %v", network, err)
+		}
+	}
+	n.connected("CONNECT v5 id=a") // over IPv4
+}
+
 // TestBanProxied: behind a proxy the client's own address counts, not the proxy's.
 func TestBanProxied(t *testing.T) {
 	w := way{reach: reach(behind("PROXY TCP4 192.0.2.7 192.0.2.1 4000 1883\r\n"))}
