@@ -12,10 +12,11 @@ import (
 // last checkpoint, so that a replay finds what it would append to.
 func (e *Engine) compact(p *partition) error {
 	c := p.topic.cfg.Load()
-	if !c.compact || p.safe.Load() == 0 || p.topic.gone.Load() {
+	if !c.compact || p.safe.Load() == 0 || p.topic.gone.Load() || e.quarantine.has(p) {
 		return nil
 	}
 	if err := e.compactBelow(p, c); err != nil && !p.topic.gone.Load() {
+		e.noteDamage(p, err)
 		return fmt.Errorf("compact topic %q, %v: %w", p.topic.name, p.part, err)
 	}
 	return nil

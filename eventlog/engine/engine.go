@@ -5,13 +5,14 @@
 // it the applier writes the batches into per-partition segments, and the checkpointer makes those durable, so that the WAL can
 // be used again. The durable offset is the high watermark: nobody reads what a power cut could take back.
 //
-// An Engine owns five goroutines: committer, answerer, applier, checkpointer, and one for retention and compaction. Close ends
+// An Engine owns six goroutines: committer, answerer, applier, checkpointer, one for retention and compaction, and the scrubber. Close ends
 // them. On disk, below the root of the FS it is given and nowhere else:
 //
 //	lock            held while an Engine is open
 //	checkpoint      the state a restart begins at (docs/formats/checkpoint.md)
 //	wal/NNN.wal     every commit since (docs/formats/wal.md)
 //	topics/ID/N/    the segments of partition N of a topic, in Kafka's format
+//	scrub.json      what is known to be damaged, and how far the scrubber is
 //
 // The engine will never acknowledge what is not synced (but where asked to), never retry a sync that failed, never repair or
 // delete acknowledged data that is damaged, and never use a name from outside as a path.
@@ -54,6 +55,8 @@ type Options struct {
 	OpenFiles         int           // 512: bound on open segment files
 	MaintainEvery     time.Duration // one minute: retention and compaction; negative: only by Maintain
 	ProducerExpiry    time.Duration // 24 h: how long an idle producer's sequences are remembered
+	ScrubEvery        time.Duration // 7 days: how long reading all segments to verify them may take; negative, or without maintenance: never
+	ScrubRate         int64         // 32 MiB: bytes per second that scrubbing reads at most
 }
 
 // FirstOwnProducerID begins the range of producer ids that belong to Millrace nodes: a batch is ours iff its id is from here on.
@@ -156,6 +159,7 @@ type Engine struct {
 	checkpoints checkpointer
 	deleted     deletedTopics
 	maintainMu  sync.Mutex
+	quarantine  quarantine
 	counters    counters
 	noSpace     atomic.Bool
 
@@ -169,7 +173,7 @@ type Engine struct {
 	drained chan struct{} // closed when the committer has answered everything after Close
 	closed  chan struct{} // closed when Close is done
 	// Each is closed when its goroutine has ended.
-	gone, answered, applied, checkpointed, maintained chan struct{}
+	gone, answered, applied, checkpointed, maintained, scrubbed chan struct{}
 }
 
 var (
@@ -228,6 +232,13 @@ func (o Options) withDefaults() (Options, error) {
 	if o.ProducerExpiry == 0 {
 		o.ProducerExpiry = 24 * time.Hour
 	}
+	if o.ScrubEvery == 0 {
+		o.ScrubEvery = 7 * 24 * time.Hour
+		if o.MaintainEvery < 0 {
+			o.ScrubEvery = -1
+		}
+	}
+	def(&o.ScrubRate, 32<<20)
 	switch {
 	case o.WALFileBytes < minWALFileBytes:
 		return o, fmt.Errorf("%w: WAL files of %d bytes, at least %d", eventlog.ErrInvalid, o.WALFileBytes, minWALFileBytes)
@@ -267,7 +278,7 @@ func newEngine(o Options) *Engine {
 		failed: make(chan struct{}), quit: make(chan struct{}), stop: make(chan struct{}),
 		drained: make(chan struct{}), closed: make(chan struct{}),
 		gone: make(chan struct{}), answered: make(chan struct{}), applied: make(chan struct{}),
-		checkpointed: make(chan struct{}), maintained: make(chan struct{}),
+		checkpointed: make(chan struct{}), maintained: make(chan struct{}), scrubbed: make(chan struct{}),
 	}
 	e.queue.wake = make(chan struct{}, 1)
 	e.checkpoints.wake = make(chan struct{}, 1)
@@ -296,6 +307,7 @@ func Open(o Options) (*Engine, error) {
 	go e.applier.run()
 	go e.checkpointLoop()
 	go e.maintainLoop()
+	go e.scrubLoop()
 	return e, nil
 }
 
@@ -323,7 +335,7 @@ func (e *Engine) Close() error {
 		}
 	}
 	close(e.stop)
-	for _, ended := range []chan struct{}{e.gone, e.applied, e.checkpointed, e.maintained} {
+	for _, ended := range []chan struct{}{e.gone, e.applied, e.checkpointed, e.maintained, e.scrubbed} {
 		<-ended
 	}
 	close(e.answers)

@@ -153,7 +153,8 @@ func (e *Engine) readSegments(p *partition, offset int64, maxBytes int, minOne b
 	if b := p.bounds(); offset < b.start {
 		return nil, p.check(offset, b, b.high)
 	}
-	return nil, fmt.Errorf("read %v at %d: %w", p.part, offset, err)
+	e.noteDamage(p, err)
+	return nil, fmt.Errorf("read topic %q, partition %d, at %d: %w", p.topic.name, p.part.Index, offset, err)
 }
 
 // FetchRaw returns stored batches as they are, about maxBytes of them, at least one whole batch if minOne.

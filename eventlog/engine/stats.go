@@ -30,6 +30,9 @@ type Stats struct {
 	Refused               map[string]uint64 // appends refused, by reason
 	RetainedBytes         uint64            // deleted by retention
 	DamagedRecords        uint64            // offsets that tails passed over because the segment is damaged there
+	ScrubbedBytes         uint64            // read to verify them
+	ScrubPasses           uint64            // over everything
+	Quarantined           int               // runs of offsets that are known to be damaged
 	Topics, Partitions    int
 	Producers             int // (partition, producer) pairs remembered, as of the last Maintain
 	OpenFiles             int // of segments
@@ -49,6 +52,7 @@ func (h *SyncHistogram) add(d time.Duration) {
 
 type counters struct {
 	checkpoints, retained, damaged atomic.Uint64
+	scrubbed, scrubPasses          atomic.Uint64
 	producers                      atomic.Int64
 
 	mu      sync.Mutex
@@ -126,6 +130,8 @@ func (e *Engine) Stats() Stats {
 	s.LastCheckpoint = time.Duration(e.checkpoints.took.Load())
 	s.RetainedBytes = e.counters.retained.Load()
 	s.DamagedRecords = e.counters.damaged.Load()
+	s.ScrubbedBytes, s.ScrubPasses = e.counters.scrubbed.Load(), e.counters.scrubPasses.Load()
+	s.Quarantined = len(e.Quarantine())
 	s.Producers = int(e.counters.producers.Load())
 	s.OpenFiles = e.files.Open()
 	s.MaxLogBytes = e.maxLog

@@ -292,7 +292,8 @@ func (c *compaction) keep(b eventlog.RawBatch) (eventlog.RawBatch, error) {
 		return nil, nil
 	}
 	if b.Count() == 0 { // it stands for offsets only: unless it is the first, the one before can
-		if len(c.out.held) == 0 && b.Base() == c.out.seg.base {
+		if held := c.out.held; len(held) == 0 && b.Base() == c.out.seg.base || // or one that must stay as it is
+			len(held) > 0 && held.Attributes()&eventlog.AttrTransactional != 0 && held.Next() == b.Base() {
 			return b, nil
 		}
 		c.out.changed = true

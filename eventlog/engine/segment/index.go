@@ -169,37 +169,26 @@ func (es *entries) last(times bool, holds func(entry) bool) (e entry, err error)
 }
 
 // after calls f for each place behind a position that is known, in order, until f says that it will do. The last one of a rolled segment
-// is its end. An index that cannot be read knows none.
-func (x *index) after(pos int64, f func(base, pos int64) (bool, error)) error {
+// is its end. An index that cannot be read knows none: it is asked because the log is damaged, which is what is to be told.
+func (x *index) after(pos int64, f func(base, pos int64) bool) {
 	es, err := x.look()
 	if err != nil {
-		return nil //nolint:nilerr // it is asked because the log is damaged, which is what is to be told
+		return
 	}
 	k, err := es.offs.search(x.seg.base, offsetWidth, es.stored, func(e entry) bool { return int64(e.pos) <= pos })
 	if err != nil {
-		return nil //nolint:nilerr // as above
+		return
 	}
 	for k++; k < es.stored; k++ {
-		e, err := es.read(k)
-		if errors.Is(err, errIndex) {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		if ok, err := f(x.seg.base+int64(e.rel), int64(e.pos)); ok || err != nil {
-			return err
+		if e, err := es.read(k); err == nil && f(x.seg.base+int64(e.rel), int64(e.pos)) {
+			return
 		}
 	}
 	for _, e := range es.pending {
-		if int64(e.pos) <= pos {
-			continue
-		}
-		if ok, err := f(x.seg.base+int64(e.rel), int64(e.pos)); ok || err != nil {
-			return err
+		if int64(e.pos) > pos && f(x.seg.base+int64(e.rel), int64(e.pos)) {
+			return
 		}
 	}
-	return nil
 }
 
 // decodeEntry takes an entry of either file apart; errIndex if it is not as it was written.

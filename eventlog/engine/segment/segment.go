@@ -88,6 +88,9 @@ func (s *segment) read(offset, end int64, maxBytes int, minOne bool) (raw []byte
 		}
 		w.chunk = max(int64(maxBytes), n)
 		if raw, err = w.window(min(w.chunk, w.end-w.pos)); err != nil {
+			raw, err = w.window(n) // what follows need not be readable
+		}
+		if err != nil {
 			return nil, true, err
 		}
 		if raw, err = w.whole(raw); err == nil {

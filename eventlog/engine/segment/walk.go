@@ -59,7 +59,12 @@ func (w *walker) window(n int64) ([]byte, error) {
 		w.buf = make([]byte, want)
 	}
 	w.buf, w.at = w.buf[:want], w.pos
-	if err := readFull(w.h, w.buf, w.pos); err != nil {
+	err := readFull(w.h, w.buf, w.pos)
+	if err != nil && want > n { // what is read ahead need not be readable
+		w.buf = w.buf[:n]
+		err = readFull(w.h, w.buf, w.pos)
+	}
+	if err != nil {
 		w.buf = w.buf[:0]
 		return nil, fmt.Errorf("read %s: %w", w.name, err)
 	}
@@ -160,16 +165,12 @@ func (w *walker) blame(cause error) error {
 		w.pos, w.next, w.trusting = w.back, w.backNext, false
 		if err := w.intact(); errors.Is(err, eventlog.ErrCorrupt) {
 			cause = err
-		} else if err != nil {
-			return err
 		} else {
 			w.pos, w.next = pos, next
 		}
 	}
 	d := &Damage{File: w.name, Pos: w.pos, Offset: w.next, Next: min(w.limit, w.stop), Err: cause, resume: w.end}
-	if err := w.resync(d); err != nil {
-		return err
-	}
+	w.resync(d)
 	return d
 }
 
@@ -188,57 +189,48 @@ func (w *walker) intact() error {
 
 // resync finds the first batch behind damage that can be trusted: the one that the damaged batch's own length leads to, or one that the
 // index knows. It never looks for batches among the bytes: those are clients', and could hold any.
-func (w *walker) resync(d *Damage) error {
-	if n, ok, err := w.length(); err != nil {
-		return err
-	} else if ok && d.Pos+n < w.end {
-		base, ok, err := w.intactAt(d.Pos + n)
-		if err != nil {
-			return err
-		}
-		if ok && base > d.Offset && base <= w.limit {
+func (w *walker) resync(d *Damage) {
+	if n, ok := w.length(); ok {
+		if base, ok := w.intactAt(d.Pos + n); ok && base > d.Offset && base <= w.limit {
 			d.Next, d.resume = base, d.Pos+n
-			return nil
+			return
 		}
 	}
 	if w.seg == nil {
-		return nil
+		return
 	}
-	return w.seg.index.after(d.Pos, func(base, pos int64) (bool, error) {
-		found, ok, err := w.intactAt(pos)
+	w.seg.index.after(d.Pos, func(base, pos int64) bool {
+		found, ok := w.intactAt(pos)
 		if ok = ok && found == base && base > d.Offset; ok {
 			d.Next, d.resume = base, pos
 		}
-		return ok, err
+		return ok
 	})
 }
 
-// length is what the batch at pos says of its length, if that can be.
-func (w *walker) length() (n int64, ok bool, err error) {
+// length is what the batch at pos says of its length, if it can be read and that can be.
+func (w *walker) length() (n int64, ok bool) {
 	if w.end-w.pos < eventlog.HeaderSize {
-		return 0, false, nil
+		return 0, false
 	}
 	p, err := w.window(eventlog.HeaderSize)
 	if err != nil {
-		return 0, false, err
+		return 0, false
 	}
 	k, err := eventlog.BatchSize(p)
-	return int64(k), err == nil && int64(k) <= w.end-w.pos, nil
+	return int64(k), err == nil && int64(k) <= w.end-w.pos
 }
 
 // intactAt tells whether a batch is whole somewhere else in the file, and its base offset.
-func (w *walker) intactAt(pos int64) (base int64, ok bool, err error) {
+func (w *walker) intactAt(pos int64) (base int64, ok bool) {
 	at := &walker{h: w.h, name: w.name, pos: pos, end: w.end, gaps: true, limit: w.limit, stop: math.MaxInt64}
-	n, ok, err := at.length()
-	if err != nil || !ok {
-		return 0, false, err
+	n, ok := at.length()
+	if !ok || at.intact() != nil {
+		return 0, false
 	}
 	p, err := at.window(n)
 	if err != nil {
-		return 0, false, err
+		return 0, false
 	}
-	if err := at.intact(); err != nil {
-		return 0, false, nil //nolint:nilerr // it is not: that is the answer
-	}
-	return eventlog.RawBatch(p).Base(), true, nil
+	return eventlog.RawBatch(p).Base(), true
 }
