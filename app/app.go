@@ -21,6 +21,7 @@ import (
 	"github.com/millrace-io/millrace/console"
 	"github.com/millrace-io/millrace/eventlog"
 	"github.com/millrace-io/millrace/eventlog/engine"
+	"github.com/millrace-io/millrace/eventlog/kafka"
 	"github.com/millrace-io/millrace/internal/vfs"
 	"github.com/millrace-io/millrace/kafkawire"
 	"github.com/millrace-io/millrace/meter"
@@ -50,6 +51,7 @@ type tuning struct {
 	engine func(*engine.Options)
 	broker func(*broker.Options)
 	bridge func(*bridge.Options)
+	kafka  func(*kafka.Options)
 }
 
 // Test makes a node behave as on other machines, or in worse moments. It is for measurements only.
@@ -73,6 +75,8 @@ type Node struct {
 	auth    auth
 	log     *eventlog.Log
 	engine  *engine.Engine // nil on a Kafka cluster
+	cluster *kafka.Driver  // nil on the embedded log
+	heard   heard
 	now     func() int64
 	meter   *meter.Meter
 	bans    *banBook
@@ -292,6 +296,7 @@ func (n *Node) watch(context.Context) error {
 				n.tickLatency(now)
 				n.tickStrip(now)
 				n.reloadAccess()
+				n.tickCluster()
 			case <-n.quit:
 				return
 			}

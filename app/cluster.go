@@ -25,12 +25,14 @@ func (n *Node) openCluster(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	o.Logger = n.o.Logger.With("part", "log")
-	d, err := kafka.Open(ctx, o)
-	if err != nil {
+	o.Logger, o.Now = n.o.Logger.With("part", "log"), n.o.Now
+	if n.o.tune.kafka != nil {
+		n.o.tune.kafka(&o)
+	}
+	if n.cluster, err = kafka.Open(ctx, o); err != nil {
 		return fmt.Errorf("open the log on the Kafka cluster at %v (log.kafka): %w", c.Kafka, err)
 	}
-	n.log, n.now = eventlog.New(d), new(clock).now
+	n.log, n.now = eventlog.New(n.cluster), newClock(n.o.Now).now
 	return nil
 }
 

@@ -34,6 +34,9 @@ func (n *Node) collect(s *metrics.Samples) {
 	if n.kafka != nil {
 		n.collectKafka(s)
 	}
+	if n.cluster != nil {
+		n.collectCluster(s)
+	}
 }
 
 func (n *Node) collectBroker(s *metrics.Samples) {

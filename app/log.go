@@ -114,7 +114,12 @@ func (n *Node) dataError(err error) error {
 	return fmt.Errorf("data folder %s (log.data): %s: %w", dir, fix, err)
 }
 
-func (n *Node) closeLog(context.Context) error { return n.log.Close() }
+func (n *Node) closeLog(ctx context.Context) error {
+	if n.cluster != nil {
+		defer context.AfterFunc(ctx, n.cluster.Hurry)()
+	}
+	return n.log.Close()
+}
 
 // DeleteData deletes a data folder, unless a node is running on it.
 func DeleteData(dir string) error {
@@ -142,11 +147,21 @@ func DeleteData(dir string) error {
 }
 
 // clock is the system's, but never goes back while the program runs. (The embedded log's own does not across restarts either.)
-type clock struct{ last atomic.Int64 }
+type clock struct {
+	system func() time.Time
+	last   atomic.Int64
+}
+
+func newClock(system func() time.Time) *clock {
+	if system == nil {
+		system = time.Now
+	}
+	return &clock{system: system}
+}
 
 func (c *clock) now() int64 {
 	for {
-		last, t := c.last.Load(), time.Now().UnixMilli()
+		last, t := c.last.Load(), c.system().UnixMilli()
 		if t <= last {
 			return last
 		}

@@ -6,7 +6,6 @@ import (
 	"os"
 	"os/exec"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -15,8 +14,6 @@ import (
 
 	"github.com/millrace-io/millrace/eventlog"
 	"github.com/millrace-io/millrace/eventlog/kafka"
-	"github.com/millrace-io/millrace/mqtt/packet"
-	"github.com/millrace-io/millrace/sim"
 )
 
 // onCluster boots a node on the cluster that scripts/kafka keeps, with topics of its own that are deleted at the end. What an
@@ -147,74 +144,11 @@ func TestRealKafkaNodeBrokerKilled(t *testing.T) {
 		}
 	}
 	t.Cleanup(func() { do("up") })
-	persistent := func(id string) packet.Connect {
-		c := packet.Connect{Version: packet.V5, ClientID: id, KeepAlive: 60}
-		c.Props.Has, c.Props.SessionExpiry = packet.PSessionExpiry, 3600
-		return c
-	}
-	ledgers := [3]*sim.Ledger{1: sim.NewLedger(), 2: sim.NewLedger()}
-	loadCtx, stopLoad := context.WithCancel(t.Context())
-	watchCtx, stopWatch := context.WithCancel(t.Context())
-	defer stopWatch()
-	loads, watches := make(chan error, 2), make(chan error, 2)
-	var acked [3]atomic.Uint64
-	name := func(qos byte) (prefix, filter string) {
-		prefix = fmt.Sprintf("q%d-", qos)
-		return prefix, fmt.Sprintf("load/%d/#", qos)
-	}
-	for qos := byte(1); qos <= 2; qos++ {
-		ready := make(chan struct{})
-		prefix, filter := name(qos)
-		go func() {
-			_, err := sim.Watch(watchCtx, sim.WatchOptions{Dial: sim.DialTCP(n.Address("MQTT")), Connect: persistent("watch-" + prefix),
-				Filter: filter, QoS: qos, Ledger: ledgers[qos], Ready: func() { close(ready) }})
-			watches <- err
-		}()
-		<-ready
-		go func() {
-			o := sim.LoadOptions{Clients: 8, Prefix: prefix, Topic: fmt.Sprintf("load/%d/{client}/{topic}", qos), Topics: 3, Size: 64, Rate: 300}
-			o.Dial, o.Connect, o.QoS, o.Window, o.Ledger = sim.DialTCP(n.Address("MQTT")), persistent(""), qos, 16, ledgers[qos]
-			o.Grace, o.Every = time.Minute, 50*time.Millisecond
-			o.Report = func(s sim.FleetStats) { acked[qos].Store(s.Acked) }
-			_, err := sim.Load(loadCtx, o)
-			loads <- err
-		}()
-	}
-	more := func(n uint64) {
-		t.Helper()
-		for qos := 1; qos <= 2; qos++ {
-			want := acked[qos].Load() + n
-			eventually(t, fmt.Sprintf("%d more are acknowledged at QoS %d", n, qos), func() bool { return acked[qos].Load() >= want })
-		}
-	}
-	more(300)
+	load := startLoad(t, func() string { return n.Address("MQTT") }, 300)
+	load.more(300)
 	do("kill", "1")
-	more(600)
+	load.more(600)
 	do("up")
-	more(300)
-	stopLoad()
-	for range 2 {
-		if err := <-loads; err != nil {
-			t.Fatalf("load: %v", err)
-		}
-	}
-	for qos := byte(1); qos <= 2; qos++ {
-		prefix, filter := name(qos)
-		r := ledgers[qos].Reader("watch-"+prefix, filter, qos)
-		eventually(t, "the subscriber has everything", func() bool { return r.Report().Missing == 0 })
-		report := r.Report()
-		t.Logf("QoS %d, %s", qos, report.String())
-		if err := report.Err(); err != nil {
-			t.Errorf("QoS %d: %v", qos, err)
-		}
-		if qos == 2 && (report.Twice > 0 || report.Duplicates > 0) {
-			t.Errorf("QoS 2: %d twice, %d duplicates", report.Twice, report.Duplicates)
-		}
-	}
-	stopWatch()
-	for range 2 {
-		if err := <-watches; err != nil {
-			t.Fatalf("watch: %v", err)
-		}
-	}
+	load.more(300)
+	load.finish()
 }

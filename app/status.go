@@ -18,8 +18,8 @@ func (n *Node) Status() console.Status {
 		return st
 	}
 	log := console.Check{Name: "log", OK: true, Detail: "embedded"}
-	if n.engine == nil {
-		log.Detail = "on a Kafka cluster"
+	if n.cluster != nil {
+		log = n.clusterCheck()
 	}
 	if err := n.health(); err != nil {
 		log.OK, log.Detail = false, err.Error()
@@ -79,6 +79,9 @@ func (n *Node) consoleStatus() console.Status {
 	for _, d := range n.doors {
 		does, try := n.try(&d)
 		st.Doors = append(st.Doors, console.Door{Protocol: string(d.kind), Address: d.listener.Addr().String(), Does: does, Try: try})
+	}
+	if len(n.o.Config.Log.Kafka) > 0 {
+		st.Doors = append(st.Doors, n.clusterDoor())
 	}
 	return st
 }

@@ -20,6 +20,7 @@ type want struct {
 	part   eventlog.Part
 	topic  *topic
 	offset int64
+	who    *followed // nil: it is no tail's
 }
 
 // found is what a fetch says about one partition.
@@ -47,7 +48,14 @@ func (d *Driver) fetch(ctx context.Context, cl *kgo.Client, leader int32, wants 
 		rt.Partitions = append(rt.Partitions, rp)
 		req.Topics = append(req.Topics, rt)
 	}
-	answer, err := d.ask(ctx, cl, leader, req, func() bool {
+	slow := func(err error) {
+		for _, w := range wants {
+			if w.who != nil {
+				d.trouble.add(true, w.who, err)
+			}
+		}
+	}
+	answer, err := d.ask(ctx, cl, leader, req, slow, func() bool {
 		for _, w := range wants {
 			if d.movedFrom(leader, w.topic, w.part.Index) {
 				return true
@@ -208,7 +216,7 @@ func (d *Driver) readOnce(ctx context.Context, pos eventlog.Position, maxBytes i
 		var got []found
 		if leader := t.leader(pos.Index); leader < 0 {
 			err = kerr.LeaderNotAvailable
-		} else if got, err = d.fetch(ctx, d.cl, leader, []want{{pos.Part, t, pos.Offset}}, max(maxBytes, 1), 0); err == nil {
+		} else if got, err = d.fetch(ctx, d.cl, leader, []want{{part: pos.Part, topic: t, offset: pos.Offset}}, max(maxBytes, 1), 0); err == nil {
 			if err = got[0].err; err == nil {
 				return got[0], nil
 			}

@@ -62,22 +62,25 @@ func stateOf(err error) State {
 	return Unwell
 }
 
+// isDialed says that a connection could not be made, or was reset.
+func isDialed(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op)
+}
+
 // denied says of an error that we may not do what we asked for, at present.
 func denied(err error) bool { return err != nil && stateOf(err) == Denied }
 
 // Health is what of us waits for the cluster. Nothing has to be done about it: it says why devices are held back.
 type Health struct {
-	State   State     // of what has waited longest
-	Since   time.Time // it has waited since
-	Err     error     // why, as it was answered last
+	State   State     // of most that waits
+	Since   time.Time // something has waited since
+	Err     error     // what one of those was answered last
 	Appends int       // partitions and writers whose appends are being repeated
 	Reads   int       // partitions that tails cannot read
 	Bytes   int64     // of all appends that are not answered
 	Stuck   bool      // for some seconds nothing at all was accepted, or nothing at all could be read
 }
-
-// patient is how long something must be repeated before it counts as waiting: leaders move all the time.
-const patient = 3 * time.Second
 
 // Health tells how the cluster treats us.
 func (d *Driver) Health() Health { return d.trouble.health(d.rooms.bytes(), time.Now()) }
@@ -90,6 +93,8 @@ type troubles struct {
 	written time.Time        // when an append was last accepted
 	read    time.Time        // when a fetch was last answered
 	errors  map[string]uint64
+
+	patience time.Duration // how long something must be repeated before it counts as waiting
 }
 
 type trouble struct {
@@ -97,8 +102,8 @@ type trouble struct {
 	err   error
 }
 
-func newTroubles() *troubles {
-	return &troubles{appends: map[any]*trouble{}, reads: map[any]*trouble{}, errors: map[string]uint64{}}
+func newTroubles(patience time.Duration) *troubles {
+	return &troubles{appends: map[any]*trouble{}, reads: map[any]*trouble{}, errors: map[string]uint64{}, patience: patience}
 }
 
 // add notes that an append (read: a fetch) of who failed and is repeated.
@@ -112,10 +117,14 @@ func (t *troubles) add(read bool, who any, err error) {
 	if read {
 		of = t.reads
 	}
-	if of[who] == nil {
-		of[who] = &trouble{since: time.Now()}
+	tr := of[who]
+	if tr == nil {
+		tr = &trouble{since: time.Now()}
+		of[who] = tr
 	}
-	of[who].err = err
+	if tr.err == nil || !kgo.IsRetryableBrokerErr(err) || isDialed(err) { // that a connection ended tells less than what was known before
+		tr.err = err
+	}
 	t.errors[nameOf(err)]++
 }
 
@@ -140,22 +149,31 @@ func (t *troubles) health(bytes int64, now time.Time) Health {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	h := Health{State: OK, Bytes: bytes}
+	votes, why := map[State]int{}, map[State]error{} // of all that waits: one cause shows itself in several ways
 	look := func(of map[any]*trouble, good time.Time) (n int) {
 		for _, tr := range of {
-			if now.Sub(tr.since) < patient {
+			if now.Sub(tr.since) < t.patience {
 				continue
 			}
 			n++
-			if h.Err == nil || tr.since.Before(h.Since) {
-				h.Since, h.Err, h.State = tr.since, tr.err, stateOf(tr.err)
+			if h.Since.IsZero() || tr.since.Before(h.Since) {
+				h.Since = tr.since
 			}
+			s := stateOf(tr.err)
+			votes[s]++
+			why[s] = tr.err
 		}
-		if n > 0 && now.Sub(good) >= patient {
+		if n > 0 && now.Sub(good) >= t.patience {
 			h.Stuck = true
 		}
 		return n
 	}
 	h.Appends, h.Reads = look(t.appends, t.written), look(t.reads, t.read)
+	for _, s := range States {
+		if votes[s] > votes[h.State] {
+			h.State, h.Err = s, why[s]
+		}
+	}
 	return h
 }
 

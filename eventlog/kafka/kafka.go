@@ -54,6 +54,7 @@ type Options struct {
 	Grace       time.Duration    // how long a topic must be missing before we believe it: brokers learn of topics one by one; 2 s
 	TxnTimeout  time.Duration    // after which the cluster aborts what a dead writer left open, unless a later one has done so; longer than a broker may hang; 60 s
 	Now         func() time.Time // the node's clock; the system's
+	Patience    time.Duration    // how long something is repeated before Health counts it as waiting: leaders move all the time; 3 s
 	CloseWait   time.Duration    // how long Close waits for answers before it calls them unknown; 30 s
 }
 
@@ -83,6 +84,7 @@ func (o *Options) setDefaults() {
 	set(&o.Backoff, 50*time.Millisecond)
 	set(&o.Grace, 2*time.Second)
 	set(&o.TxnTimeout, 60*time.Second)
+	set(&o.Patience, 3*time.Second)
 	set(&o.CloseWait, 30*time.Second)
 }
 
@@ -134,11 +136,11 @@ func Open(ctx context.Context, o Options) (*Driver, error) {
 		return nil, err
 	}
 	d := &Driver{
-		o: o, cl: cl, tx: tx, adm: kadm.NewClient(cl), ended: make(chan struct{}), trouble: newTroubles(),
+		o: o, cl: cl, tx: tx, adm: kadm.NewClient(cl), ended: make(chan struct{}), trouble: newTroubles(o.Patience),
 		writers: map[*writer]struct{}{}, tails: map[*tail]struct{}{}, vetted: map[eventlog.TopicID]struct{}{},
 	}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
-	d.topics = &topics{cl: cl, grace: o.Grace, backoff: o.Backoff}
+	d.topics = newTopics(cl, o.Grace, o.Backoff)
 	d.rooms = &rooms{limit: o.RoomBytes, of: map[eventlog.Part]*room{}}
 	d.reg = &registry{d: d, own: map[int64]int16{}, claims: map[string]int64{}, foreign: map[int64]struct{}{}}
 	if err := d.reg.open(ctx); err != nil {
@@ -211,6 +213,9 @@ func (d *Driver) AppendAtomic(batches []*eventlog.Batch, done func([]eventlog.Ou
 
 // Room implements eventlog.Driver.
 func (d *Driver) Room(p eventlog.Part) <-chan struct{} { return d.rooms.wait(p) }
+
+// Hurry makes a Close that waits for answers call them unknown now.
+func (d *Driver) Hurry() { d.cancel() }
 
 // Close implements eventlog.Driver.
 func (d *Driver) Close() error {

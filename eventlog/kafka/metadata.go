@@ -38,9 +38,11 @@ type topics struct {
 	cl             *kgo.Client
 	grace, backoff time.Duration
 
-	asking sync.Mutex // held by whoever asks the cluster
+	asking chan struct{} // holds one token while somebody asks the cluster
 
 	mu     sync.RWMutex
+	failed time.Time // when an asking began that failed
+	why    error
 	at     time.Time // when the last answer was asked for
 	nodes  []int32   // brokers that were up then
 	byID   map[eventlog.TopicID]*topic
@@ -71,23 +73,40 @@ func (ts *topics) all(names []string) (out []*topic) {
 	return out
 }
 
-// refresh asks the cluster about all topics. Callers that ask at the same time share an answer.
+func newTopics(cl *kgo.Client, grace, backoff time.Duration) *topics {
+	return &topics{cl: cl, grace: grace, backoff: backoff, asking: make(chan struct{}, 1)}
+}
+
+// refresh asks the cluster about all topics. Callers that ask at the same time share an answer, or that there was none.
 func (ts *topics) refresh(ctx context.Context) error {
 	asked := time.Now()
-	ts.asking.Lock()
-	defer ts.asking.Unlock()
+	select {
+	case ts.asking <- struct{}{}:
+		defer func() { <-ts.asking }()
+	case <-ctx.Done():
+		return fmt.Errorf("metadata: %w", ctx.Err())
+	}
 	ts.mu.RLock()
-	fresh := ts.at.After(asked)
+	fresh, failed, why := ts.at.After(asked), ts.failed.After(asked), ts.why
 	ts.mu.RUnlock()
 	if fresh {
 		return nil
+	}
+	if failed {
+		return why
 	}
 	at := time.Now()
 	req := kmsg.NewPtrMetadataRequest()
 	req.Topics = nil // all
 	resp, err := anyBroker(ctx, len(ts.brokers())+1, func(ctx context.Context) (*kmsg.MetadataResponse, error) { return req.RequestWith(ctx, ts.cl) })
 	if err != nil {
-		return fmt.Errorf("metadata: %w", err)
+		err = fmt.Errorf("metadata: %w", err)
+		if ctx.Err() == nil { // else it is the asker's affair
+			ts.mu.Lock()
+			defer ts.mu.Unlock()
+			ts.failed, ts.why = at, err
+		}
+		return err
 	}
 	byID, byName := map[eventlog.TopicID]*topic{}, map[string]*topic{}
 	for _, t := range described(resp) {

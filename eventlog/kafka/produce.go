@@ -212,6 +212,7 @@ func (p *producer) ready(l *lane) bool {
 		return false
 	}
 	l.queue = l.queue[len(s.jobs):]
+	s.notAhead(p.d.o.Now())
 	s.aim(l.identity.id, l.identity.epoch, l.seq, false)
 	l.shot = s
 	return true
@@ -235,7 +236,12 @@ func (p *producer) send(leader int32, lanes []*lane) {
 			addProduce(req, of[i], l.part.Index, l.shot.raw)
 		}
 	}
-	answer, err := p.d.ask(p.d.ctx, p.d.cl, leader, req, func() bool {
+	slow := func(err error) {
+		for _, l := range lanes {
+			p.d.trouble.add(false, l, err)
+		}
+	}
+	answer, err := p.d.ask(p.d.ctx, p.d.cl, leader, req, slow, func() bool {
 		for i, l := range lanes {
 			if p.d.movedFrom(leader, of[i], l.part.Index) {
 				return true
@@ -335,6 +341,9 @@ func (p *producer) settle(l *lane, t *topic, resp *kmsg.ProduceResponse, err err
 			s.retime(p.d.o.Now())
 		}
 		p.later(l)
+	}
+	if l.idle() { // what was in doubt is given up: nothing waits any more
+		p.d.trouble.end(false, l, false)
 	}
 }
 

@@ -65,6 +65,9 @@ func load(p eventlog.Part, queue []*job, limit int) (*shot, error) {
 	return s, nil
 }
 
+// tooFarAhead of the node's own clock are the times of records that were made before the clock was set back.
+const tooFarAhead = 5 * time.Minute
+
 // aim gives a shot its producer, epoch and sequence.
 func (s *shot) aim(id int64, epoch int16, seq int32, transactional bool) {
 	s.raw.SetProducer(id, epoch, seq)
@@ -77,6 +80,13 @@ func (s *shot) aim(id int64, epoch int16, seq int32, transactional bool) {
 func (s *shot) retime(now time.Time) {
 	s.raw.Shift(now.UnixMilli() - s.raw.MaxTime())
 	s.raw.Reseal()
+}
+
+// notAhead retimes a shot from before the node's clock was set back, since brokers would only refuse it first.
+func (s *shot) notAhead(now time.Time) {
+	if s.raw.MaxTime() > now.Add(tooFarAhead).UnixMilli() {
+		s.raw.Shift(now.UnixMilli() - s.raw.MaxTime())
+	}
 }
 
 // after is the sequence that follows a batch of n records; sequences wrap to 0.

@@ -83,7 +83,7 @@ func (d *Driver) Tail(from eventlog.Vector) (eventlog.Tail, error) {
 
 // refresh makes both the driver and the tail's client know the brokers.
 func (t *tail) refresh() error {
-	own := topics{cl: t.cl}
+	own := newTopics(t.cl, 0, 0)
 	return errors.Join(own.refresh(t.ctx), t.d.topics.refresh(t.ctx))
 }
 
@@ -212,8 +212,8 @@ func (t *tail) loop(leader int32) {
 		if err != nil {
 			t.d.o.Logger.Warn("fetch failed", "broker", leader, "error", err)
 			for _, w := range wants {
-				t.d.trouble.add(true, t.parts[w.part], err)
-				t.lose(t.parts[w.part])
+				t.d.trouble.add(true, w.who, err)
+				t.lose(w.who)
 			}
 		}
 		for i := range got {
@@ -243,7 +243,7 @@ func (t *tail) wanted(leader int32) (wants []want, pause time.Duration, on bool)
 			pause = min(pause, d)
 			continue
 		}
-		wants = append(wants, want{f.part, f.topic, f.next})
+		wants = append(wants, want{f.part, f.topic, f.next, f})
 	}
 	if !led {
 		delete(t.loops, leader)

@@ -43,7 +43,7 @@ func (a asker) Request(ctx context.Context, req kmsg.Request) (kmsg.Response, er
 		t.coordinator = node
 	}
 	asked := t.coordinator
-	resp, err := t.d.ask(ctx, t.d.tx, asked, req, func() bool {
+	resp, err := t.d.ask(ctx, t.d.tx, asked, req, t.slow, func() bool {
 		node, err := t.find(ctx)
 		return err == nil && node != asked
 	})
@@ -52,6 +52,8 @@ func (a asker) Request(ctx context.Context, req kmsg.Request) (kmsg.Response, er
 	}
 	return resp, err
 }
+
+func (t *txn) slow(err error) { t.d.trouble.add(false, t, err) }
 
 // find asks who coordinates the transactional id.
 func (t *txn) find(ctx context.Context) (int32, error) {
@@ -122,6 +124,7 @@ func (t *txn) commit(ctx context.Context, shots []*shot) (refused map[*shot]erro
 		}
 	}
 	for _, s := range shots {
+		s.notAhead(t.d.o.Now())
 		s.aim(t.pid, t.epoch, t.seq[s.part], true)
 		s.maybe = false
 	}
@@ -203,7 +206,7 @@ func (t *txn) send(ctx context.Context, s *shot) error {
 		req := newProduce(&t.id)
 		addProduce(req, of, s.part.Index, s.raw)
 		leader := of.leader(s.part.Index)
-		answer, err := t.d.ask(ctx, t.d.tx, leader, req, func() bool { return t.d.movedFrom(leader, of, s.part.Index) })
+		answer, err := t.d.ask(ctx, t.d.tx, leader, req, t.slow, func() bool { return t.d.movedFrom(leader, of, s.part.Index) })
 		v := elsewhere
 		if resp, _ := answer.(*kmsg.ProduceResponse); err == nil {
 			a, ok := answerOf(resp, of, s.part.Index)

@@ -1,0 +1,226 @@
+package app
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/millrace-io/millrace/config"
+	"github.com/millrace-io/millrace/eventlog/kafka"
+	"github.com/millrace-io/millrace/internal/faultproxy"
+	"github.com/millrace-io/millrace/mqtt/packet"
+	"github.com/millrace-io/millrace/sim"
+)
+
+// faulty is a node on a cluster, of whatever kind, that can be broken.
+type faulty struct {
+	*testing.T
+	n    *Node
+	load *clusterLoad
+	net  *faultproxy.Net
+	ids  atomic.Int32
+}
+
+// clusterFault is one row of the fault table: what happens, what the node calls it, and how it ends.
+type clusterFault struct {
+	name  string
+	want  []kafka.State // any of these: what a client sees of a fault is not always the same
+	begin func(f *faulty)
+	end   func(f *faulty)
+}
+
+func (f *faulty) set(m faultproxy.Mode) {
+	f.Helper()
+	if err := f.net.Set(m); err != nil {
+		f.Fatal(err)
+	}
+}
+
+// networkFaults are what a bad network between node and cluster does.
+func networkFaults() []clusterFault {
+	network := func(m faultproxy.Mode) func(*faulty) { return func(f *faulty) { f.set(m) } }
+	return []clusterFault{
+		{"hang", []kafka.State{kafka.NoAnswer}, network(faultproxy.Hang), network(faultproxy.Pass)},
+		{"refused", []kafka.State{kafka.Unreachable}, network(faultproxy.Refuse), network(faultproxy.Pass)},
+		{"reset", []kafka.State{kafka.Unreachable}, network(faultproxy.Reset), network(faultproxy.Pass)},
+		{"a byte a second", []kafka.State{kafka.NoAnswer}, network(faultproxy.Trickle), network(faultproxy.Pass)},
+	}
+}
+
+// survive breaks the cluster under load, looks on, mends it, and wants that nothing was lost, repeated or let go: while it lasts nothing is
+// acknowledged, no device is sent away, memory is bounded, and /readyz, the metrics and the log name the one state.
+func (f *faulty) survive(row clusterFault) {
+	f.Helper()
+	f.load.more(100)
+	before := f.load.connectsNow()
+	row.begin(f)
+	state := func() kafka.State { return f.n.clusterHealth().State }
+	eventually(f.T, fmt.Sprintf("the state is one of %v", row.want), func() bool {
+		is := state()
+		for _, want := range row.want {
+			if is == want && !f.n.Status().Ready {
+				return true
+			}
+		}
+		return false
+	})
+	was := f.load.ackedNow()
+	f.flood()
+	time.Sleep(300 * time.Millisecond)
+	if now := f.load.ackedNow(); now > was {
+		f.Errorf("%d messages were acknowledged that the cluster did not take", now-was)
+	}
+	is := string(state())
+	if code, body := fetch(f.T, f.n, "/readyz"); code != 503 || !strings.Contains(body, is) {
+		f.Errorf("/readyz: %d %s, want 503 and %s", code, body, is)
+	}
+	if code, _ := fetch(f.T, f.n, "/livez"); code != 200 {
+		f.Errorf("/livez: %d: who asks whether to restart what owns the buffers must not be told to", code)
+	}
+	if _, body := fetch(f.T, f.n, "/metrics"); strings.Count(body, "millrace_cluster_state{") != len(kafka.States) || !strings.Contains(body, fmt.Sprintf("millrace_cluster_state{state=%q} 1", is)) {
+		f.Errorf("the metrics do not say %s", is)
+	}
+	if h := f.n.cluster.Health(); h.Bytes > floodBound {
+		f.Errorf("%d bytes wait for the cluster, want at most %d", h.Bytes, floodBound)
+	}
+	row.end(f)
+	f.load.more(100)
+	eventually(f.T, "the state is ok", func() bool { return state() == kafka.OK && f.n.Status().Ready })
+	if now := f.load.connectsNow(); now != before {
+		f.Errorf("%d connections of devices ended", now-before)
+	}
+}
+
+const (
+	floodRoom  = 128 << 10 // of a partition
+	floodBound = 8*(floodRoom+1<<20) + 1<<20
+)
+
+// flood is a device that sends without end at QoS 0 until it is held back: 16 MiB are more than anybody may keep of it.
+func (f *faulty) flood() {
+	f.Helper()
+	ctx, cancel := context.WithTimeout(f.Context(), 500*time.Millisecond)
+	defer cancel()
+	id := fmt.Sprintf("flood-%d", f.ids.Add(1))
+	c := sim.NewClient(sim.ClientOptions{Dial: sim.DialTCP(f.n.Address("MQTT")), Connect: packet.Connect{Version: packet.V311, CleanStart: true, ClientID: id}})
+	if _, err := c.Connect(ctx); err != nil {
+		f.Errorf("a device does not get in: %v", err)
+		return
+	}
+	defer c.Drop()
+	payload := make([]byte, 32<<10)
+	for range 512 {
+		if err := c.Publish(ctx, &packet.Publish{Topic: []byte("flood/" + id), Payload: payload}, nil); err != nil {
+			return
+		}
+	}
+	f.Error("16 MiB were taken that the cluster did not take")
+}
+
+func onFake(t *testing.T, more string) (*faulty, *kfake.Cluster) {
+	cluster, err := kfake.NewCluster(kfake.NumBrokers(3))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(cluster.Close)
+	f := &faulty{T: t, net: &faultproxy.Net{}}
+	t.Cleanup(f.net.Close)
+	c := testConfig(t, "log: {kafka: ["+strings.Join(cluster.ListenAddrs(), ", ")+"]}\nlimits: {inbound_bytes: 256KiB}\n"+more)
+	c.Log.Data = ""
+	f.n = bootTuned(t, c, func(o *kafka.Options) {
+		o.Dial, o.RoomBytes, o.Patience = f.net.Dial, floodRoom, 400*time.Millisecond
+	})
+	f.load = startLoad(t, func() string { return f.n.Address("MQTT") }, 300)
+	return f, cluster
+}
+
+// bootTuned is boot with a driver that is small and quick.
+func bootTuned(t *testing.T, c *config.Config, tune func(*kafka.Options)) *Node {
+	t.Helper()
+	log, _ := testLogger(t)
+	n, err := Start(t.Context(), Options{Config: c, Version: "test", Logger: log, tune: tuning{kafka: tune}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { halt(t, n) })
+	eventually(t, "the node is ready", func() bool { return n.Status().Ready })
+	return n
+}
+
+// TestClusterFaults is the fault table on a cluster in this process.
+func TestClusterFaults(t *testing.T) {
+	answers := func(name string, want kafka.State, err *kerr.Error) (clusterFault, func(*kfake.Cluster)) {
+		var c *kfake.Cluster
+		var h *kfake.FaultHandle
+		return clusterFault{name, []kafka.State{want},
+			func(*faulty) { h = c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Err: err, Count: -1}) },
+			func(*faulty) { h.Remove() }}, func(of *kfake.Cluster) { c = of }
+	}
+	type row struct {
+		clusterFault
+		on func(*kfake.Cluster)
+	}
+	var rows []row
+	for _, f := range networkFaults() {
+		rows = append(rows, row{f, func(*kfake.Cluster) {}})
+	}
+	for _, a := range []struct {
+		name string
+		want kafka.State
+		err  *kerr.Error
+	}{
+		{"too few replicas", kafka.FewReplicas, kerr.NotEnoughReplicas},
+		{"no leader", kafka.NoLeader, kerr.NotLeaderForPartition},
+		{"rights taken away", kafka.Denied, kerr.TopicAuthorizationFailed},
+		{"clocks differ", kafka.Clock, kerr.InvalidTimestamp},
+	} {
+		f, on := answers(a.name, a.want, a.err)
+		rows = append(rows, row{f, on})
+	}
+	for _, r := range rows {
+		t.Run(r.name, func(t *testing.T) {
+			t.Parallel()
+			f, cluster := onFake(t, "")
+			r.on(cluster)
+			f.survive(r.clusterFault)
+			f.load.finish()
+		})
+	}
+}
+
+// TestClusterTopicReplaced: a topic is deleted under its devices, and somebody makes it again with fewer partitions. Nothing that was acknowledged
+// afterwards is missing, nobody's message is refused.
+func TestClusterTopicReplaced(t *testing.T) {
+	f, cluster := onFake(t, "")
+	f.load.more(50)
+	f.load.finish()
+	cl, err := kgo.NewClient(kgo.SeedBrokers(cluster.ListenAddrs()...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	adm := kadm.NewClient(cl)
+	for _, partitions := range []int32{2, 5} {
+		if _, err := adm.DeleteTopic(t.Context(), "mqtt"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := adm.CreateTopic(t.Context(), partitions, 3, nil, "mqtt"); err != nil {
+			t.Fatal(err)
+		}
+		f.load = startLoad(t, func() string { return f.n.Address("MQTT") }, 300)
+		f.load.more(100)
+		f.load.finish()
+		if said := f.n.Status(); !said.Ready {
+			t.Errorf("%+v", said)
+		}
+	}
+}
