@@ -41,6 +41,7 @@ type snapshot struct {
 	nextID     int64
 	maxLog     int64
 	topics     []topicSnapshot
+	format     int // that it was read in
 }
 
 type topicSnapshot struct {
@@ -147,7 +148,7 @@ func decodeCheckpoint(p []byte) (*snapshot, error) {
 		return nil, fmt.Errorf("checkpoint flags %#x: %w", p[5], ErrNewer)
 	}
 	r := &reader{b: body}
-	s := &snapshot{}
+	s := &snapshot{format: int(p[4])}
 	copy(s.clusterID[:], r.take(len(s.clusterID)))
 	s.commit, s.salt, s.generation = r.u64(), r.u64(), r.u64()
 	s.time, s.nextID, s.maxLog = r.i64(), r.i64(), r.i64()

@@ -41,7 +41,7 @@ func (v *verifier) verify(s *segment, pos, base, stop int64) error {
 			v.damaged(d)
 			w.pass(d)
 		case err != nil:
-			return nil //nolint:nilerr // readable has no other error than io.EOF
+			return nil // readable has no other error than io.EOF
 		default:
 			v.batch(from, b)
 		}
@@ -133,6 +133,7 @@ type Verification struct {
 	Damaged func(*Damage)                                     // for each place in the log that cannot be read
 	Wrong   func(file, what string)                           // for what is not as it should be, but can be made again
 	Batch   func(file string, pos int64, b eventlog.RawBatch) // for each intact batch, valid until it returns; may be nil
+	Entry   func(file string, offset, pos, maxTime int64)     // for each entry of an index; may be nil
 
 	log *Log
 	got Verified
@@ -280,6 +281,9 @@ func (v *Verification) index(s *segment, entries int64) *indexCheck {
 		}
 		e.maxTime = t.maxTime
 		x.entries = append(x.entries, e)
+		if v.Entry != nil {
+			v.Entry(s.index.offs.name, s.base+int64(e.rel), int64(e.pos), e.maxTime)
+		}
 	}
 	return x
 }

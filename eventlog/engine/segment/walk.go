@@ -117,7 +117,10 @@ func (w *walker) frame() (eventlog.RawBatch, int64, error) {
 		return nil, 0, err
 	}
 	b := eventlog.RawBatch(p)
-	if int64(n) > left || b.LastDelta() < 0 || b.Base() < w.next || b.Base() > w.next && !w.gaps || b.Next() <= b.Base() || b.Next() > w.limit {
+	if int64(n) > left {
+		return nil, 0, fmt.Errorf("%w: a batch of %d bytes where %d are left", eventlog.ErrCorrupt, n, left)
+	}
+	if b.LastDelta() < 0 || b.Base() < w.next || b.Base() > w.next && !w.gaps || b.Next() <= b.Base() || b.Next() > w.limit {
 		return nil, 0, fmt.Errorf("%w: %d bytes with offsets %d to %d where offset %d should be", eventlog.ErrCorrupt, n, b.Base(), b.Last(), w.next)
 	}
 	if epoch := binary.BigEndian.Uint32(p[afterLength:]); epoch != 0 { // which a log of one node never has, and no checksum covers
