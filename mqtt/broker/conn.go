@@ -60,8 +60,7 @@ type conn struct {
 	since      time.Duration // when its session was accepted, on the broker's clock; the owner's
 
 	// Of the owner.
-	denied map[uint16][]packet.Code // SUBSCRIBEs of which a part was not authorised, by packet id
-	named  *outAliases              // set by the reader before the owner knows the connection
+	named *outAliases // set by the reader before the owner knows the connection
 
 	// Of the roster.
 	next, prev   *conn

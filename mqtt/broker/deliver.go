@@ -244,12 +244,8 @@ func fill(p *packet.Publish, d *session.Delivery, v packet.Version) {
 
 // Send queues an answer of the owner's.
 func (c *conn) Send(p packet.Packet) {
-	s, ok := p.(*packet.Suback)
-	if ok && s.Kind == packet.SUBACK {
-		p = c.withDenied(s)
-	}
 	c.sendNow(p)
-	if ok && len(c.owner.sysOwed) > 0 {
+	if s, ok := p.(*packet.Suback); ok && len(c.owner.sysOwed) > 0 {
 		c.owner.sysNow(c, s)
 	}
 }
@@ -274,20 +270,4 @@ func (c *conn) Close(code packet.Code, reason string) {
 		return
 	}
 	c.end(code, reason)
-}
-
-// withDenied puts the filters back that authorisation took out of a SUBSCRIBE.
-func (c *conn) withDenied(s *packet.Suback) *packet.Suback {
-	codes, ok := c.denied[s.PacketID]
-	if !ok {
-		return s
-	}
-	delete(c.denied, s.PacketID)
-	granted := s.Codes
-	for i := range codes {
-		if codes[i] == packet.Success && len(granted) > 0 {
-			codes[i], granted = granted[0], granted[1:]
-		}
-	}
-	return &packet.Suback{Kind: s.Kind, PacketID: s.PacketID, Props: s.Props, Codes: codes}
 }

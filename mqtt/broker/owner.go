@@ -270,40 +270,20 @@ func (o *owner) packet(c *conn, p packet.Packet) {
 		c.wakeReader()
 		c.mu.Unlock()
 		if s, ok := p.(*packet.Subscribe); ok {
-			if !o.permit(c, s) {
-				return
-			}
+			o.permit(c, s)
 			o.sysWanted(c, s)
 		}
 		o.core.Packet(now, c, p)
 	})
 }
 
-// permit takes the filters out of s that the client may not have; what is left goes to the core, and Send puts the refusals back
-// into the SUBACK. false: nothing is left, and s is answered.
-func (o *owner) permit(c *conn, s *packet.Subscribe) bool {
-	codes := make([]packet.Code, len(s.Filters))
-	left := s.Filters[:0]
-	for i, f := range s.Filters {
-		if o.maySubscribe(c.key, f.Filter) {
-			left = append(left, f)
-		} else {
-			codes[i] = packet.NotAuthorized
+// permit marks the filters of s that the client may not have: the core refuses them in the SUBACK, and does nothing else with them.
+func (o *owner) permit(c *conn, s *packet.Subscribe) {
+	for i := range s.Filters {
+		if f := &s.Filters[i]; !o.maySubscribe(c.key, f.Filter) {
+			f.Refused = packet.NotAuthorized
 		}
 	}
-	if len(left) == len(codes) {
-		return true
-	}
-	s.Filters = left
-	if len(left) == 0 {
-		c.Send(&packet.Suback{Kind: packet.SUBACK, PacketID: s.PacketID, Codes: codes})
-		return false
-	}
-	if c.denied == nil {
-		c.denied = map[uint16][]packet.Code{}
-	}
-	c.denied[s.PacketID] = codes
-	return true
 }
 
 // flushLater marks c for the flush at the end of the step. Under c.mu.

@@ -314,3 +314,23 @@ func TestClass07RefusedWillsAreForgotten(t *testing.T) {
 		t.Errorf("%d sessions are left", s)
 	}
 }
+
+// What is refused of a SUBSCRIBE stays with it, also where a client has several under way with one packet id.
+func TestRefusedFiltersStayWithTheirSubscribe(t *testing.T) {
+	for _, version := range []string{"v5", "v4"} {
+		n := newNode(t, func(o *broker.Options) { o.Authorizer = rules{map[string]bool{"s subscribe no": true}} })
+		c := n.connected("CONNECT " + version + " id=s" + map[string]string{"v5": " expiry=100"}[version])
+		c.send("SUBSCRIBE #1 x:1 no:1", "SUBSCRIBE #1 no:1", "SUBSCRIBE #1 no:1 y:1 z:0", "SUBSCRIBE #1 x:1", "SUBSCRIBE #1 no:1 no:1")
+		no := map[string]string{"v5": " 0x87", "v4": " 0x80"}[version]
+		var got []string
+		for range 5 {
+			got = append(got, show(c.next()))
+		}
+		slices.Sort(got)
+		want := []string{"SUBACK #1" + no, "SUBACK #1" + no + " 0x01 0x00", "SUBACK #1" + no + no, "SUBACK #1 0x01", "SUBACK #1 0x01" + no}
+		slices.Sort(want)
+		if !slices.Equal(got, want) {
+			t.Errorf("%s: got  %q\nwant %q", version, got, want)
+		}
+	}
+}

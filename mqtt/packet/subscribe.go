@@ -19,6 +19,8 @@ type Filter struct {
 	NoLocal           bool
 	RetainAsPublished bool
 	RetainHandling    byte // 0 send retained, 1 only for a new subscription, 2 never
+
+	Refused Code // never on the wire: why it is refused, by who looked at it before the session does
 }
 
 // The subscription options (MQTT 5.0, 3.8.3.1).

@@ -161,6 +161,9 @@ func (c *Core) asksOf(l *link, p *packet.Subscribe) *asks {
 	asked := 0
 	for i := range a.filters {
 		f := &a.filters[i]
+		if f.Refused != 0 {
+			continue
+		}
 		plain, from, prefixed := PlainFilter(f.Filter)
 		code := packet.ImplementationSpecificError
 		switch {

@@ -7,7 +7,7 @@ import (
 
 // subscribe adds or replaces subscriptions. A new filter enters the tree at once, as pending, and starts where the matcher is:
 // what it matches from now on is collected. SUBACK and delivery wait until it is durable; if the write is refused, the filter
-// goes again. A filter that is there already gets the new options once they are durable, and keeps its start.
+// goes again. What somebody before has refused stays refused. A filter that is there already gets the new options once they are durable, and keeps its start.
 func (c *Core) subscribe(l *link, p *packet.Subscribe) {
 	if c.waits(l, p) {
 		return
@@ -21,7 +21,10 @@ func (c *Core) subscribe(l *link, p *packet.Subscribe) {
 	}
 	for i := range a.filters {
 		f := &a.filters[i]
-		if codes[i] = a.code(i); !codes[i].Failed() {
+		if codes[i] = f.Refused; !codes[i].Failed() {
+			codes[i] = a.code(i)
+		}
+		if !codes[i].Failed() {
 			codes[i] = c.checkFilter(s, f)
 		}
 		if codes[i].Failed() || !a.wanted(i) && c.unchanged(s, f, id) {
