@@ -313,10 +313,10 @@ func (o operator) Trace(ctx context.Context, q console.TraceQuery, emit func([]c
 		}
 		run = run[:0]
 		select {
-		case e := <-t.Events():
-			for run = append(run, traceBody(&e)); len(t.Events()) > 0 && len(run) < traceRun; {
-				e = <-t.Events()
-				run = append(run, traceBody(&e))
+		case <-t.Ready():
+			events := t.Take(traceRun)
+			for i := range events {
+				run = append(run, traceBody(&events[i]))
 			}
 		case <-beat.C:
 		case <-ctx.Done():

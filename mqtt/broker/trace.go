@@ -21,6 +21,7 @@ type TraceOptions struct {
 	Filter  string
 	Payload int // bytes of each payload to show
 	Buffer  int // events that may wait to be read; default 1,024
+	Bytes   int // that these may take; default 4 MiB
 }
 
 // TraceEvent is one packet, or the end of a connection.
@@ -45,9 +46,13 @@ type TraceEvent struct {
 type Tracer struct {
 	b       *Broker
 	o       TraceOptions
-	events  chan TraceEvent
+	ready   chan struct{} // has one while events wait
 	dropped atomic.Int64
 	claims  sync.Map // *conn: it says that it is the client, and is not authenticated yet
+
+	mu      sync.Mutex
+	waiting []TraceEvent
+	bytes   int // of waiting
 }
 
 // tracers are the traces that run. While there are none, which is nearly always, a packet costs one load of a pointer.
@@ -70,7 +75,8 @@ func (b *Broker) Trace(o TraceOptions) (*Tracer, error) {
 		return nil, fmt.Errorf("trace: %w", topic.ValidateFilter(o.Filter))
 	}
 	def(&o.Buffer, 1024)
-	t := &Tracer{b: b, o: o, events: make(chan TraceEvent, o.Buffer)}
+	def(&o.Bytes, 4<<20)
+	t := &Tracer{b: b, o: o, ready: make(chan struct{}, 1)}
 	b.traces.mu.Lock()
 	defer b.traces.mu.Unlock()
 	list := b.traces.list()
@@ -89,8 +95,40 @@ func (t *tracers) list() []*Tracer {
 	return nil
 }
 
-// Events gives what is traced; it never closes.
-func (t *Tracer) Events() <-chan TraceEvent { return t.events }
+// Ready receives once something is there to Take; it never closes.
+func (t *Tracer) Ready() <-chan struct{} { return t.ready }
+
+// Take takes what is traced, the oldest first, so many events at most.
+func (t *Tracer) Take(most int) (list []TraceEvent) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n := min(len(t.waiting), most)
+	list, t.waiting = t.waiting[:n:n], t.waiting[n:]
+	for i := range list {
+		t.bytes -= list[i].size()
+	}
+	if len(t.waiting) > 0 {
+		t.tell()
+	}
+	return list
+}
+
+// tell has whoever waits look.
+func (t *Tracer) tell() {
+	select {
+	case t.ready <- struct{}{}:
+	default:
+	}
+}
+
+// size is about what an event takes of memory.
+func (e *TraceEvent) size() int {
+	n := int(unsafe.Sizeof(*e)) + len(e.Client) + len(e.Principal) + len(e.Topic) + len(e.Reason) + len(e.Payload)
+	for _, f := range e.Filters {
+		n += int(unsafe.Sizeof(f)) + len(f)
+	}
+	return n
+}
 
 // Dropped is how many events there was no room for since the last call.
 func (t *Tracer) Dropped() int64 { return t.dropped.Swap(0) }
@@ -123,12 +161,17 @@ func (t *Tracer) wants(c *conn, name string) bool {
 // put hands an event over, or counts it.
 func (t *Tracer) put(e TraceEvent, payload []byte) {
 	e.At = t.b.o.Now()
-	e.Payload = slices.Clone(payload[:min(len(payload), t.o.Payload)])
-	select {
-	case t.events <- e:
-	default:
+	payload = payload[:min(len(payload), t.o.Payload)]
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.waiting) >= t.o.Buffer || t.bytes+e.size()+len(payload) > t.o.Bytes {
 		t.dropped.Add(1)
+		return
 	}
+	e.Payload = slices.Clone(payload)
+	t.waiting = append(t.waiting, e)
+	t.bytes += e.size()
+	t.tell()
 }
 
 // trace gives an event to the traces that want it. Its topic may be in a buffer that is used again, and so is the payload. make completes

@@ -16,10 +16,12 @@ func traced(t *testing.T, tr *broker.Tracer, last string) (list []string) {
 	limit := time.After(20 * time.Second)
 	for {
 		select {
-		case e := <-tr.Events():
-			list = append(list, tell(e))
-			if strings.HasSuffix(list[len(list)-1], last) {
-				return list
+		case <-tr.Ready():
+			for _, e := range tr.Take(1) {
+				list = append(list, tell(e))
+				if strings.HasSuffix(list[len(list)-1], last) {
+					return list
+				}
 			}
 		case <-limit:
 			t.Fatalf("%s never came, but %q", last, list)
@@ -92,10 +94,8 @@ func TestTraceClient(t *testing.T) {
 	tr.Close()
 	c := n.connected("CONNECT v5 id=a")
 	c.quiet()
-	select {
-	case e := <-tr.Events():
+	for _, e := range tr.Take(1) {
 		t.Errorf("after its end: %s", tell(e))
-	default:
 	}
 }
 
@@ -157,9 +157,36 @@ func TestTraceBounds(t *testing.T) {
 		a.send(fmt.Sprintf("PUBLISH q1 #%d t=x \"m\"", i+1))
 		a.expect(fmt.Sprintf("PUBACK #%d", i+1))
 	}
-	if len(tr.Events()) != 10 || tr.Dropped() != 90 || tr.Dropped() != 0 {
-		t.Errorf("%d are kept", len(tr.Events()))
+	if kept := tr.Take(100); len(kept) != 10 || tr.Dropped() != 90 || tr.Dropped() != 0 {
+		t.Errorf("%d are kept", len(kept))
 	}
+	small, err := n.b.Trace(broker.TraceOptions{Filter: "#", Payload: 1000, Bytes: 10_000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	long := fmt.Sprintf("PUBLISH q0 t=%s %q", strings.Repeat("t", 5000), strings.Repeat("p", 900))
+	for range 20 { // one of these has room
+		a.send(long)
+	}
+	for range 20 { // and some of these beside it
+		a.send(fmt.Sprintf("PUBLISH q0 t=x %q", strings.Repeat("p", 900)))
+	}
+	a.send("PUBLISH q1 #1 t=x \"m\"")
+	a.expect("PUBACK #1")
+	kept, size := small.Take(100), 0
+	for _, e := range kept {
+		size += len(e.Topic) + len(e.Payload)
+	}
+	if len(kept) < 2 || size > 10_000 || int64(len(kept))+small.Dropped() != 41 {
+		t.Errorf("%d events of %d bytes are kept", len(kept), size)
+	}
+	a.send(long)
+	a.send("PUBLISH q1 #1 t=y \"m\"")
+	a.expect("PUBACK #1")
+	if kept := small.Take(100); len(kept) != 2 || len(kept[0].Topic) != 5000 {
+		t.Errorf("when there is room again, %d are kept", len(kept))
+	}
+	small.Close()
 	for range 7 {
 		if _, err := n.b.Trace(broker.TraceOptions{Client: "x"}); err != nil {
 			t.Fatal(err)
