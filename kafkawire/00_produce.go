@@ -51,10 +51,10 @@ func startProduce(c *conn, r *request) (*reply, error) {
 	p.resp.Topics = make([]kmsg.ProduceResponseTopic, len(req.Topics))
 	for i := range req.Topics {
 		t, rt := &req.Topics[i], &p.resp.Topics[i]
-		rt.Topic = t.Topic
+		rt.Topic, rt.TopicID = t.Topic, t.TopicID
 		rt.Partitions = make([]kmsg.ProduceResponseTopicPartition, len(t.Partitions))
-		topic, ok := c.s.topic(t.Topic)
-		may := c.mayTopic(kmsg.ACLOperationWrite, t.Topic)
+		topic, ok := p.topic(&req, t)
+		may := c.mayTopic(kmsg.ACLOperationWrite, t.Topic) || !ok && byTopicID(&req)
 		for j := range t.Partitions {
 			rp := &rt.Partitions[j]
 			rp.Default()
@@ -75,6 +75,19 @@ func startProduce(c *conn, r *request) (*reply, error) {
 	return &p.reply, nil
 }
 
+// byTopicID tells whether a request names its topics by id.
+func byTopicID(req *kmsg.ProduceRequest) bool { return req.Version >= 13 }
+
+// topic finds a topic, and gives one named by its id its name.
+func (p *production) topic(req *kmsg.ProduceRequest, t *kmsg.ProduceRequestTopic) (eventlog.Topic, bool) {
+	if !byTopicID(req) {
+		return p.c.s.topic(t.Topic)
+	}
+	topic, ok := p.c.s.topicByID(t.TopicID)
+	t.Topic = topic.Name
+	return topic, ok
+}
+
 // check refuses what needs no look into the log.
 func (p *production) check(req *kmsg.ProduceRequest, name string, topic eventlog.Topic, ok bool, part *kmsg.ProduceRequestTopicPartition) *refusal {
 	switch {
@@ -84,6 +97,8 @@ func (p *production) check(req *kmsg.ProduceRequest, name string, topic eventlog
 		return refuse(kerr.TransactionalIDAuthorizationFailed, noTransactions)
 	case isInternal(name):
 		return refuse(kerr.InvalidTopicException, internalTopic)
+	case !ok && byTopicID(req):
+		return refuse(kerr.UnknownTopicID, "no topic with this id")
 	case !ok || part.Partition < 0 || part.Partition >= topic.Partitions:
 		return refuse(kerr.UnknownTopicOrPartition, "no such topic or partition")
 	}

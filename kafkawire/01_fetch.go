@@ -154,6 +154,7 @@ func (f *fetch) resolve() {
 		if !t.ok || !f.set.byID { // an id that was found is found again, or its partitions say that it is gone
 			f.lookUp(t)
 		}
+		t.may = f.c.mayTopic(kmsg.ACLOperationRead, t.name) || f.set.byID && !t.ok
 	}
 	for _, p := range f.set.parts {
 		t := p.topic
@@ -166,6 +167,8 @@ func (f *fetch) resolve() {
 			f.set.changes++
 		}
 		switch {
+		case !t.may:
+			p.code = kerr.TopicAuthorizationFailed.Code
 		case !t.ok && f.set.byID:
 			p.code = kerr.UnknownTopicID.Code
 		case !t.ok || p.index < 0 || p.index >= t.partitions:
@@ -185,6 +188,7 @@ func (f *fetch) lookUp(t *fetchTopic) {
 	var topic eventlog.Topic
 	if f.set.byID {
 		topic, t.ok = f.c.s.topicByID(t.id)
+		t.name = topic.Name
 	} else {
 		topic, t.ok = f.c.s.topic(t.name)
 	}

@@ -9,9 +9,9 @@ import (
 	"github.com/millrace-io/millrace/kafkawire/group"
 )
 
-// DeleteGroups: key 42, versions 0–2. Only groups without members. Answered when the tombstones are durable.
+// DeleteGroups: key 42, versions 0–3. Only groups without members. Answered when the tombstones are durable.
 func init() {
-	register(0, 2, "*s", deleteGroups)
+	register(0, 3, "*s", deleteGroups)
 }
 
 func deleteGroups(c *conn, req *kmsg.DeleteGroupsRequest) kmsg.Response {
@@ -19,7 +19,8 @@ func deleteGroups(c *conn, req *kmsg.DeleteGroupsRequest) kmsg.Response {
 	for _, name := range req.Groups {
 		if !c.mayGroup(kmsg.ACLOperationDelete, name) {
 			rg := kmsg.NewDeleteGroupsResponseGroup()
-			rg.Group, rg.ErrorCode = name, kerr.GroupAuthorizationFailed.Code
+			rg.Group = name
+			refuse(kerr.GroupAuthorizationFailed, "the account may not delete the group").set(&rg.ErrorCode, &rg.ErrorMessage)
 			resp.Groups = append(resp.Groups, rg)
 			continue
 		}
@@ -29,7 +30,12 @@ func deleteGroups(c *conn, req *kmsg.DeleteGroupsRequest) kmsg.Response {
 		if !ok {
 			return nil
 		}
-		resp.Groups = append(resp.Groups, one.Groups...)
+		for _, rg := range one.Groups {
+			if err := kerr.TypedErrorForCode(rg.ErrorCode); err != nil {
+				rg.ErrorMessage = &err.Description
+			}
+			resp.Groups = append(resp.Groups, rg)
+		}
 	}
 	return resp
 }

@@ -24,8 +24,18 @@ func TestAPIVersions(t *testing.T) {
 		if resp.ErrorCode != 0 || len(resp.ApiKeys) != len(apis()) {
 			t.Fatalf("version %d: error %d, %d keys", v, resp.ErrorCode, len(resp.ApiKeys))
 		}
-		if len(resp.SupportedFeatures) != 0 || len(resp.FinalizedFeatures) != 0 {
-			t.Fatalf("version %d: features %+v %+v", v, resp.SupportedFeatures, resp.FinalizedFeatures)
+		if v < 3 {
+			continue
+		}
+		final := map[string]int16{}
+		for i, f := range resp.FinalizedFeatures {
+			final[f.Name] = f.MaxVersionLevel
+			if s := resp.SupportedFeatures[i]; s.Name != f.Name || s.MaxVersion != f.MaxVersionLevel || s.MinVersion > 0 == (v > 3) {
+				t.Fatalf("version %d: supported %+v, final %+v", v, s, f) // before version 4 a level 0 cannot be told
+			}
+		}
+		if final["group.version"] != 1 {
+			t.Fatalf("version %d: features %v", v, final)
 		}
 	}
 	// What librdkafka before 2.11 and other old clients look for, exactly: without these they do without groups,

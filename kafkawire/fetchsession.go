@@ -30,12 +30,13 @@ const (
 
 // fetchTopic is a topic as a request names it: by id from version 13 on, by name before.
 type fetchTopic struct {
-	name string
+	name string // of one named by its id, when it was found
 	id   [16]byte
 
 	parts      int  // of the set
 	ok         bool // it was there
 	asked      bool // during this request
+	may        bool // be read by who asks
 	at         eventlog.TopicID
 	partitions int32
 }
@@ -133,7 +134,7 @@ func (s *fetchSet) key(name string, id [16]byte, index int32) fetchKey {
 // topic finds the set's entry for a topic: that of the last partition, most likely.
 func (s *fetchSet) topic(key fetchKey) *fetchTopic {
 	for i := len(s.topics) - 1; i >= 0; i-- {
-		if t := s.topics[i]; t.name == key.name && t.id == key.id {
+		if t := s.topics[i]; t.id == key.id && (s.byID || t.name == key.name) {
 			return t
 		}
 		if len(s.topics)-i > 8 { // one that is named again much later is looked up twice: no harm

@@ -58,6 +58,11 @@ type Engine interface {
 	FindMaxTime(p eventlog.Part) (engine.TimeOffset, error)
 	Starts(ctx context.Context, id eventlog.TopicID) ([]int64, error)
 	Ends(ctx context.Context, id eventlog.TopicID) ([]int64, error)
+	Highs(ctx context.Context, id eventlog.TopicID) ([]int64, error)
+	PartSizes(id eventlog.TopicID) ([]int64, error)
+	Volume() (free, total int64)
+	Trim(ctx context.Context, pos eventlog.Position) error
+	CheckConfig(set map[string]string) error
 
 	Append(b *eventlog.Batch, done func(eventlog.Outcome))
 	Read(ctx context.Context, pos eventlog.Position, maxBytes int) ([]*eventlog.Batch, int64, error)
@@ -74,6 +79,7 @@ type Options struct {
 	NewID func(prefix string) string
 
 	NodeID       int32                              // 1
+	LogDir       string                             // "log": where the log is, as DescribeLogDirs says it
 	AutoCreate   bool                               // Metadata of an unknown topic makes it, when the client asks for that
 	ShowInternal bool                               // let clients list and read the log's own topics
 	Fixed        func(topic string) (reason string) // not "": the topic's partition count must not change, and why
@@ -114,6 +120,7 @@ func (o *Options) setDefaults() {
 		o.Fixed = func(string) string { return "" }
 	}
 	def(&o.NodeID, 1)
+	def(&o.LogDir, "log")
 	def(&o.MaxConnections, 4096)
 	def(&o.MaxRequestBytes, 100<<20)
 	def(&o.MaxFetchBytes, 55<<20)

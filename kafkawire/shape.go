@@ -17,6 +17,7 @@ import (
 //	i8 i16 i32 i64 uuid        of fixed size (a bool is i8)
 //	s ns b nb                  string, nullable string, bytes, nullable bytes
 //	[ … ]   *i32   *s          array of structs; array of one such field
+//	?[ … ]                     a struct that may be null
 //	s:3+  s:0-2  [:7+ … ]      only in these versions of the request
 //	!1                         a tagged field that only brokers send: refused, because it would have to be walked too
 //
@@ -28,7 +29,7 @@ type field struct {
 	size     int // of fixed
 	tag      uint64
 	min, max int16
-	elem     shape // of array, list
+	elem     shape // of array, nullable, list
 }
 
 type fieldKind uint8
@@ -37,7 +38,8 @@ const (
 	fixed fieldKind = iota
 	str
 	blob
-	array  // of structs
+	array // of structs
+	nullable
 	list   // of single fields
 	banned // tag
 )
@@ -76,8 +78,10 @@ func parseFields(tokens []string) (s shape, rest []string) {
 		f := field{max: 1<<15 - 1}
 		f.setVersions(versions)
 		switch {
-		case name == "[":
-			f.kind = array
+		case name == "[" || name == "?[":
+			if f.kind = array; name == "?[" {
+				f.kind = nullable
+			}
 			f.elem, tokens = parseFields(tokens)
 			tokens = tokens[1:] // the ]
 		case strings.HasPrefix(name, "*"):
@@ -180,6 +184,12 @@ func (w *walker) field(f *field) {
 		}
 	case blob:
 		w.skip(w.length(4))
+	case nullable:
+		if present := w.b; len(present) == 0 {
+			w.fail(errTruncated)
+		} else if w.skip(1); int8(present[0]) != -1 {
+			w.structure(f.elem)
+		}
 	case array:
 		for range w.count(w.length(4)) {
 			if w.structure(f.elem); w.err != nil {

@@ -3,12 +3,10 @@ package kafkawire
 import (
 	"context"
 	"fmt"
-	"slices"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 
 	"github.com/millrace-io/millrace/eventlog"
-	"github.com/millrace-io/millrace/eventlog/engine"
 )
 
 // edge is one partition's entry in what Starts or Ends says of its topic.
@@ -46,16 +44,10 @@ func (s *Server) alterable(name string) *refusal {
 	return nil
 }
 
-// checkConfigs refuses configs that no topic has. Their values are checked when they are set.
+// checkConfigs refuses configs that no topic has, or values that they do not take.
 func (s *Server) checkConfigs(values map[string]string) *refusal {
-	known, err := s.Engine.EffectiveConfig(offsetsTopic)
-	if err != nil {
-		return refused(err)
-	}
-	for name := range values {
-		if !slices.ContainsFunc(known, func(e engine.ConfigEntry) bool { return e.Name == name }) {
-			return refuse(kerr.InvalidConfig, fmt.Sprintf("unknown topic config %q", name))
-		}
+	if err := s.Engine.CheckConfig(values); err != nil {
+		return refuse(kerr.InvalidConfig, err.Error())
 	}
 	return nil
 }

@@ -228,3 +228,60 @@ func (g *Group) expireOffsets() {
 		g.buryConsumer()
 	}
 }
+
+// DeleteOffsets is an OffsetDelete request. Partitions that refused names keep its error, topics that a member subscribes to
+// their offsets.
+func (g *Group) DeleteOffsets(now time.Time, c Caller, req *kmsg.OffsetDeleteRequest, refused func(topic string, partition int32) *kerr.Error) Output {
+	g.now = now
+	resp := req.ResponseKind().(*kmsg.OffsetDeleteResponse)
+	if err := g.mayDeleteOffsets(); err != nil {
+		resp.ErrorCode = err.Code
+		g.reply(c.Ticket, resp)
+		return g.take()
+	}
+	wanted := g.wanted()
+	for _, t := range req.Topics {
+		rt := kmsg.NewOffsetDeleteResponseTopic()
+		rt.Topic = t.Topic
+		subscribed := wanted(t.Topic)
+		for _, p := range t.Partitions {
+			rp := kmsg.NewOffsetDeleteResponseTopicPartition()
+			rp.Partition = p.Partition
+			_, stored := g.offsets[t.Topic][p.Partition]
+			err := refused(t.Topic, p.Partition)
+			switch {
+			case err != nil:
+				rp.ErrorCode = err.Code
+			case subscribed:
+				rp.ErrorCode = kerr.GroupSubscribedToTopic.Code
+			case stored:
+				g.out.Records = append(g.out.Records, offsetRecord(g.name, t.Topic, p.Partition, nil))
+			}
+			rt.Partitions = append(rt.Partitions, rp)
+		}
+		resp.Topics = append(resp.Topics, rt)
+	}
+	g.reply(c.Ticket, resp)
+	return g.take()
+}
+
+func (g *Group) mayDeleteOffsets() *kerr.Error {
+	switch {
+	case g.Forgettable():
+		return kerr.GroupIDNotFound
+	case g.state != Empty && g.protocolType != "consumer":
+		return kerr.NonEmptyGroup
+	}
+	return nil
+}
+
+// wanted tells of topics whether a member subscribes to them. Who cannot be understood may subscribe to all of them.
+func (g *Group) wanted() func(topic string) bool {
+	if g.consumer != nil {
+		return g.consumer.wants
+	}
+	topics := g.subscribed()
+	return func(topic string) bool {
+		return g.state != Empty && (topics == nil || topics[topic])
+	}
+}

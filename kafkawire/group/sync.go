@@ -122,6 +122,10 @@ func refuse(r kmsg.Response, err *kerr.Error) {
 				}
 			}
 		}
+	case *kmsg.OffsetDeleteResponse:
+		if r.ErrorCode == 0 {
+			r.ErrorCode = err.Code
+		}
 	case *kmsg.DeleteGroupsResponse:
 		for i := range r.Groups {
 			if r.Groups[i].ErrorCode == 0 {
