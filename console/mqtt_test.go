@@ -356,6 +356,7 @@ func TestClientList(t *testing.T) {
 		}
 	}
 	for _, bad := range []string{"clients?sort=x", "clients?connected=maybe", "clients?cursor=x", "clients?sort=queued&cursor=" + cursor{Sort: "id"}.String(), "clients?limit=0",
+		"clients?client=" + strings.Repeat("a*", 600), "clients?principal=" + strings.Repeat("*", 1025),
 		"clients?q=x", "slow?sort=id", "slow?cursor=x", "topics?interval=1h", "topics?interval=x", "topics?sort=x", "topics?filter=%23/x", "subscriptions", "subscriptions?topic=a/%2B",
 		"retained?limit=x", "groups?limit=x"} {
 		if a := w.get("GET", "/api/v1/mqtt/"+bad); a.Code != 400 {

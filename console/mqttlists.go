@@ -16,7 +16,7 @@ import (
 // million sessions answers in time, and with the memory of one page.
 
 var clientParams = append([]param{
-	{"client", "query", "string", "a client id; * stands for any characters, also none"},
+	{"client", "query", "string", "a client id; * stands for any characters, also none. At most 1,024 bytes"},
 	{"principal", "query", "string", "likewise the account"},
 	{"connected", "query", "boolean", "true: those with a connection; false: those without"},
 	{"sort", "query", "string", "id (default), or the most first: queued, inflight, waiting, lag, subscriptions, bytes_in, bytes_out, messages_in, messages_out; since, last_seen: the latest first"},
@@ -121,6 +121,11 @@ func (s *Server) clients(r *http.Request) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
+	for _, name := range []string{"client", "principal"} {
+		if len(q[name]) > maxWild {
+			return answer{}, badParam(name, "has more than "+strconv.Itoa(maxWild)+" bytes")
+		}
+	}
 	want := func(id, principal string, now bool) bool {
 		return (connected == nil || *connected == now) && wild(q["client"], id) && wild(q["principal"], principal)
 	}
@@ -218,6 +223,9 @@ func optionalBool(q map[string]string, name string) (*bool, error) {
 	}
 	return &b, nil
 }
+
+// maxWild bounds a pattern: it is held against every session there is.
+const maxWild = 1024
 
 // wild tells whether a pattern matches a text: * is any characters, also none; an empty pattern matches everything.
 func wild(pattern, text string) bool {
