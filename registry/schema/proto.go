@@ -221,8 +221,8 @@ func jsonName(name string) string {
 	return b.String()
 }
 
-// Serialized is a Protobuf schema as a FileDescriptorProto in base64, as some clients ask for it.
-func (s *Schema) Serialized() (string, error) {
+// Serialised is a Protobuf schema as a FileDescriptorProto in base64, as some clients ask for it.
+func (s *Schema) Serialised() (string, error) {
 	if s.proto == nil {
 		return s.Text, nil
 	}

@@ -134,9 +134,9 @@ func (s *Schema) Identity() [sha256.Size]byte {
 	return sha256.Sum256([]byte(string(s.Type) + s.identity))
 }
 
-// Normalized returns the schema with the text that all have that mean the same: JSON objects with their keys in order. Of Protobuf, whose
+// Normalised returns the schema with the text that all have that mean the same: JSON objects with their keys in order. Of Protobuf, whose
 // identity knows no layout anyway, it is the schema itself.
-func (s *Schema) Normalized() (*Schema, error) {
+func (s *Schema) Normalised() (*Schema, error) {
 	if s.normal == s.Text {
 		return s, nil
 	}
