@@ -110,18 +110,18 @@ func (c *checking) run() error {
 	if err == nil && s == nil {
 		err = fs.ErrNotExist
 	}
-	if errors.Is(err, ErrDamaged) {
+	switch {
+	case errors.Is(err, ErrDamaged):
 		c.lost(Fault{File: checkpointName, What: err.Error(), Meaning: noStart})
-		return nil
-	}
-	if err != nil {
+		return nil //nolint:nilerr // it is in the report
+	case err != nil:
 		return err
 	}
 	c.report.Format, c.report.ClusterID, c.report.Commit = s.format, eventlog.TopicID(s.clusterID).String(), s.commit
 	st := c.committer.state
 	if err := st.load(s); err != nil {
 		c.lost(Fault{File: checkpointName, What: err.Error(), Meaning: noStart})
-		return nil
+		return nil //nolint:nilerr // as above
 	}
 	if err := c.wal(s); err != nil {
 		return err

@@ -225,6 +225,7 @@ func someSnapshot() *snapshot {
 
 func TestCheckpointRoundTrip(t *testing.T) {
 	want := someSnapshot()
+	want.format = checkpointVersion
 	b := want.encode()
 	got, err := decodeCheckpoint(b)
 	if err != nil {
