@@ -156,7 +156,6 @@ func TestFetchSessionErrors(t *testing.T) {
 	fails(f, kerr.FetchSessionTopicIDError)
 
 	f = open(13) // (id, -1) closes
-	id := f.id
 	f.epoch = finalSessionEpoch
 	if resp := f.ask(map[int32]int64{1: 0}); resp.SessionID != 0 || !slices.Equal(told(resp), []string{"1"}) {
 		t.Fatalf("%+v", resp)
@@ -165,7 +164,7 @@ func TestFetchSessionErrors(t *testing.T) {
 	fails(f, kerr.FetchSessionIDNotFound)
 
 	f = open(13) // (id, 0) makes a new one for it
-	id = f.id
+	id := f.id
 	f.epoch = newSessionEpoch
 	if f.ask(map[int32]int64{1: 0}); f.id == 0 || f.id == id {
 		t.Fatalf("session %d after %d", f.id, id)
@@ -261,7 +260,7 @@ func TestFetchSessionRotates(t *testing.T) {
 			for _, p := range rt.Partitions {
 				if len(p.RecordBatches) > 0 {
 					order = append(order, p.Partition)
-					at[p.Partition] = int64(eventlog.RawBatch(p.RecordBatches).Next())
+					at[p.Partition] = eventlog.RawBatch(p.RecordBatches).Next()
 				}
 			}
 		}

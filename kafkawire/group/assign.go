@@ -185,6 +185,9 @@ func (u *uniform) fill(c *class) {
 	least := byLoad{u: u, members: slices.Clone(c.members)}
 	heap.Init(&least)
 	for _, p := range c.free {
+		if mutant(mutantStarve) && p.index == 3 {
+			continue
+		}
 		u.give(least.members[0], p)
 		heap.Fix(&least, 0)
 	}

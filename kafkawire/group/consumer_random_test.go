@@ -54,6 +54,7 @@ type crowd struct {
 	members []*actor
 	ids     int
 	why     string // what went wrong
+	late    []*kmsg.ConsumerGroupHeartbeatRequest
 
 	calm              bool // nothing fails, nobody comes or goes
 	greedy, forgetful bool
@@ -61,19 +62,17 @@ type crowd struct {
 
 // actor is a member as its client sees it.
 type actor struct {
-	id        string
-	instance  *string
-	regex     bool
-	topics    []string
-	epoch     int32
-	owned     map[part]int32 // with the epoch in which it was told
-	told      map[part]bool  // its assignment as it last heard
-	lastBeat  time.Time      // when it was last answered
-	full      bool           // its next heartbeat says everything
-	away      bool           // no heartbeats: it is about to be fenced
-	fenced    bool
-	assignor  *string
-	mustReply bool
+	id       string
+	instance *string
+	regex    bool
+	topics   []string
+	epoch    int32
+	owned    map[part]int32 // with the epoch in which it was told
+	told     map[part]bool  // its assignment as it last heard
+	lastBeat time.Time      // when it was last answered
+	full     bool           // its next heartbeat says everything
+	away     bool           // no heartbeats: it is about to be fenced
+	assignor *string
 }
 
 type topicTable map[string]Topic
@@ -155,6 +154,7 @@ func (c *crowd) step() {
 		}
 	case n == 39:
 		c.compareWithReplay()
+		c.deliverLate()
 	}
 	c.noTwoOwners()
 }
@@ -265,7 +265,10 @@ func (c *crowd) beat(a *actor) {
 	}
 	if !c.calm && c.rng.IntN(10) == 0 {
 		a.full = true
-		return // the request is lost
+		if c.late = append(c.late, req); len(c.late) > 20 {
+			c.late = c.late[1:]
+		}
+		return // the request is lost, or comes late
 	}
 	if code, text := CheckConsumerHeartbeat(req); code != nil {
 		c.fail("%s: %s", code, text)
@@ -277,6 +280,17 @@ func (c *crowd) beat(a *actor) {
 		return        // the response is
 	}
 	c.answered(a, resp.(*kmsg.ConsumerGroupHeartbeatResponse))
+}
+
+// deliverLate lets heartbeats arrive that were on their way for so long that their members are epochs further.
+func (c *crowd) deliverLate() {
+	for _, req := range c.late {
+		for _, a := range c.members {
+			if a.id == req.MemberID && req.MemberEpoch != joinEpoch && req.MemberEpoch < a.epoch-1 {
+				c.durable(c.g.ConsumerHeartbeat(c.now, Caller{Ticket: 1}, req, c.topics))
+			}
+		}
+	}
 }
 
 func (c *crowd) answered(a *actor, resp *kmsg.ConsumerGroupHeartbeatResponse) {

@@ -97,7 +97,11 @@ func targetRecord(group, member string, target Partitions) Record {
 func currentRecord(group string, m *consumerMember) Record {
 	v := kbin.AppendInt32(kbin.AppendInt16(nil, consumerValue), m.epoch)
 	v = append(kbin.AppendInt32(v, m.previous), byte(m.state))
-	v = appendHeld(appendHeld(v, m.assigned), m.revoke)
+	revoke := m.revoke
+	if mutant(mutantForgetRevoke) {
+		revoke = nil
+	}
+	v = appendHeld(appendHeld(v, m.assigned), revoke)
 	return Record{consumerKey(currentKey, group, m.id), append(v, 0)}
 }
 

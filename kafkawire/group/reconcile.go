@@ -63,7 +63,7 @@ func (s *step) advance(epoch int32, owned []kmsg.ConsumerGroupHeartbeatRequestTo
 	m := s.next
 	keep, drop, take, wait := s.divide()
 	m.previous = s.was.epoch
-	if len(drop) > 0 && (!says || drop.any(owned)) {
+	if len(drop) > 0 && (!says || drop.any(owned)) && !mutant(mutantNoWait) {
 		m.state, m.epoch, m.assigned, m.revoke = unrevoked, epoch, keep, drop
 		return
 	}
@@ -92,7 +92,7 @@ func (s *step) divide() (keep, drop held, take []part, wait bool) {
 			if _, has := m.assigned[topic][i]; has {
 				continue
 			}
-			if h := s.c.holders[p]; h == "" || h == m.id || h == s.replaced {
+			if h := s.c.holders[p]; h == "" || h == m.id || h == s.replaced || mutant(mutantTakeHeld) {
 				take = append(take, p)
 			} else {
 				wait = true

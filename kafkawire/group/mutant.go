@@ -1,0 +1,11 @@
+package group
+
+// A mutant is a bug planted to show that the random test would catch it. They exist under the build tag mutants only, and one is
+// chosen by MILLRACE_MUTANT; in every other build mutant is constantly false and the branches compile away.
+const (
+	mutantTakeHeld     = "take-what-others-hold"
+	mutantNoWait       = "do-not-wait-for-revocation"
+	mutantForgetRevoke = "forget-revocation"
+	mutantKeepEpoch    = "believe-any-epoch"
+	mutantStarve       = "leave-out-a-partition"
+)
