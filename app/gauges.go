@@ -138,6 +138,10 @@ func (n *Node) collectEngine(s *metrics.Samples) {
 	s.Gauge("log_topics", "Topics.", float64(e.Topics))
 	s.Gauge("log_partitions", "Partitions.", float64(e.Partitions))
 	s.Gauge("log_open_files", "Open segment files.", float64(e.OpenFiles))
+	s.Gauge("log_quarantined", "Runs of offsets that cannot be read because the segment is damaged; /readyz names them.", float64(e.Quarantined))
+	s.Counter("log_damaged_records", "Offsets that readers of the live log passed over because the segment is damaged there.", float64(e.DamagedRecords))
+	s.Counter("log_scrubbed_bytes", "Bytes of segments read in the background to verify them.", float64(e.ScrubbedBytes))
+	s.Counter("log_scrub_passes", "Times that all segments were verified.", float64(e.ScrubPasses))
 	metrics.Counters(s, "log_refused", "Appends refused.", "reason", e.Refused)
 	healthy := 1.0
 	if n.engine.Health() != nil {

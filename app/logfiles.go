@@ -81,3 +81,22 @@ func decodeInternal(topic string, r *eventlog.Record) any {
 	}
 	return kafkatool.Internals(topic, r.Key, r.Value)
 }
+
+// damageListed is how many damaged places are named one by one.
+const damageListed = 20
+
+// damageWarnings name what of the embedded log cannot be read.
+func (n *Node) damageWarnings() (ws []string) {
+	if n.engine == nil {
+		return nil
+	}
+	all := n.engine.Quarantine()
+	for _, q := range all[:min(len(all), damageListed)] {
+		ws = append(ws, fmt.Sprintf("damaged: topic %q, partition %d, offsets %d to %d cannot be read and are not served; what is around them is. Restore %s from a backup "+
+			"(node stopped), or have readers go on at offset %d", q.Topic, q.Partition, q.From, q.To-1, q.File, q.To))
+	}
+	if more := len(all) - damageListed; more > 0 {
+		ws = append(ws, fmt.Sprintf("damaged: %d more places; millrace log check names them all", more))
+	}
+	return ws
+}

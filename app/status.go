@@ -37,7 +37,7 @@ func (n *Node) Status() console.Status {
 	return st
 }
 
-// warnings names what is weaker than the default because somebody asked for it.
+// warnings names what is weaker than the default because somebody asked for it, and what of the log is damaged.
 func (n *Node) warnings() (ws []string) {
 	if n.o.Config.InsecureAllowAnonymous {
 		what := "publish, subscribe, read and administer"
@@ -50,6 +50,7 @@ func (n *Node) warnings() (ws []string) {
 	ws = append(ws, n.authWarnings()...)
 	ws = append(ws, n.tlsWarnings()...)
 	ws = append(ws, n.policyWarnings()...)
+	ws = append(ws, n.damageWarnings()...)
 	for i, r := range n.o.Config.Routes {
 		if r.Ack == "memory" {
 			ws = append(ws, fmt.Sprintf("routes[%d] (%s): ack: memory: acknowledged messages survive a crash of the program, not a power cut", i, r.MQTT))
