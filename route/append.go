@@ -62,6 +62,7 @@ type plan struct {
 	part  eventlog.Part
 	codec eventlog.Codec
 	early bool
+	dead  bool // for dead letters
 	full  bool // a later plan has taken over
 	count int
 	size  int
@@ -76,6 +77,7 @@ type step struct {
 
 	digest uint32
 	cell   *meter.Cell // nil without a meter
+	wrong  error       // with the payload: it becomes a dead letter
 }
 
 // appender is the scratch of one call of Append.
@@ -114,6 +116,7 @@ type outgoing struct {
 	part   session.Part
 	from   []origin
 	side   *side
+	dead   bool // for dead letters, which nobody in MQTT sees
 	answer func(eventlog.Outcome)
 
 	counter *meter.Part // nil without a meter
@@ -133,7 +136,7 @@ func newOutgoing() *outgoing {
 
 func (o *outgoing) free() {
 	clear(o.runs)
-	o.store, o.call, o.side, o.counter, o.from, o.runs = nil, nil, nil, nil, o.from[:0], o.runs[:0]
+	o.store, o.call, o.side, o.counter, o.from, o.runs, o.dead = nil, nil, nil, nil, o.from[:0], o.runs[:0], false
 	outgoings.Put(o)
 }
 
@@ -176,7 +179,12 @@ func (s *Store) plan(c *call, a *appender, now int64, msgs []session.Message, e 
 			r = s.cache.get(m.Topic, s.resolve)
 		}
 		a.steps = append(a.steps, step{to: r, plan: -1})
-		switch err := refuse(r, m); {
+		err := refuse(r, m)
+		var wrong error
+		if err == nil && r.route.Payloads != nil {
+			wrong, err = s.examine(r, m)
+		}
+		switch {
 		case err != nil:
 			c.results[i].Err = err
 			s.stats.refused.add(reason(err), 1)
@@ -187,6 +195,10 @@ func (s *Store) plan(c *call, a *appender, now int64, msgs []session.Message, e 
 			s.stats.unlogged.Add(1)
 			v.Tally = e.unlogged(s.cell(r, m.Client, e))
 			s.unlogged(&v)
+		case wrong != nil:
+			a.planLetter(at, r, m, wrong)
+			a.steps[i].cell = s.cell(r, m.Client, e)
+			planned++
 		default:
 			to := at.topics[r.route.topic]
 			part := eventlog.Part{Topic: to.ID, Index: r.part}
@@ -269,7 +281,7 @@ func (s *Store) encode(c *call, a *appender, now int64, msgs []session.Message, 
 		p, o := &a.plans[i], newOutgoing()
 		a.builders[i].Grow(p.size)
 		sides[i].batch.Msgs, views = views[:0:p.count], views[p.count:]
-		o.store, o.call, o.part, o.side, o.counter = s, c, sessionPart(p.part), &sides[i], p.counter
+		o.store, o.call, o.part, o.side, o.counter, o.dead = s, c, sessionPart(p.part), &sides[i], p.counter, p.dead
 		a.out = append(a.out, o)
 	}
 	for i := range a.steps {
@@ -287,6 +299,12 @@ func (s *Store) encode(c *call, a *appender, now int64, msgs []session.Message, 
 		}
 		if value == nil {
 			value = empty
+		}
+		if st.wrong != nil {
+			a.builders[st.plan].AddEncoded(now, key, value, a.encoder.letter(st.to, m, st.wrong))
+			o.from = append(o.from, origin{index: int32(i)})
+			o.runOf(st)
+			continue
 		}
 		at := a.builders[st.plan].AddEncoded(now, key, value, a.encoder.encode(st.to.name, m))
 		o.from = append(o.from, origin{index: int32(i), at: int32(at), digest: st.digest})
@@ -315,6 +333,11 @@ func (s *Store) send(p *plan, builder *eventlog.Builder, o *outgoing) {
 		go o.answered(eventlog.Outcome{Err: err})
 		return
 	}
+	if o.dead {
+		batch.Early = p.early
+		s.log.Append(batch, o.answer)
+		return
+	}
 	b := &o.side.batch
 	b.Part = o.part
 	for i, from := range o.from {
@@ -332,7 +355,11 @@ func (s *Store) send(p *plan, builder *eventlog.Builder, o *outgoing) {
 
 // answered maps what became of a batch to the messages of its call.
 func (o *outgoing) answered(outcome eventlog.Outcome) {
-	o.count(&outcome)
+	if o.dead {
+		o.countLetters(&outcome)
+	} else {
+		o.count(&outcome)
+	}
 	ok, call := 0, o.call
 	if outcome.Err == nil && outcome.Each == nil {
 		for i, from := range o.from {
@@ -356,7 +383,9 @@ func (o *outgoing) answered(outcome eventlog.Outcome) {
 
 // finish counts what is in the log and answers.
 func (o *outgoing) finish(logged int) {
-	o.store.stats.appended.Add(uint64(logged))
+	if !o.dead {
+		o.store.stats.appended.Add(uint64(logged))
+	}
 	call := o.call
 	o.free()
 	call.answered()

@@ -227,16 +227,21 @@ func (d *deadLetters) topic(id eventlog.TopicID, source *topicPlan) (eventlog.To
 		return t, nil
 	}
 	at := d.s.places.Load()
-	spec := eventlog.TopicSpec{Name: source.name + DeadSuffix, Partitions: at.topics[at.byID[id]].Partitions, Config: map[string]string{
-		"max.message.bytes": strconv.Itoa(max(kafkaMaxMessage, d.s.maxRecord) + maxForeignHeaderBytes)}}
-	if ms := source.config["retention.ms"]; ms != "" {
-		spec.Config["retention.ms"] = ms
-	}
-	t, err := d.s.log.Ensure(d.ctx, spec)
+	t, err := d.s.log.Ensure(d.ctx, d.s.letterTopic(source, at.topics[at.byID[id]]))
 	if err == nil {
 		d.topics[id] = t
 	}
 	return t, err
+}
+
+// letterTopic is what a topic's dead-letter topic is made with.
+func (s *Store) letterTopic(source *topicPlan, of eventlog.Topic) eventlog.TopicSpec {
+	spec := eventlog.TopicSpec{Name: source.name + DeadSuffix, Partitions: of.Partitions, Config: map[string]string{
+		"max.message.bytes": strconv.Itoa(max(kafkaMaxMessage, s.maxRecord) + maxForeignHeaderBytes)}}
+	if ms := source.config["retention.ms"]; ms != "" {
+		spec.Config["retention.ms"] = ms
+	}
+	return spec
 }
 
 // mark is the highest offset of a partition whose letter is written: the last letter of ours in the dead-letter topic's

@@ -64,6 +64,8 @@ func reason(err error) string {
 		return "one_way_topic"
 	case errors.Is(err, errNullValue):
 		return "null_value"
+	case isWrong(err):
+		return wrongPayload
 	}
 	return "other"
 }

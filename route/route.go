@@ -8,7 +8,8 @@
 // records package session encodes, and __millrace_routes, which remembers where in each partition MQTT began to look (see
 // origin.go).
 //
-// It will never look into a payload, and never alter a topic beyond what a route's author wrote.
+// It looks into no payload, but has somebody look who knows its schema, where a route says so; and it will never alter a topic beyond
+// what a route's author wrote.
 package route
 
 import (
@@ -74,8 +75,9 @@ type Store struct {
 	dead     *deadLetters
 	work     sync.WaitGroup // topics that are being made again
 
-	absent absent
-	stats  counters
+	absent  absent
+	samples samples
+	stats   counters
 }
 
 var _ broker.Store = (*Store)(nil)
@@ -84,8 +86,14 @@ var _ broker.Store = (*Store)(nil)
 type places struct {
 	topics  []eventlog.Topic // as Table.topics
 	byID    map[eventlog.TopicID]int
+	letters []eventlog.Topic        // their dead-letter topics, of those with routes that put messages there; without an id otherwise
 	origins map[eventlog.Part]int64 // where in each partition MQTT began to look
 	counts  [][]*meter.Part         // by topic and partition; nil without a meter
+}
+
+func (p *places) clone() *places {
+	return &places{topics: slices.Clone(p.topics), byID: maps.Clone(p.byID), letters: slices.Clone(p.letters), origins: maps.Clone(p.origins),
+		counts: slices.Clone(p.counts)}
 }
 
 // Open checks the routes, makes the topics that are missing, and returns the store. It refuses topics whose partitions are not
@@ -138,6 +146,13 @@ func (s *Store) openTopics(ctx context.Context) error {
 		}
 		p.topics = append(p.topics, t)
 		p.byID[t.ID] = i
+		var letters eventlog.Topic
+		if plan.letters {
+			if letters, err = s.log.Ensure(ctx, s.letterTopic(plan, t)); err != nil {
+				return fmt.Errorf("%v: dead-letter topic: %w", plan.by, err)
+			}
+		}
+		p.letters = append(p.letters, letters)
 	}
 	s.places.Store(p)
 	return nil
@@ -326,7 +341,7 @@ func (s *Store) move(ctx context.Context, id eventlog.TopicID) error {
 	old := s.places.Load()
 	i, there := old.byID[id]
 	if !there {
-		return nil
+		return s.moveLetters(ctx, old, id)
 	}
 	t, err := s.openTopic(ctx, s.table.topics[i])
 	if err != nil {
@@ -335,7 +350,7 @@ func (s *Store) move(ctx context.Context, id eventlog.TopicID) error {
 	if was := old.topics[i].Partitions; t.Partitions != was { // it is empty, or nearly: keys find new places together
 		s.logger.Warn("a routed topic came back with another number of partitions", "topic", t.Name, "was", was, "is", t.Partitions)
 	}
-	p := &places{topics: slices.Clone(old.topics), byID: maps.Clone(old.byID), origins: maps.Clone(old.origins), counts: slices.Clone(old.counts)}
+	p := old.clone()
 	p.topics[i] = t
 	delete(p.byID, id)
 	p.byID[t.ID] = i

@@ -14,6 +14,7 @@ type counters struct {
 	refused  byReason
 	skipped  byReason
 	dead     byReason
+	invalid  byReason
 }
 
 // byReason counts rare things by their reason.
@@ -44,6 +45,7 @@ type Stats struct {
 	Foreign     uint64            // records of Kafka clients passed to MQTT
 	Refused     map[string]uint64 // messages refused, by reason
 	Skipped     map[string]uint64 // records that MQTT has no use for, by reason
+	Invalid     map[string]uint64 // messages with wrong payloads, by what became of them: "warned", "dead_lettered", "refused"
 	DeadLetters map[string]uint64 // records that could not reach their MQTT topic: "written", or "lost" if their topic is gone
 }
 
@@ -51,5 +53,5 @@ type Stats struct {
 func (s *Store) Stats() Stats {
 	c := &s.stats
 	return Stats{Appended: c.appended.Load(), Unlogged: c.unlogged.Load(), Foreign: c.foreign.Load(),
-		Refused: c.refused.get(), Skipped: c.skipped.get(), DeadLetters: c.dead.get()}
+		Invalid: c.invalid.get(), Refused: c.refused.get(), Skipped: c.skipped.get(), DeadLetters: c.dead.get()}
 }

@@ -36,9 +36,31 @@ type Spec struct {
 	Both bool
 	// Discard is `store: false`: messages go to connected subscribers and nowhere else.
 	Discard bool
+	// Payloads looks at devices' payloads before they are accepted; nil: nobody does.
+	Payloads Payloads
+	// Invalid is what becomes of a message whose payload Payloads finds wrong.
+	Invalid Invalid
 	// Where says where the route was written, for messages.
 	Where string
 }
+
+// Payloads says what payloads a route takes. It is asked by many goroutines at once, for every message, and keeps nothing of what it is shown.
+type Payloads interface {
+	// Validate returns why a payload is wrong, or nil.
+	Validate(payload []byte) error
+}
+
+// Invalid is what becomes of a message with a wrong payload.
+type Invalid uint8
+
+const (
+	// Warn accepts it like any other, and counts it.
+	Warn Invalid = iota
+	// DeadLetter accepts it, and puts it into the dead-letter topic instead.
+	DeadLetter
+	// Refuse refuses it.
+	Refuse
+)
 
 func (s *Spec) String() string {
 	if s.Where != "" {
@@ -79,6 +101,7 @@ type topicPlan struct {
 	config     map[string]string
 	compact    bool
 	reverse    *route // the route that renders records of Kafka clients, or nil
+	letters    bool   // messages of devices may become dead letters, too
 	by         *route // the first route that named the topic
 }
 
@@ -153,6 +176,8 @@ func compile(s Spec) (*route, error) {
 			return nil, errors.New("store: false keeps no records, so direction: both has nothing to read; remove one of them")
 		case s.Topic != "" || s.Key != "" || s.Partitions != 0 || s.Retention != 0 || s.Compression != 0 || s.Compact || s.AckMemory:
 			return nil, errors.New("store: false keeps no records; remove topic, key, partitions, retention, compression, compact and ack")
+		case s.Invalid == DeadLetter:
+			return nil, errors.New("store: false keeps no records, so there are no dead letters; check the schema with warn or reject")
 		}
 		return r, nil
 	}
@@ -220,6 +245,7 @@ func (t *Table) planTopics() (errs []error) {
 			t.topics = append(t.topics, plan)
 		}
 		have := t.topics[r.topic]
+		have.letters = have.letters || r.Invalid == DeadLetter
 		asOthers := r.Where == builtIn // the catch-all takes its topic as others want it
 		if !asOthers && (have.partitions != plan.partitions || !maps.Equal(have.config, plan.config)) {
 			errs = append(errs, fmt.Errorf("%v and %v share topic %q but differ in partitions, retention or compact; "+
