@@ -75,7 +75,7 @@ func (s *site) start() *site {
 			}
 			for i := range o.Bridges {
 				b := &o.Bridges[i]
-				b.RetryMin, b.RetryMax = 5*time.Millisecond, 50*time.Millisecond
+				b.RetryMin, b.RetryMax, b.PerMinute = 5*time.Millisecond, 50*time.Millisecond, 1000
 				if s.tune != nil {
 					s.tune(b)
 				}

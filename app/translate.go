@@ -13,6 +13,15 @@ import (
 	"github.com/millrace-io/millrace/route"
 )
 
+// set has the names of a list.
+func set(names []string) map[string]bool {
+	m := make(map[string]bool, len(names))
+	for _, name := range names {
+		m[name] = true
+	}
+	return m
+}
+
 // CheckRoutes finds what is wrong with the routes together, with their fields, and with what their topics would have to take.
 func CheckRoutes(c *config.Config) error {
 	_, err := route.Compile(Routes(c))
@@ -59,7 +68,7 @@ func (n *Node) brokerOptions() broker.Options {
 			Bans: l.Bans, Rates: rates(&l.Rates), ParkAfter: n.o.Test.ParkAfter,
 		},
 		Bans: n.bans.bans, OnBan: n.bans.told,
-		Flapping: broker.Flapping{Losses: l.Flapping.Losses, Failures: l.Flapping.Failures, Window: time.Duration(l.Flapping.Window), Ban: time.Duration(l.Flapping.Ban)},
+		Flapping: broker.Flapping{Losses: l.Flapping.Losses, Failures: l.Flapping.Failures, Exempt: set(l.Flapping.Exempt), Window: time.Duration(l.Flapping.Window), Ban: time.Duration(l.Flapping.Ban)},
 		Session: session.Options{MaxExpiry: expiry, MaxInflight: l.Inflight, MaxSubs: l.Subscriptions, MaxAllSubs: l.AllSubs,
 			MaxReplays: orNone(l.Replays), MaxAllReplays: orNone(l.AllReplays), MaxSessions: l.Sessions, MaxRetained: l.Retained, MaxRetainedBytes: int64(l.RetainedBytes), MaxWillBytes: int64(l.WillBytes)},
 	}

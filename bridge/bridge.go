@@ -88,6 +88,9 @@ type Spec struct {
 	Retry     bool // send again what the remote has refused; else it is dropped
 
 	RetryMin, RetryMax time.Duration // pauses between attempts to connect; default 1 s and 30 s
+	// PerMinute is how many connections it makes within a minute at most, whatever the pauses; default 10: a Millrace at the other end
+	// bans who loses 15.
+	PerMinute int
 }
 
 func (s Spec) withDefaults() Spec {
@@ -101,6 +104,7 @@ func (s Spec) withDefaults() Spec {
 	s.Window = min(cmp.Or(s.Window, usual), maxWindow)
 	s.RetryMin = cmp.Or(s.RetryMin, time.Second)
 	s.RetryMax = max(cmp.Or(s.RetryMax, 30*time.Second), s.RetryMin)
+	s.PerMinute = cmp.Or(s.PerMinute, 10)
 	s.Private = s.Private && s.Version < packet.V5
 	return s
 }
@@ -133,8 +137,9 @@ type bridge struct {
 	scratch   []byte // the sender's
 
 	// Of run.
-	barren     int // connections without progress
-	alone      int // of these, with suspected alone
+	made       []time.Time // the last PerMinute connections
+	barren     int         // connections without progress
+	alone      int         // of these, with suspected alone
 	aloneSince time.Time
 	suspected  *flight
 

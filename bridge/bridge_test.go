@@ -194,10 +194,28 @@ func TestLoopGuard(t *testing.T) {
 		{session.Message{Client: "device", Props: via("me", "other")}, true},
 		{session.Message{Client: "bridge:x", Props: via("other", "me")}, false}, // of this time
 		{session.Message{Client: "bridge:x", Props: via("me", "other", "me")}, true},
+		{session.Message{Client: "bridge:x"}, false},                           // a device that calls itself so
+		{session.Message{Client: "bridge:x", Props: via("me", "other")}, true}, // likewise: it has been here
 		{session.Message{Client: "device", Props: via(many...)}, true},
 	} {
 		if got := s.returned(&c.m); got != c.returned {
 			t.Errorf("%+v: %v", c.m.Props, got)
+		}
+	}
+	b := &bridge{set: s, client: ClientID("x"), spec: Spec{Out: []Topic{{Filter: "#"}}}}
+	for _, c := range []struct {
+		m    session.Message
+		loop bool
+	}{
+		{session.Message{Client: "bridge:x", Props: via("other", "me")}, true},
+		{session.Message{Client: "bridge:y", Props: via("other", "me")}, false},
+		{session.Message{Client: "bridge:x"}, false},
+		{session.Message{Client: "bridge:x", Props: via("other")}, false},
+		{session.Message{Client: "device", Props: via("me")}, true},
+	} {
+		c.m.Topic = "t"
+		if topic, _, loop := b.wanted(&c.m); loop != c.loop || (topic == nil) != c.loop {
+			t.Errorf("%s %+v: %v", c.m.Client, c.m.Props, loop)
 		}
 	}
 	if u := s.marked(s.marked(nil)); len(u) != 1 {

@@ -32,6 +32,7 @@ func (b *bridge) run(ctx context.Context) {
 		began := b.set.o.Now()
 		err := b.connect(ctx)
 		if err == nil {
+			b.note(b.set.o.Now())
 			b.condition.set(Connected, b.set.o.Now())
 			b.log.Info("the bridge is connected", "remote", b.spec.Remote)
 			acked := b.counters.acked.Load()
@@ -55,7 +56,7 @@ func (b *bridge) run(ctx context.Context) {
 		pause = b.jittered(pause)
 		b.condition.set(Waiting, b.set.o.Now())
 		select {
-		case <-time.After(pause):
+		case <-time.After(max(pause, b.hold(b.set.o.Now()))):
 		case <-ctx.Done():
 		}
 	}
@@ -65,6 +66,27 @@ func (b *bridge) run(ctx context.Context) {
 func (b *bridge) jittered(last time.Duration) time.Duration {
 	lo, hi := b.spec.RetryMin, max(3*last, b.spec.RetryMin)
 	return min(lo+time.Duration(b.set.o.Random()*float64(hi-lo)), b.spec.RetryMax)
+}
+
+// note remembers that a connection was made.
+func (b *bridge) note(now time.Time) {
+	if len(b.made) == b.spec.PerMinute {
+		b.made = slices.Delete(b.made, 0, 1)
+	}
+	b.made = append(b.made, now)
+}
+
+// hold is how long the next connection has to wait so that no minute has more than there may be. With it, bridges that were cut off together
+// do not come back together.
+func (b *bridge) hold(now time.Time) time.Duration {
+	if len(b.made) < b.spec.PerMinute {
+		return 0
+	}
+	left := time.Minute - now.Sub(b.made[0])
+	if left <= 0 {
+		return 0
+	}
+	return min(left, time.Minute) + time.Duration(b.set.o.Random()*float64(b.spec.RetryMin))
 }
 
 // connect makes a connection, subscribes, and lets the sender go on.

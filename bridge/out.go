@@ -132,7 +132,7 @@ func (b *bridge) wanted(m *session.Message) (t *Topic, name string, loop bool) {
 	if t, name = outTopic(b.spec.Out, m.Topic); t == nil {
 		return nil, "", false
 	}
-	if !mutant("bridge-no-loop-guard") && (m.Client == b.client || b.set.returned(m)) {
+	if !mutant("bridge-no-loop-guard") && (m.Client == b.client && b.set.tookIn(m) || b.set.returned(m)) {
 		return nil, "", true
 	}
 	return t, name, false

@@ -173,6 +173,11 @@ func (ck *checker) flapping() {
 	if f.Losses == 1 || f.Failures == 1 {
 		ck.problem("limits.flapping", "one loss is no flapping", "write 2 or more, or 0 for never")
 	}
+	for i, name := range f.Exempt {
+		if name == "" || slices.Contains(f.Exempt[:i], name) {
+			ck.problem(fmt.Sprintf("limits.flapping.exempt[%d]", i), "empty, or named twice", "name each account once")
+		}
+	}
 	ck.aSecond("limits.flapping.window", f.Window)
 	ck.aSecond("limits.flapping.ban", f.Ban)
 }

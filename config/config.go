@@ -119,6 +119,7 @@ type Rates struct {
 type Flapping struct {
 	Losses   int      `yaml:"losses"`   // of one client in the window; 0: never
 	Failures int      `yaml:"failures"` // of one address in the window; 0: never
+	Exempt   []string `yaml:"exempt"`   // accounts that it is not for
 	Window   Duration `yaml:"window"`
 	Ban      Duration `yaml:"ban"`
 }

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"reflect"
 	"strings"
 	"testing"
 )
@@ -46,22 +47,23 @@ func TestRates(t *testing.T) {
 func TestLoadLimits(t *testing.T) {
 	c, err := Parse(`
 listeners: {mqtt: [{bind: 127.0.0.1:1883, lenient: true, limits: {inbound_bytes: 1MiB, rates: {connects: none}}}]}
-limits: {rates: {connects: 500/s, connects_per_ip: 20/s burst 100, messages: 100/m, bytes: 1MiB/s}, flapping: {losses: 0}}
+limits: {rates: {connects: 500/s, connects_per_ip: 20/s burst 100, messages: 100/m, bytes: 1MiB/s}, flapping: {losses: 0, exempt: [site-7]}}
 drain: {reference: "b.example:1883", rate: 0, wait: 10s, timeout: 2m}
 `, "x")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if m := c.Listeners.MQTT[0]; !m.Lenient || m.Limits.InboundBytes != 1<<20 || !m.Limits.Rates.Connects.None || c.Limits.Rates.Bytes.Count != 1<<20 || c.Limits.Flapping.Losses != 0 {
+	if m := c.Listeners.MQTT[0]; !m.Lenient || m.Limits.InboundBytes != 1<<20 || !m.Limits.Rates.Connects.None || c.Limits.Rates.Bytes.Count != 1<<20 || c.Limits.Flapping.Losses != 0 || len(c.Limits.Flapping.Exempt) != 1 {
 		t.Errorf("%+v, %+v", m, c.Limits)
 	}
 	again, err := Parse(string(c.YAML()), "again")
-	if err != nil || again.Limits != c.Limits || again.Drain != c.Drain {
+	if err != nil || !reflect.DeepEqual(again.Limits, c.Limits) || again.Drain != c.Drain {
 		t.Errorf("written and read again: %v\n%s", err, c.YAML())
 	}
 	for text, want := range map[string]string{
 		"limits: {rates: {connects: 500}}":                      "is not a rate",
 		"limits: {flapping: {losses: 1}}":                       "no flapping",
+		"limits: {flapping: {exempt: [a, a]}}":                  "named twice",
 		"limits: {flapping: {window: 0}}":                       "less than a second",
 		"limits: {inbound_bytes: 10}":                           "limits.inbound_bytes",
 		"limits: {inbound_bytes: 1GiB}":                         "limits.total_inbound_bytes",

@@ -19,8 +19,10 @@ type Flapping struct {
 	// Failures of one address (IPv6: of one /64) within Window ban it: losses, and connections that came to no session. 0: never, for many
 	// clients may share an address.
 	Failures int
-	Window   time.Duration // default 1 min
-	Ban      time.Duration // default 5 min
+	// Exempt are principals that are never banned so, nor their addresses because of them: bridges over bad links, say.
+	Exempt map[string]bool
+	Window time.Duration // default 1 min
+	Ban    time.Duration // default 5 min
 }
 
 // loopTakeOvers within the window are a loop: two clients use the same id, or one comes back before its last connection is known to be lost.
@@ -110,7 +112,7 @@ func (b *Broker) flaps(k session.Key, from net.Addr, accepted bool, why string) 
 		b.clientFlaps(now, k, from, why == "session_taken_over")
 	}
 	where := network(from)
-	if f.o.Failures == 0 || !where.IsValid() {
+	if accepted && f.o.Exempt[k.Principal] || f.o.Failures == 0 || !where.IsValid() {
 		return
 	}
 	if l, counted := f.note(now, maphash.Comparable(f.seed, where), false); counted && int(l.losses) >= f.o.Failures {
@@ -137,6 +139,10 @@ func (b *Broker) clientFlaps(now time.Duration, k session.Key, from net.Addr, ta
 		b.samples.warn("a client id is taken over again and again: two clients use it, or its connections are lost without a word",
 			"client", k.ClientID, "principal", k.Principal, "peer", from)
 	}
+	if f.o.Exempt[k.Principal] {
+		b.stats.loops.add(loopExempt, 1)
+		return
+	}
 	if f.o.Losses > 0 && int(l.losses) >= f.o.Losses {
 		f.set(key, lapses{since: now, named: l.named})
 		b.banFlapping(Ban{Client: k.ClientID, Principal: k.Principal}, "a client is banned for a while: it loses its connections again and again")
@@ -149,6 +155,7 @@ const (
 	loopUncounted = "not_counted"
 	loopBanned    = "banned"
 	loopNotBanned = "ban_list_full"
+	loopExempt    = "exempt" // losses that were not counted against anybody
 )
 
 // ByFlapping is who bans when nobody did.

@@ -97,6 +97,28 @@ func TestFlapping(t *testing.T) {
 	})
 }
 
+// TestExemptFromFlapping: an account that is named is not banned, and its address is not, however often it loses its connection.
+func TestExemptFromFlapping(t *testing.T) {
+	n := newNode(t, func(o *broker.Options) {
+		o.Flapping = broker.Flapping{Losses: 5, Failures: 10, Exempt: map[string]bool{"bridge": true}}
+		o.Authenticate = func(_ context.Context, c *packet.Connect, _ broker.ConnInfo) (broker.Principal, packet.Code) {
+			return broker.Principal{Name: c.Username}, packet.Success
+		}
+	})
+	for i := range 20 {
+		c := n.connected("CONNECT v5 id=a user=bridge")
+		c.nc.Close()
+		eventually(t, "the loss", func() bool { return n.b.Stats().Flapping["exempt"] == int64(i)+1 })
+	}
+	if len(n.b.Bans()) != 0 {
+		t.Errorf("banned: %v", n.b.Bans())
+	}
+	for range 5 {
+		n.connected("CONNECT v5 id=a user=alice").nc.Close()
+	}
+	eventually(t, "the ban of another", func() bool { return len(n.b.Bans()) == 1 })
+}
+
 // TestAddressFlapping: an address is banned only where that was asked for.
 func TestAddressFlapping(t *testing.T) {
 	for failures, want := range map[int]int{0: 0, 5: 1} {

@@ -1,0 +1,84 @@
+package bridge
+
+import (
+	"context"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/millrace-io/millrace/mqtt/client"
+	"github.com/millrace-io/millrace/mqtt/packet"
+)
+
+// flappingRemote takes each connection and loses it, after a while that differs. got: something of the bridge's was acknowledged before that.
+func flappingRemote(rng *rand.Rand, made *[]time.Time, got func()) func(context.Context) (net.Conn, error) {
+	return func(context.Context) (net.Conn, error) {
+		here, there := net.Pipe()
+		go func() {
+			defer there.Close()
+			buf := make([]byte, 4096)
+			if _, err := there.Read(buf); err != nil {
+				return
+			}
+			wire, err := (&packet.Connack{}).Append(nil, packet.V5)
+			if err != nil {
+				return
+			}
+			if _, err := there.Write(wire); err != nil {
+				return
+			}
+			*made = append(*made, time.Now())
+			if rng.IntN(2) == 0 {
+				got()
+			}
+			time.Sleep(time.Duration(rng.IntN(3000)) * time.Millisecond)
+		}()
+		return here, nil
+	}
+}
+
+// mostPerMinute is how many connections the worst minute had.
+func mostPerMinute(made []time.Time) (most int) {
+	for i := range made {
+		n := 0
+		for _, at := range made[i:] {
+			if at.Sub(made[i]) < time.Minute {
+				n++
+			}
+		}
+		most = max(most, n)
+	}
+	return most
+}
+
+// TestPaceOverABadLink: a bridge whose connections are lost one after the other, each after some progress, comes back again and again, and never
+// so often that a node would take it for a client that flaps. Without the bound it would.
+func TestPaceOverABadLink(t *testing.T) {
+	for _, c := range []struct{ perMinute, least, most int }{
+		{0, 9, 10}, // the default; a node's is 15 losses
+		{1000, 16, 1000},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			rng := rand.New(rand.NewPCG(1, 1))
+			var made []time.Time
+			b := &bridge{set: &Set{o: Options{Now: time.Now, Random: rng.Float64}}, books: newBooks(1), up: make(chan struct{}), log: slog.New(slog.DiscardHandler)}
+			b.spec = Spec{Name: "x", Dial: flappingRemote(rng, &made, func() { b.counters.acked.Add(1) }), PerMinute: c.perMinute}.withDefaults()
+			b.receiver = &receiver{b: b, open: map[uint16]*arrival{}}
+			b.mqtt = client.New(client.Options{Dial: b.spec.Dial, Connect: b.greeting(), Patience: b.spec.Patience})
+			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Minute)
+			defer cancel()
+			b.run(ctx)
+			b.mqtt.Drop()
+			if got := mostPerMinute(made); got < c.least || got > c.most {
+				t.Errorf("at most %d a minute: %d connections within one, %d in all", b.spec.PerMinute, got, len(made))
+			}
+			if len(made) < 100 {
+				t.Errorf("only %d connections in half an hour", len(made))
+			}
+			time.Sleep(time.Minute)
+		})
+	}
+}
