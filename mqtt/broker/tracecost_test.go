@@ -4,6 +4,7 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"math"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -74,12 +75,16 @@ func TestTracesCostOneLoad(t *testing.T) {
 		t.Errorf("only %d places trace", total)
 	}
 	b := &Broker{}
-	if n := testing.AllocsPerRun(100, func() {
-		if list := b.traces.now.Load(); list != nil {
-			t.Error("somebody traces")
-		}
-	}); n != 0 {
-		t.Errorf("%v allocations", n)
+	least := math.Inf(1) // brokers of earlier tests may still be ending, and what they allocate is counted too
+	for range 20 {
+		least = min(least, testing.AllocsPerRun(100, func() {
+			if list := b.traces.now.Load(); list != nil {
+				t.Error("somebody traces")
+			}
+		}))
+	}
+	if least != 0 {
+		t.Errorf("%v allocations", least)
 	}
 }
 
