@@ -10,32 +10,36 @@ import (
 
 	"github.com/millrace-io/millrace/eventlog"
 	"github.com/millrace-io/millrace/eventlog/engine"
+	"github.com/millrace-io/millrace/kafkawire/txn"
 )
 
-// Produce: key 0, versions 3–11, advertised from 0 (see api.advertisedMin).
+// Produce: key 0, versions 3–12, advertised from 0 (see api.advertisedMin).
 //
 // Batches go into the log as they are. The reader does not wait for the disk: requests of one connection enter the log in
 // their order, and each is answered when its last batch is.
 //
-//   - 12 would promise transactions, 13 topic ids
+//   - a transaction has the partitions that it was given before, and from 12 on those it produces to (transactions of version 2). 13 would
+//     promise topic ids
 //   - acks=-1 is answered when the batch is durable, acks=1 when it survives the process; consumers see neither before it is
 //     durable. acks=0 is not answered, but an error ends the connection
 //   - zstd from 7 on, as everywhere
 //   - one RecordBatch v2 per partition, as Kafka wants it; older formats are INVALID_RECORD
 func init() {
-	registerStart(int16(kmsg.Produce), 3, 11, "ns i16 i32 [ s [ i32 nb ] ]", startProduce)
+	registerStart(int16(kmsg.Produce), 3, 12, "ns i16 i32 [ s [ i32 nb ] ]", startProduce)
 	table[kmsg.Produce].advertisedMin = 0
 }
 
 // production is one Produce request on its way.
 type production struct {
-	c     *conn
-	r     *request
-	acks  int16
-	resp  *kmsg.ProduceResponse
-	left  atomic.Int32 // batches without an answer, and one for the reader
-	errs  atomic.Int32
-	reply reply
+	c           *conn
+	r           *request
+	acks        int16
+	txn         *string
+	resp        *kmsg.ProduceResponse
+	mayTransact bool
+	left        atomic.Int32 // batches without an answer, and one for the reader
+	errs        atomic.Int32
+	reply       reply
 }
 
 func startProduce(c *conn, r *request) (*reply, error) {
@@ -45,7 +49,8 @@ func startProduce(c *conn, r *request) (*reply, error) {
 		r.release()
 		return nil, err
 	}
-	p := &production{c: c, r: r, acks: req.Acks, resp: kmsg.NewPtrProduceResponse()}
+	p := &production{c: c, r: r, acks: req.Acks, txn: req.TransactionID, resp: kmsg.NewPtrProduceResponse()}
+	p.mayTransact = p.txn == nil || c.mayTransact(kmsg.ACLOperationWrite, *p.txn)
 	p.reply.ready, p.reply.finish = make(chan struct{}), p.finish
 	p.left.Store(1)
 	p.resp.Topics = make([]kmsg.ProduceResponseTopic, len(req.Topics))
@@ -68,7 +73,7 @@ func startProduce(c *conn, r *request) (*reply, error) {
 				p.errs.Add(1)
 				continue
 			}
-			p.append(eventlog.Part{Topic: topic.ID, Index: rp.Partition}, t.Partitions[j].Records, rp)
+			p.append(topic.Name, eventlog.Part{Topic: topic.ID, Index: rp.Partition}, t.Partitions[j].Records, rp)
 		}
 	}
 	p.done()
@@ -93,8 +98,8 @@ func (p *production) check(req *kmsg.ProduceRequest, name string, topic eventlog
 	switch {
 	case req.Acks < -1 || req.Acks > 1:
 		return refuse(kerr.InvalidRequiredAcks, "acks must be -1, 0 or 1")
-	case req.TransactionID != nil:
-		return refuse(kerr.TransactionalIDAuthorizationFailed, noTransactions)
+	case req.TransactionID != nil && !p.mayTransact:
+		return refuse(kerr.TransactionalIDAuthorizationFailed, "the account may not write with the transactional id")
 	case isInternal(name):
 		return refuse(kerr.InvalidTopicException, internalTopic)
 	case !ok && byTopicID(req):
@@ -102,7 +107,7 @@ func (p *production) check(req *kmsg.ProduceRequest, name string, topic eventlog
 	case !ok || part.Partition < 0 || part.Partition >= topic.Partitions:
 		return refuse(kerr.UnknownTopicOrPartition, "no such topic or partition")
 	}
-	if refusal := checkOneBatch(part.Records); refusal != nil {
+	if refusal := checkOneBatch(part.Records, req.TransactionID != nil); refusal != nil {
 		return refusal
 	}
 	if req.Version < 7 && eventlog.RawBatch(part.Records).Codec() == eventlog.Zstd {
@@ -112,12 +117,11 @@ func (p *production) check(req *kmsg.ProduceRequest, name string, topic eventlog
 }
 
 const (
-	noTransactions = "this server has no transactions: use an idempotent producer without transactional.id"
-	internalTopic  = "the topic belongs to the server itself: clients cannot write or change it"
+	internalTopic = "the topic belongs to the server itself: clients cannot write or change it"
 )
 
-// checkOneBatch wants exactly one RecordBatch v2 of a plain producer. Its checksum and sequence are the log's to check.
-func checkOneBatch(records []byte) *refusal {
+// checkOneBatch wants exactly one RecordBatch v2, transactional only in a transaction. Its checksum and sequence are the log's to check.
+func checkOneBatch(records []byte, transaction bool) *refusal {
 	if len(records) >= eventlog.HeaderSize && records[16] < 2 {
 		return refuse(kerr.InvalidRecord, "record batches of format 2 only (message formats 0 and 1 are gone)")
 	}
@@ -131,14 +135,14 @@ func checkOneBatch(records []byte) *refusal {
 	switch attrs := eventlog.RawBatch(records).Attributes(); {
 	case attrs&eventlog.AttrControl != 0:
 		return refuse(kerr.InvalidRecord, "control batches are the server's to write")
-	case attrs&eventlog.AttrTransactional != 0:
-		return refuse(kerr.InvalidTxnState, noTransactions)
+	case attrs&eventlog.AttrTransactional != 0 && !transaction:
+		return refuse(kerr.InvalidTxnState, "a transactional batch in a request without a transactional id")
 	}
 	return nil
 }
 
 // append hands one batch to the log, as soon as the partition has room. Waiting for room here is what pauses the client.
-func (p *production) append(part eventlog.Part, raw []byte, rp *kmsg.ProduceResponseTopicPartition) {
+func (p *production) append(topic string, part eventlog.Part, raw []byte, rp *kmsg.ProduceResponseTopicPartition) {
 	for room := p.c.s.Engine.Room(part); room != nil; room = p.c.s.Engine.Room(part) {
 		select {
 		case <-room:
@@ -150,7 +154,7 @@ func (p *production) append(part eventlog.Part, raw []byte, rp *kmsg.ProduceResp
 		return
 	}
 	p.left.Add(1)
-	p.c.s.Engine.Produce(part, toKeep(raw, p.r.body), engine.Acks(p.acks), func(done engine.Produced) {
+	done := func(done engine.Produced) {
 		rp.LogStartOffset = done.LogStart
 		if done.Err != nil {
 			refused(done.Err).set(&rp.ErrorCode, &rp.ErrorMessage)
@@ -159,7 +163,40 @@ func (p *production) append(part eventlog.Part, raw []byte, rp *kmsg.ProduceResp
 			rp.BaseOffset, rp.LogAppendTime = done.Base, done.LogAppendTime
 		}
 		p.done()
+	}
+	raw = toKeep(raw, p.r.body)
+	b := eventlog.RawBatch(raw)
+	if b.Attributes()&eventlog.AttrTransactional == 0 {
+		p.c.s.Engine.Produce(part, raw, engine.Acks(p.acks), done)
+		return
+	}
+	version := int16(txnVersion1)
+	if p.r.version >= 12 {
+		version = txnVersion2
+	}
+	at := txn.Part{Topic: topic, Index: part.Index}
+	err := p.c.s.txns.within(*p.txn, b.ProducerID(), b.ProducerEpoch(), version, at, func() {
+		p.c.s.Engine.ProduceTransactional(part, raw, engine.Acks(p.acks), version == txnVersion2, done)
 	})
+	if err != nil {
+		rp.ErrorCode = produceCode(err, p.r.version)
+		p.errs.Add(1)
+		p.done()
+	}
+}
+
+// produceCode is what Produce calls an error of the transactions' coordinator: an old client knows how to try again after
+// NOT_ENOUGH_REPLICAS, and one that can abort its transaction is told to.
+func produceCode(err *kerr.Error, version int16) int16 {
+	switch {
+	case err == kerr.ConcurrentTransactions && version < 12:
+		err = kerr.NotEnoughReplicas
+	case err == kerr.ProducerFenced:
+		err = kerr.InvalidProducerEpoch
+	case err == kerr.InvalidTxnState && version >= 11:
+		err = kerr.TransactionAbortable
+	}
+	return err.Code
 }
 
 // toKeep is a batch as the log may have it. The log keeps it for a while and counts its size only, but all bytes of the request

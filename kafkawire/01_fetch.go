@@ -10,6 +10,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/millrace-io/millrace/eventlog"
+	"github.com/millrace-io/millrace/eventlog/engine"
 )
 
 // Fetch: key 1, versions 4–17.
@@ -18,7 +19,8 @@ import (
 // log's own bytes. It runs in the connection's writer when it is its turn.
 //
 //   - sessions from 7 on (fetchsession.go); topics by id from 13 on. A session keeps to the one or the other
-//   - nobody reads what is not durable, so both isolation levels see the same records, up to the high watermark
+//   - nobody reads what is not durable. Who reads only what is committed gets nothing from the last stable offset on, and is told which
+//     transactions were aborted in what it gets
 //   - zstd from 10 on: older versions get what is before it, then UNSUPPORTED_COMPRESSION_TYPE
 //   - a topic id is looked up in the table that the records come from, so INCONSISTENT_TOPIC_ID cannot happen: a topic that was
 //     deleted, or made again, is UNKNOWN_TOPIC_ID
@@ -54,6 +56,17 @@ func startFetch(c *conn, r *request) (*reply, error) {
 	return &reply{slow: true, finish: f.run, sent: f.release}, nil
 }
 
+// committed tells whether the client reads only what is committed.
+func (f *fetch) committed() bool { return f.req.IsolationLevel == readCommitted }
+
+// readable is about how much there is to read of a partition.
+func (f *fetch) readable(p *fetchPart, limit int) int {
+	if f.committed() {
+		return f.c.s.Engine.ReadableCommitted(p.part, p.offset, limit)
+	}
+	return f.c.s.Engine.ReadableBytes(p.part, p.offset, limit)
+}
+
 // reserve takes memory for the records, as much as there are up to limit. When clients that take their responses slowly hold
 // it all, the others go on in small steps.
 func (f *fetch) reserve(limit int) int {
@@ -63,7 +76,7 @@ func (f *fetch) reserve(limit int) int {
 			break
 		}
 		if p.code == 0 {
-			n += f.c.s.Engine.ReadableBytes(p.part, p.offset, min(limit-n, p.maxBytes))
+			n += f.readable(p, min(limit-n, p.maxBytes))
 		}
 	}
 	if n <= smallFetch {
@@ -161,7 +174,7 @@ func (f *fetch) resolve() {
 		if p.index >= t.partitions {
 			f.lookUp(t) // it may have grown
 		}
-		p.code, p.high, p.stable, p.low = 0, -1, -1, -1
+		p.code, p.high, p.stable, p.low, p.aborted = 0, -1, -1, -1, nil
 		if part := (eventlog.Part{Topic: t.at, Index: p.index}); p.part != part {
 			p.part = part
 			f.set.changes++
@@ -208,7 +221,7 @@ func (f *fetch) ready() bool {
 		if _, err := f.c.s.Engine.FetchRaw(p.part, p.offset, 0, false); err != nil {
 			return true
 		}
-		if want -= f.c.s.Engine.ReadableBytes(p.part, p.offset, want); want <= 0 {
+		if want -= f.readable(p, want); want <= 0 {
 			return true
 		}
 	}
@@ -246,13 +259,17 @@ func (f *fetch) collect() {
 		if p.code != 0 {
 			continue
 		}
-		got, err := f.c.s.Engine.FetchRaw(p.part, p.offset, min(left, p.maxBytes), empty)
+		read := f.c.s.Engine.FetchRaw
+		if f.committed() {
+			read = f.c.s.Engine.FetchCommitted
+		}
+		got, err := read(p.part, p.offset, min(left, p.maxBytes), empty)
 		if err != nil {
 			p.code = f.failed(err)
 			p.topic.ok = p.topic.ok && !errors.Is(err, eventlog.ErrUnknownTopic)
 			continue
 		}
-		p.raw, p.high, p.stable, p.low = got.Raw, got.High, got.Stable, got.Start
+		p.raw, p.high, p.stable, p.low, p.aborted = got.Raw, got.High, got.Stable, got.Start, got.Aborted
 		if f.req.Version < 10 {
 			p.withoutZstd()
 		}
@@ -319,7 +336,7 @@ func (f *fetch) encode(out *frame) {
 		e.array(n)
 		for _, p := range run {
 			if p.tell {
-				e.partition(p, f.req.IsolationLevel)
+				e.partition(p, f.committed())
 			}
 		}
 		e.tags()
@@ -372,7 +389,7 @@ type cut struct {
 	raw []byte
 }
 
-func (e *fetchEncoder) partition(p *fetchPart, isolation int8) {
+func (e *fetchEncoder) partition(p *fetchPart, committed bool) {
 	e.i32(p.index)
 	e.i16(p.code)
 	e.i64(p.high)
@@ -380,7 +397,7 @@ func (e *fetchEncoder) partition(p *fetchPart, isolation int8) {
 	if e.version >= 5 {
 		e.i64(p.low)
 	}
-	e.abortedTransactions(isolation)
+	e.abortedTransactions(p.aborted, committed)
 	if e.version >= 11 {
 		e.i32(-1) // preferred read replica: none
 	}
@@ -395,13 +412,18 @@ func (e *fetchEncoder) partition(p *fetchPart, isolation int8) {
 	e.tags()
 }
 
-// abortedTransactions: none, or null for who did not ask for committed records only.
-func (e *fetchEncoder) abortedTransactions(isolation int8) {
-	n := 0
-	if isolation == 0 {
-		n = -1
+// abortedTransactions is null for who did not ask for committed records only.
+func (e *fetchEncoder) abortedTransactions(aborted []engine.Aborted, committed bool) {
+	if !committed {
+		e.array(-1)
+		return
 	}
-	e.array(n)
+	e.array(len(aborted))
+	for _, a := range aborted {
+		e.i64(a.ProducerID)
+		e.i64(a.First)
+		e.tags()
+	}
 }
 
 func (e *fetchEncoder) i16(v int16) { e.b = binary.BigEndian.AppendUint16(e.b, uint16(v)) }

@@ -48,7 +48,7 @@ func listOffsets(c *conn, req *kmsg.ListOffsetsRequest) kmsg.Response {
 			case p.CurrentLeaderEpoch > leaderEpoch:
 				rp.ErrorCode = kerr.UnknownLeaderEpoch.Code
 			default:
-				c.listOffset(part, p.Timestamp, &rp)
+				c.listOffset(part, p.Timestamp, req.IsolationLevel == readCommitted, &rp)
 			}
 			rt.Partitions = append(rt.Partitions, rp)
 		}
@@ -57,7 +57,10 @@ func listOffsets(c *conn, req *kmsg.ListOffsetsRequest) kmsg.Response {
 	return resp
 }
 
-func (c *conn) listOffset(part eventlog.Part, at int64, rp *kmsg.ListOffsetsResponseTopicPartition) {
+// readCommitted is the isolation level of who must not see what may be aborted yet, or was.
+const readCommitted = 1
+
+func (c *conn) listOffset(part eventlog.Part, at int64, committed bool, rp *kmsg.ListOffsetsResponseTopicPartition) {
 	var err error
 	found := func(o, t int64) {
 		if rp.Offset, rp.Timestamp = o, t; o >= 0 {
@@ -67,7 +70,11 @@ func (c *conn) listOffset(part eventlog.Part, at int64, rp *kmsg.ListOffsetsResp
 	switch {
 	case at == latestOffset:
 		var end int64
-		end, err = c.edge(c.s.Engine.Ends, part)
+		if committed {
+			end, err = c.edge(c.s.Engine.Ends, part)
+		} else {
+			end, err = c.edge(c.s.Engine.Highs, part)
+		}
 		found(end, -1)
 	case at == earliestOffset, at == earliestLocalOffset:
 		var start int64
@@ -76,13 +83,22 @@ func (c *conn) listOffset(part eventlog.Part, at int64, rp *kmsg.ListOffsetsResp
 	case at == latestTieredOffset:
 	case at == maxTimestampOffset:
 		o, e := c.s.Engine.FindMaxTime(part)
-		err = e
+		if err = e; err == nil && committed {
+			var end int64
+			if end, err = c.edge(c.s.Engine.Ends, part); o.Offset >= end {
+				break // as Kafka has it: not the newest among those below
+			}
+		}
 		found(o.Offset, o.Timestamp)
 	case at < 0:
 		rp.ErrorCode = kerr.UnsupportedVersion.Code
 		return
 	default:
-		o, e := c.s.Engine.FindTime(part, at)
+		find := c.s.Engine.FindTime
+		if committed {
+			find = c.s.Engine.FindCommittedTime
+		}
+		o, e := find(part, at)
 		err = e
 		found(o.Offset, o.Timestamp)
 	}

@@ -12,7 +12,7 @@ import (
 
 // OffsetFetch: key 9, versions 1–10; several groups from 8, topics by id from 10.
 //
-// Only durable offsets are told, so RequireStable (7) has nothing to wait for. A group or partition without an offset has
+// Only durable offsets are told, and with RequireStable (7) none that an open transaction may change: UNSTABLE_OFFSET_COMMIT. A group or partition without an offset has
 // offset -1 and no error, as in Kafka. What is named twice is answered once.
 // Member id and epoch (9) must be right in a group of the consumer protocol, and are ignored in others.
 func init() {
@@ -36,7 +36,7 @@ func offsetFetch(c *conn, req *kmsg.OffsetFetchRequest) kmsg.Response {
 	ended := !c.s.groups.view(c.ctx, func() {
 		for i := range req.Groups {
 			if g := &req.Groups[i]; asked.first(g.Group) {
-				resp.Groups = append(resp.Groups, c.fetchOffsets(req.Version, g))
+				resp.Groups = append(resp.Groups, c.fetchOffsets(req, g))
 			}
 		}
 	})
@@ -50,8 +50,8 @@ func offsetFetch(c *conn, req *kmsg.OffsetFetchRequest) kmsg.Response {
 }
 
 // fetchOffsets runs in the coordinator's goroutine.
-func (c *conn) fetchOffsets(version int16, rg *kmsg.OffsetFetchRequestGroup) kmsg.OffsetFetchResponseGroup {
-	s := c.s
+func (c *conn) fetchOffsets(req *kmsg.OffsetFetchRequest, rg *kmsg.OffsetFetchRequestGroup) kmsg.OffsetFetchResponseGroup {
+	s, version := c.s, req.Version
 	out := kmsg.NewOffsetFetchResponseGroup()
 	out.Group = rg.Group
 	if !c.mayGroup(kmsg.ACLOperationDescribe, rg.Group) {
@@ -69,7 +69,7 @@ func (c *conn) fetchOffsets(version int16, rg *kmsg.OffsetFetchRequestGroup) kms
 		}
 	}
 	if rg.Topics == nil {
-		out.Topics = c.allOffsets(g)
+		out.Topics = c.allOffsets(g, req.RequireStable)
 		return out
 	}
 	type place struct {
@@ -102,6 +102,9 @@ func (c *conn) fetchOffsets(version int16, rg *kmsg.OffsetFetchRequestGroup) kms
 				if o, ok := g.Offset(ot.Topic, p); ok {
 					op = committedOffset(p, o)
 				}
+				if req.RequireStable && g.Unstable(ot.Topic, p) {
+					op = unstableOffset(p)
+				}
 			}
 			ot.Partitions = append(ot.Partitions, op)
 		}
@@ -110,7 +113,7 @@ func (c *conn) fetchOffsets(version int16, rg *kmsg.OffsetFetchRequestGroup) kms
 	return out
 }
 
-func (c *conn) allOffsets(g *group.Group) []kmsg.OffsetFetchResponseGroupTopic {
+func (c *conn) allOffsets(g *group.Group, stable bool) []kmsg.OffsetFetchResponseGroupTopic {
 	topics := []kmsg.OffsetFetchResponseGroupTopic{}
 	if g == nil {
 		return topics
@@ -129,7 +132,11 @@ func (c *conn) allOffsets(g *group.Group) []kmsg.OffsetFetchResponseGroupTopic {
 			ot.Topic, ot.TopicID = topic, t.ID
 			topics = append(topics, ot)
 		}
-		topics[i].Partitions = append(topics[i].Partitions, committedOffset(partition, o))
+		op := committedOffset(partition, o)
+		if stable && g.Unstable(topic, partition) {
+			op = unstableOffset(partition)
+		}
+		topics[i].Partitions = append(topics[i].Partitions, op)
 	})
 	slices.SortFunc(topics, func(a, b kmsg.OffsetFetchResponseGroupTopic) int { return cmp.Compare(a.Topic, b.Topic) })
 	return topics
@@ -138,6 +145,12 @@ func (c *conn) allOffsets(g *group.Group) []kmsg.OffsetFetchResponseGroupTopic {
 func noOffset(partition int32) kmsg.OffsetFetchResponseGroupTopicPartition {
 	p := kmsg.NewOffsetFetchResponseGroupTopicPartition()
 	p.Partition, p.Offset, p.LeaderEpoch, p.Metadata = partition, -1, -1, kmsg.StringPtr("")
+	return p
+}
+
+func unstableOffset(partition int32) kmsg.OffsetFetchResponseGroupTopicPartition {
+	p := noOffset(partition)
+	p.ErrorCode = kerr.UnstableOffsetCommit.Code
 	return p
 }
 

@@ -7,13 +7,15 @@ import (
 
 // FindCoordinator: key 10, versions 0–5; several keys at once from 4.
 //
-// This server coordinates every group. Transactional ids are refused with the one code on which every client gives up at once.
-// 6 adds share groups.
+// This server coordinates every group and every transactional id. 6 adds share groups.
 func init() {
 	register(0, 5, "s:0-3 i8:1+ *s:4+", findCoordinator)
 }
 
-const groupCoordinator = 0
+const (
+	groupCoordinator = 0
+	txnCoordinator   = 1
+)
 
 func findCoordinator(c *conn, req *kmsg.FindCoordinatorRequest) kmsg.Response {
 	resp := kmsg.NewPtrFindCoordinatorResponse()
@@ -38,12 +40,16 @@ func (c *conn) findCoordinator(kind int8, key string) kmsg.FindCoordinatorRespon
 			refuse(kerr.GroupAuthorizationFailed, "the account may not see the group").set(&r.ErrorCode, &r.ErrorMessage)
 			return r
 		}
-		r.NodeID = c.s.NodeID
-		r.Host, r.Port = c.advertised()
-	case 1:
-		refuse(kerr.TransactionalIDAuthorizationFailed, noTransactions).set(&r.ErrorCode, &r.ErrorMessage)
+	case txnCoordinator:
+		if !c.mayTransact(kmsg.ACLOperationDescribe, key) {
+			refuse(kerr.TransactionalIDAuthorizationFailed, "the account may not see the transactional id").set(&r.ErrorCode, &r.ErrorMessage)
+			return r
+		}
 	default:
 		refuse(kerr.InvalidRequest, "no such kind of coordinator").set(&r.ErrorCode, &r.ErrorMessage)
+		return r
 	}
+	r.NodeID = c.s.NodeID
+	r.Host, r.Port = c.advertised()
 	return r
 }

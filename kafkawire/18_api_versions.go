@@ -5,8 +5,8 @@ import "github.com/twmb/franz-go/pkg/kmsg"
 // ApiVersions: key 18, versions 0–4.
 //
 // The table, as a client sees it. A version we do not know is answered in version 0 with UNSUPPORTED_VERSION and what we do
-// know of ApiVersions (KIP-511). Features are final at the highest level there is: group.version 1 is the consumer protocol.
-// No transaction.version, because there are no transactions.
+// know of ApiVersions (KIP-511). Features are final at the highest level there is: group.version 1 is the consumer protocol,
+// transaction.version 2 that transactions give their producers new epochs (KIP-890).
 func init() {
 	registerStart(int16(kmsg.ApiVersions), 0, 4, "s:3+ s:3+", startAPIVersions)
 }
@@ -36,6 +36,7 @@ var features = []struct {
 	level int16
 }{
 	{"group.version", 1},
+	{"transaction.version", 2},
 }
 
 func advertiseFeatures(version int16, resp *kmsg.ApiVersionsResponse) {

@@ -157,7 +157,7 @@ func TestMetadataCreatesTopics(t *testing.T) {
 			t.Errorf("internal name %q: error %d", name, rt.ErrorCode)
 		}
 	}
-	n.topic("b", 3, nil) // with __consumer_offsets that makes six
+	n.topic("b", 3, nil) // with the server's own that makes too many for another
 	if rt := ask("c", true); rt.ErrorCode != kerr.PolicyViolation.Code {
 		t.Fatalf("more partitions than allowed: %+v", rt)
 	}
@@ -169,7 +169,8 @@ func TestInternalTopicsCanBeShown(t *testing.T) {
 	c := n.dial()
 	commit(c, "g", "a", 0, 1)
 	resp := do[*kmsg.MetadataResponse](c, 12, kmsg.NewPtrMetadataRequest())
-	if len(resp.Topics) != 2 || *resp.Topics[0].Topic != offsetsTopic || !resp.Topics[0].IsInternal || resp.Topics[1].IsInternal {
+	if len(resp.Topics) != 3 || *resp.Topics[0].Topic != offsetsTopic || *resp.Topics[1].Topic != stateTopic ||
+		!resp.Topics[0].IsInternal || !resp.Topics[1].IsInternal || resp.Topics[2].IsInternal {
 		t.Fatalf("%+v", resp.Topics)
 	}
 	topic.Name, topic.ID = offsetsTopic, resp.Topics[0].TopicID
@@ -236,12 +237,12 @@ func TestFindCoordinatorOfTransactions(t *testing.T) {
 		req := kmsg.NewPtrFindCoordinatorRequest()
 		req.CoordinatorType, req.CoordinatorKey, req.CoordinatorKeys = 1, "t", []string{"t"}
 		resp := do[*kmsg.FindCoordinatorResponse](c, v, req)
-		code, text := resp.ErrorCode, resp.ErrorMessage
+		code, node := resp.ErrorCode, resp.NodeID
 		if v >= 4 {
-			code, text = resp.Coordinators[0].ErrorCode, resp.Coordinators[0].ErrorMessage
+			code, node = resp.Coordinators[0].ErrorCode, resp.Coordinators[0].NodeID
 		}
-		if code != kerr.TransactionalIDAuthorizationFailed.Code || text == nil || *text != noTransactions {
-			t.Errorf("version %d: error %d", v, code)
+		if code != 0 || node != 1 {
+			t.Errorf("version %d: error %d, node %d", v, code, node)
 		}
 	}
 }

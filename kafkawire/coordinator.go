@@ -52,8 +52,9 @@ type coordinator struct {
 	groups     map[string]*entry
 	answers    map[uint64]chan<- kmsg.Response // by ticket
 	ticket     uint64
-	unwritten  []*entry                    // groups with records to write
-	topics     map[string]eventlog.TopicID // topics that somebody committed in, and their ids then
+	unwritten  []*entry                      // groups with records to write
+	inTxns     map[int64]map[string]struct{} // groups with offsets in a producer's open transaction
+	topics     map[string]eventlog.TopicID   // topics that somebody committed in, and their ids then
 	nextForget time.Time
 	nextDue    time.Time // no group has anything due before; zero: none ever
 }
@@ -84,6 +85,7 @@ func newCoordinator(ctx context.Context, o *Options, cfg *group.Config) (*coordi
 		log: o.Engine, now: o.Now, logger: o.Logger, cfg: cfg,
 		wake: make(chan struct{}, 1), ended: make(chan struct{}),
 		groups: map[string]*entry{}, answers: map[uint64]chan<- kmsg.Response{}, topics: map[string]eventlog.TopicID{},
+		inTxns: map[int64]map[string]struct{}{},
 	}
 	cfg.Full = func() bool { return len(co.groups) > o.MaxGroups } // with the one that asks
 	topic, err := offsetsTopicOf(ctx, o.Engine)
@@ -125,7 +127,8 @@ func (co *coordinator) restore(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for at := starts[0]; ; {
+	at := starts[0]
+	for {
 		batches, next, err := co.log.Read(ctx, eventlog.Position{Part: co.part, Offset: at}, 4<<20)
 		if err != nil {
 			return fmt.Errorf("read %s from offset %d: %w", offsetsTopic, at, err)
@@ -139,6 +142,9 @@ func (co *coordinator) restore(ctx context.Context) error {
 			break
 		}
 		at = next
+	}
+	if err := co.restoreOpen(ctx, at); err != nil {
+		return fmt.Errorf("read %s beyond what is stable: %w", offsetsTopic, err)
 	}
 	now := co.now()
 	for name, e := range co.groups {
@@ -155,7 +161,7 @@ func (co *coordinator) restore(ctx context.Context) error {
 }
 
 func (co *coordinator) replay(r *eventlog.Record) error {
-	rec := group.Record{Key: slices.Clone(r.Key), Value: slices.Clone(r.Value)}
+	rec := ownRecord(r)
 	name, ok := group.NameOf(rec.Key)
 	if !ok {
 		return nil // of a kind we do not keep
@@ -164,6 +170,11 @@ func (co *coordinator) replay(r *eventlog.Record) error {
 		co.logger.Warn("kafka: record of a consumer group skipped", "offset", r.Offset, "error", err)
 	}
 	return nil
+}
+
+// ownRecord is a record with bytes of its own.
+func ownRecord(r *eventlog.Record) group.Record {
+	return group.Record{Key: slices.Clone(r.Key), Value: slices.Clone(r.Value)}
 }
 
 // restoreTopics notes which topics the group committed in.

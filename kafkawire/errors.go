@@ -26,6 +26,8 @@ var codes = []struct {
 	{eventlog.ErrFenced, kerr.KafkaStorageError},
 	{engine.ErrOutOfOrderSequence, kerr.OutOfOrderSequenceNumber},
 	{engine.ErrInvalidProducerEpoch, kerr.InvalidProducerEpoch},
+	{engine.ErrInvalidTxnState, kerr.InvalidTxnState},
+	{engine.ErrTooManyAborted, kerr.PolicyViolation},
 	{engine.ErrReservedProducer, kerr.InvalidRecord},
 	{engine.ErrInvalidRecord, kerr.InvalidRecord},
 	{engine.ErrUnsupportedCompression, kerr.UnsupportedCompressionType},

@@ -10,6 +10,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/millrace-io/millrace/eventlog"
+	"github.com/millrace-io/millrace/eventlog/engine"
 )
 
 // Fetch sessions (KIP-227): a client that fetches many partitions names them once. From then on its requests hold what changed
@@ -56,6 +57,7 @@ type fetchPart struct {
 	code              int16
 	raw               []byte
 	high, stable, low int64
+	aborted           []engine.Aborted
 	tell              bool // it goes into the response
 }
 

@@ -99,7 +99,7 @@ func TestProduceRefusals(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			c := n.dial()
-			for v := int16(3); v <= 11; v += 4 {
+			for v := int16(3); v <= 12; v += 3 {
 				resp := do[*kmsg.ProduceResponse](c, v, produceRequest(tc.topic, tc.partition, tc.acks, slices.Clone(tc.records)))
 				if p := resp.Topics[0].Partitions[0]; p.ErrorCode != tc.want.Code || p.BaseOffset != -1 {
 					t.Fatalf("version %d: error %d (%v), want %v", v, p.ErrorCode, kerr.ErrorForCode(p.ErrorCode), tc.want)
@@ -109,9 +109,9 @@ func TestProduceRefusals(t *testing.T) {
 	}
 	c := n.dial()
 	txn := produceRequest("a", 0, -1, good())
-	txn.TransactionID = kmsg.StringPtr("t")
-	if p := do[*kmsg.ProduceResponse](c, 9, txn).Topics[0].Partitions[0]; p.ErrorCode != kerr.TransactionalIDAuthorizationFailed.Code {
-		t.Fatalf("transactional id: error %d", p.ErrorCode)
+	txn.TransactionID, txn.Topics[0].Partitions[0].Records = kmsg.StringPtr("t"), attrs(eventlog.AttrTransactional)
+	if p := do[*kmsg.ProduceResponse](c, 9, txn).Topics[0].Partitions[0]; p.ErrorCode != kerr.InvalidProducerIDMapping.Code {
+		t.Fatalf("in the transaction of an id that nobody has: error %d", p.ErrorCode)
 	}
 	if got := c.produce("a", 0, "v"); got != 0 {
 		t.Fatalf("something refused is in the log: the next offset is %d", got)
@@ -201,11 +201,6 @@ func TestIdempotentProducer(t *testing.T) {
 	next := do[*kmsg.InitProducerIDResponse](c, 0, kmsg.NewPtrInitProducerIDRequest())
 	if next.ProducerID == id.ProducerID {
 		t.Fatal("producer id given out twice")
-	}
-	txn := kmsg.NewPtrInitProducerIDRequest()
-	txn.TransactionalID = kmsg.StringPtr("t")
-	if r := do[*kmsg.InitProducerIDResponse](c, 5, txn); r.ErrorCode != kerr.TransactionalIDAuthorizationFailed.Code || r.ProducerID != -1 {
-		t.Fatalf("transactional id: %+v", r)
 	}
 }
 

@@ -6,9 +6,10 @@
 //
 // Each connection has two goroutines. The reader takes requests apart, hands record batches to the log without waiting for
 // the disk, and answers everything else on the spot; the writer sends the responses in the order of the requests, and runs
-// fetches when it is their turn. One more goroutine, the coordinator's, owns all consumer groups. Server.Close ends them all.
+// fetches when it is their turn. One more goroutine, the coordinator's, owns all consumer groups; transactions are under one lock, and one
+// goroutine ends those that take too long. Server.Close ends them all.
 //
-// On disk is nothing but the topic __consumer_offsets, through the log, in Kafka's formats.
+// On disk is nothing but the topics __consumer_offsets and __transaction_state, through the log, in Kafka's formats.
 //
 // The package will never re-encode records: what a producer sent is what a consumer gets. It never allocates for what a
 // request only claims to hold, and no bytes from outside can do worse than end their own connection.
@@ -49,12 +50,19 @@ type Engine interface {
 
 	NewProducerID() (int64, error)
 	Produce(p eventlog.Part, raw []byte, acks engine.Acks, done func(engine.Produced))
+	ProduceTransactional(p eventlog.Part, raw []byte, acks engine.Acks, fresh bool, done func(engine.Produced))
+	EndTransaction(end engine.End, done func(error))
+	OpenTransactions(ctx context.Context) ([]engine.OpenTransaction, error)
+	Producers(ctx context.Context, p eventlog.Part) ([]engine.ProducerState, error)
 	Room(p eventlog.Part) <-chan struct{}
 
 	FetchRaw(p eventlog.Part, offset int64, maxBytes int, minOne bool) (engine.Fetched, error)
+	FetchCommitted(p eventlog.Part, offset int64, maxBytes int, minOne bool) (engine.Fetched, error)
 	ReadableBytes(p eventlog.Part, offset int64, limit int) int
+	ReadableCommitted(p eventlog.Part, offset int64, limit int) int
 	Watch(parts []eventlog.Part, f func(eventlog.Part)) (stop func())
 	FindTime(p eventlog.Part, t int64) (engine.TimeOffset, error)
+	FindCommittedTime(p eventlog.Part, t int64) (engine.TimeOffset, error)
 	FindMaxTime(p eventlog.Part) (engine.TimeOffset, error)
 	Starts(ctx context.Context, id eventlog.TopicID) ([]int64, error)
 	Ends(ctx context.Context, id eventlog.TopicID) ([]int64, error)
@@ -65,6 +73,8 @@ type Engine interface {
 	CheckConfig(set map[string]string) error
 
 	Append(b *eventlog.Batch, done func(eventlog.Outcome))
+	AppendAtomic(batches []*eventlog.Batch, done func([]eventlog.Outcome))
+	AppendAs(b *eventlog.Batch, producer int64, epoch int16, done func(eventlog.Outcome))
 	Read(ctx context.Context, pos eventlog.Position, maxBytes int) ([]*eventlog.Batch, int64, error)
 }
 
@@ -82,6 +92,7 @@ type Options struct {
 	LogDir       string                             // "log": where the log is, as DescribeLogDirs says it
 	AutoCreate   bool                               // Metadata of an unknown topic makes it, when the client asks for that
 	ShowInternal bool                               // let clients list and read the log's own topics
+	Carries      func(topic string) bool            // devices wait for the topic's records: a transaction in it takes a minute at most
 	Fixed        func(topic string) (reason string) // not "": the topic's partition count must not change, and why
 
 	MaxConnections  int           // 4096
@@ -103,6 +114,10 @@ type Options struct {
 	OffsetRetention time.Duration // 7 days after a group is empty
 	MaxGroupMembers int           // 10,000
 
+	MaxTransactionTimeout time.Duration // 1 h: what a producer may ask for, as Kafka's transaction.max.timeout.ms
+	TransactionalIDExpiry time.Duration // 7 days: a transactional id that nobody used for so long is forgotten
+	MaxTransactionalIDs   int           // 20,000
+
 	ConsumerSession   time.Duration // 45 s: a member of the consumer protocol that sends no heartbeat for so long is out
 	ConsumerHeartbeat time.Duration // 5 s: how often such a member is told to send one
 	MaxGroups         int           // 20,000
@@ -115,6 +130,9 @@ func (o *Options) setDefaults() {
 	}
 	if o.NewID == nil {
 		o.NewID = newID
+	}
+	if o.Carries == nil {
+		o.Carries = func(string) bool { return false }
 	}
 	if o.Fixed == nil {
 		o.Fixed = func(string) string { return "" }
@@ -139,6 +157,9 @@ func (o *Options) setDefaults() {
 	def(&o.OffsetRetention, 7*24*time.Hour)
 	def(&o.MaxGroupMembers, 10_000)
 	def(&o.MaxGroups, 20_000)
+	def(&o.MaxTransactionTimeout, time.Hour)
+	def(&o.TransactionalIDExpiry, 7*24*time.Hour)
+	def(&o.MaxTransactionalIDs, 20_000)
 	def(&o.ConsumerSession, 45*time.Second)
 	def(&o.ConsumerHeartbeat, 5*time.Second)
 }
@@ -162,6 +183,7 @@ func newID(prefix string) string {
 type Server struct {
 	Options
 	groups   *coordinator
+	txns     *transactions
 	sessions *fetchSessions
 	buffers  *semaphore.Weighted // Options.MaxBuffered
 	fetches  *semaphore.Weighted // Options.MaxFetched
@@ -179,7 +201,7 @@ type Server struct {
 	creating sync.Mutex // one topic creation at a time, so that MaxPartitions holds
 }
 
-// New restores the consumer groups from the log and returns a server that listens to nobody yet.
+// New restores the consumer groups and the transactions from the log and returns a server that listens to nobody yet.
 func New(o Options) (*Server, error) {
 	o.setDefaults()
 	s := &Server{
@@ -201,6 +223,11 @@ func New(o Options) (*Server, error) {
 	if err != nil {
 		s.cancel()
 		return nil, fmt.Errorf("restore consumer groups: %w", err)
+	}
+	if s.txns, err = newTransactions(s.ctx, &s.Options, s.groups); err != nil {
+		s.cancel()
+		s.groups.wait()
+		return nil, fmt.Errorf("restore transactions: %w", err)
 	}
 	return s, nil
 }
@@ -319,6 +346,7 @@ func (s *Server) Close() error {
 	s.running.Wait()
 	s.cancel()
 	s.groups.wait()
+	s.txns.wait()
 	return nil
 }
 
@@ -333,7 +361,7 @@ func (s *Server) draining() bool {
 
 // isInternal tells the log's own topics from the user's.
 func isInternal(topic string) bool {
-	return topic == offsetsTopic || strings.HasPrefix(topic, eventlog.InternalPrefix)
+	return topic == offsetsTopic || topic == stateTopic || strings.HasPrefix(topic, eventlog.InternalPrefix)
 }
 
 // visible says whether clients may know of a topic.
@@ -374,6 +402,9 @@ type Stats struct {
 	ProduceErrors     uint64            // batches refused
 	BytesIn, BytesOut uint64
 	Groups            int
+	TransactionalIDs  int       // known
+	OpenTransactions  int       // and not ended yet
+	OldestTransaction time.Time // of those; zero: none
 }
 
 // Stats returns the counters as they are.
@@ -388,6 +419,7 @@ func (s *Server) Stats() Stats {
 	for _, a := range apis() {
 		out.Requests[a.name] = c.requests[a.key].Load()
 	}
+	out.TransactionalIDs, out.OpenTransactions, out.OldestTransaction = s.txns.counts()
 	s.mu.Lock()
 	out.Connections = len(s.conns)
 	s.mu.Unlock()

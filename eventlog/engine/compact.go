@@ -37,7 +37,7 @@ func (e *Engine) compactBelow(p *partition, c *topicConfig) error {
 	}
 	o := segment.CompactOptions{DeleteRetention: millis(c.deleteRetentionMs), MinDirty: c.minDirtyRatio,
 		Aborted: func(b eventlog.RawBatch) bool { return p.isAborted(b.ProducerID(), b.Base()) },
-		Ended:   isCommit, // an abort's marker stays: it tells a consumer where what it must skip ends
+		Ended:   IsCommit, // an abort's marker stays: it tells a consumer where what it must skip ends
 	}
 	if c.minDirtyRatio <= 0 || c.maxLagMs < math.MaxInt64 {
 		o.MinDirty = math.SmallestNonzeroFloat64 // whatever there is

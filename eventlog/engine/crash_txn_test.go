@@ -227,7 +227,7 @@ func (w *world) scanTxnPart(e *Engine, p eventlog.Part, start int64, found *rawT
 			id := b.ProducerID()
 			if b.Attributes()&eventlog.AttrControl != 0 {
 				for _, o := range open[id] {
-					if !isCommit(b) {
+					if !IsCommit(b) {
 						aborted[o] = struct{}{}
 					}
 				}

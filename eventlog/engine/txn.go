@@ -145,7 +145,7 @@ func (p *partition) transact(raw eventlog.RawBatch, now int64) {
 	}
 	id := raw.ProducerID()
 	if raw.Attributes()&eventlog.AttrControl != 0 {
-		t.end(id, raw.Base(), isCommit(raw))
+		t.end(id, raw.Base(), IsCommit(raw))
 	} else if _, open := t.open[id]; !open {
 		t.begin(id, openTxn{raw.Base(), now})
 	}
@@ -376,8 +376,8 @@ func marker(id int64, epoch int16, commit bool, now int64) eventlog.RawBatch {
 	return raw
 }
 
-// isCommit tells a commit's marker from an abort's.
-func isCommit(raw eventlog.RawBatch) (commit bool) {
+// IsCommit tells a commit's marker from an abort's.
+func IsCommit(raw eventlog.RawBatch) (commit bool) {
 	err := eventlog.NewRawBatch(eventlog.Part{}, raw).Each(func(r *eventlog.Record) error {
 		commit = len(r.Key) >= 4 && binary.BigEndian.Uint16(r.Key[2:]) == commitMarker
 		return nil

@@ -71,7 +71,7 @@ func consumed(t testing.TB, e *Engine, p eventlog.Part, step int) (out []string)
 				return begun
 			})
 			switch control := b.Attributes()&eventlog.AttrControl != 0; {
-			case control && !isCommit(b):
+			case control && !IsCommit(b):
 				delete(aborting, b.ProducerID())
 			case control, aborting[b.ProducerID()] && b.Attributes()&eventlog.AttrTransactional != 0:
 			default:
@@ -480,7 +480,7 @@ func TestCompactTransactions(t *testing.T) {
 				t.Fatal(err)
 			}
 			if raw, at = raw[len(b):], b.Next(); b.Attributes()&eventlog.AttrControl != 0 {
-				kinds[isCommit(b)]++
+				kinds[IsCommit(b)]++
 			}
 		}
 	}

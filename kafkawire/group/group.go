@@ -138,6 +138,9 @@ type Group struct {
 
 	consumer *consumer // nil in a classic group; its state above is that of an empty one else
 
+	txns   map[int64]txnOffsets // what open transactions would commit, by producer id
+	pended uint64               // counts what was pending ever
+
 	offsets  map[string]map[int32]Offset
 	nextLook time.Time // when to look for offsets that expired; zero: nothing could
 }
@@ -162,7 +165,7 @@ func (g *Group) ProtocolType() string { return g.protocolType }
 
 // Forgettable says that nothing distinguishes the group from one that never was.
 func (g *Group) Forgettable() bool {
-	return g.state == Empty && !g.stored && g.consumer == nil && len(g.offsets) == 0 && len(g.pending) == 0
+	return g.state == Empty && !g.stored && g.consumer == nil && len(g.offsets) == 0 && len(g.pending) == 0 && len(g.txns) == 0
 }
 
 // unwelcome says that the group would be a new one, where there are too many.

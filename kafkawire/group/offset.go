@@ -212,13 +212,13 @@ func (g *Group) subscribed() map[string]bool {
 func (g *Group) expireOffsets() {
 	left, subscribed := 0, g.subscribed()
 	g.Offsets(func(t string, p int32, o Offset) {
-		if at, ok := g.expires(t, &o, subscribed); ok && !at.After(g.now) {
+		if at, ok := g.expires(t, &o, subscribed); ok && !at.After(g.now) && !g.Unstable(t, p) {
 			g.out.Records = append(g.out.Records, offsetRecord(g.name, t, p, nil))
 		} else {
 			left++
 		}
 	})
-	if left > 0 || g.state != Empty || len(g.pending) > 0 || g.since.Add(emptyLinger).After(g.now) {
+	if left > 0 || g.state != Empty || len(g.pending) > 0 || len(g.txns) > 0 || g.since.Add(emptyLinger).After(g.now) {
 		return
 	}
 	if g.stored {

@@ -108,32 +108,45 @@ func (g *Group) Replay(r Record) error {
 }
 
 func (g *Group) replayOffset(r Record) error {
-	var k kmsg.OffsetCommitKey
-	if err := k.ReadFrom(r.Key); err != nil {
-		return fmt.Errorf("group %q: offset key: %w", g.name, err)
+	topic, partition, o, err := g.readOffset(r)
+	if err != nil {
+		return err
 	}
-	if r.Value == nil {
-		if delete(g.offsets[k.Topic], k.Partition); len(g.offsets[k.Topic]) == 0 {
-			delete(g.offsets, k.Topic)
+	g.supersede(topic, partition, g.pended)
+	if o == nil {
+		if delete(g.offsets[topic], partition); len(g.offsets[topic]) == 0 {
+			delete(g.offsets, topic)
 		}
 		return nil
 	}
+	if g.offsets[topic] == nil {
+		g.offsets[topic] = map[int32]Offset{}
+	}
+	g.offsets[topic][partition] = *o
+	return nil
+}
+
+// readOffset takes a committed offset's record apart; no offset is a tombstone.
+func (g *Group) readOffset(r Record) (topic string, partition int32, o *Offset, err error) {
+	var k kmsg.OffsetCommitKey
+	if err := k.ReadFrom(r.Key); err != nil {
+		return "", 0, nil, fmt.Errorf("group %q: offset key: %w", g.name, err)
+	}
+	if r.Value == nil {
+		return k.Topic, k.Partition, nil, nil
+	}
 	v := kmsg.NewOffsetCommitValue()
 	if err := readValue(&v, r.Value); err != nil {
-		return fmt.Errorf("group %q: offset of %s/%d: %w", g.name, k.Topic, k.Partition, err)
+		return "", 0, nil, fmt.Errorf("group %q: offset of %s/%d: %w", g.name, k.Topic, k.Partition, err)
 	}
-	o := Offset{At: v.Offset, LeaderEpoch: -1, Metadata: v.Metadata, Committed: time.UnixMilli(v.CommitTimestamp)}
+	o = &Offset{At: v.Offset, LeaderEpoch: -1, Metadata: v.Metadata, Committed: time.UnixMilli(v.CommitTimestamp)}
 	if v.Version >= 3 {
 		o.LeaderEpoch = v.LeaderEpoch
 	}
 	if v.Version == offsetVersionWithExpiry && v.ExpireTimestamp >= 0 {
 		o.Expires = time.UnixMilli(v.ExpireTimestamp)
 	}
-	if g.offsets[k.Topic] == nil {
-		g.offsets[k.Topic] = map[int32]Offset{}
-	}
-	g.offsets[k.Topic][k.Partition] = o
-	return nil
+	return k.Topic, k.Partition, o, nil
 }
 
 func (g *Group) replayMetadata(r Record) error {

@@ -304,7 +304,9 @@ func random(rng *rand.Rand) error {
 			if rng.IntN(2) == 0 {
 				want, wantEpoch = id, asked
 			}
-			out, err = x.Init(now, time.Minute, want, wantEpoch, fresh)
+			if out, err = x.Init(now, time.Minute, want, wantEpoch, fresh); err == nil && want >= 0 && stale && out.Record != nil {
+				return fmt.Errorf("epoch %d recovers, the last is %d", asked, epoch)
+			}
 		case 1, 2:
 			p := Part{"t", rng.Int32N(3)}
 			if out, err = x.Add(now, id, asked, 2, 0, p); err == nil {
