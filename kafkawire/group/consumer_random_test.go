@@ -72,6 +72,7 @@ type actor struct {
 	lastBeat time.Time      // when it was last answered
 	full     bool           // its next heartbeat says everything
 	away     bool           // no heartbeats: it is about to be fenced
+	stuck    bool           // it does not give up what it was told to, and says so: it is fenced in the end
 	assignor *string
 }
 
@@ -90,7 +91,7 @@ func (t topicTable) All() []Topic { return slices.Collect(maps.Values(t)) }
 
 const (
 	crowdSession = 10 * time.Second
-	crowdRebal   = 8 * time.Second
+	crowdRebal   = 12 * time.Second // longer, as everywhere: who hears nothing is out before it can be late
 )
 
 func newCrowd(seed uint64) *crowd {
@@ -146,7 +147,8 @@ func (c *crowd) step() {
 		c.changeTopics()
 	case n == 37:
 		if len(c.members) > 0 {
-			c.members[c.rng.IntN(len(c.members))].away = true
+			a := c.members[c.rng.IntN(len(c.members))]
+			a.away, a.stuck = c.rng.IntN(2) == 0, a.stuck || c.rng.IntN(2) == 0
 		}
 	case n == 38:
 		if len(c.members) > 0 {
@@ -223,7 +225,7 @@ func (c *crowd) expire() {
 
 // lost is what a client does that is fenced, or must think so: it has nothing any more, and joins again.
 func (a *actor) lost() {
-	a.epoch, a.full, a.told = 0, true, nil
+	a.epoch, a.full, a.told, a.stuck = 0, true, nil, false
 	clear(a.owned)
 }
 
@@ -237,7 +239,7 @@ func (c *crowd) beat(a *actor) {
 	// What it was told to give up it gives up now; a partition that it was given it begins with.
 	if a.told != nil {
 		for p := range a.owned {
-			if !a.told[p] && !c.greedy {
+			if !a.told[p] && !c.greedy && !a.stuck {
 				delete(a.owned, p)
 			}
 		}
@@ -250,7 +252,7 @@ func (c *crowd) beat(a *actor) {
 	if a.full || a.told != nil {
 		req.Topics = []kmsg.ConsumerGroupHeartbeatRequestTopic{}
 		for p := range a.owned {
-			if a.told[p] || a.epoch == joinEpoch {
+			if a.told[p] || a.stuck {
 				req.Topics = append(req.Topics, kmsg.ConsumerGroupHeartbeatRequestTopic{TopicID: p.topic, Partitions: []int32{p.index}})
 			}
 		}
@@ -282,13 +284,15 @@ func (c *crowd) beat(a *actor) {
 	c.answered(a, resp.(*kmsg.ConsumerGroupHeartbeatResponse))
 }
 
-// deliverLate lets heartbeats arrive that were on their way for so long that their members are epochs further.
+// deliverLate lets heartbeats arrive that were on their way for so long that their members are two epochs further. One of the
+// epoch before is believed, by Kafka's rule: it is taken for that of a member to which the last response got lost.
 func (c *crowd) deliverLate() {
 	for _, req := range c.late {
-		for _, a := range c.members {
-			if a.id == req.MemberID && req.MemberEpoch != joinEpoch && req.MemberEpoch < a.epoch-1 {
-				c.durable(c.g.ConsumerHeartbeat(c.now, Caller{Ticket: 1}, req, c.topics))
-			}
+		if c.g.consumer == nil || req.MemberEpoch == joinEpoch {
+			continue
+		}
+		if m := c.g.consumer.members[req.MemberID]; m != nil && req.MemberEpoch < m.previous {
+			c.durable(c.g.ConsumerHeartbeat(c.now, Caller{Ticket: 1}, req, c.topics))
 		}
 	}
 }
@@ -407,6 +411,9 @@ func (c *crowd) noTwoOwners() {
 	c.expire()
 	owner := map[part]string{}
 	for _, a := range c.members {
+		if a.stuck && (c.g.consumer == nil || c.g.consumer.members[a.id] == nil) {
+			continue // its time was up: it has what is another's now, and may not commit
+		}
 		for p := range a.owned {
 			if o, taken := owner[p]; taken {
 				c.fail("%s and %s both have %v", o, a.id, p)
