@@ -81,6 +81,9 @@ func (ck *checker) log() {
 		ck.problem("log.max_bytes", "less than 256MiB", "give the log room, or write a percentage")
 	}
 	ck.retention("log.retention", l.Retention)
+	if d := l.CommitDelay; d < 0 || d > Duration(100*time.Millisecond) {
+		ck.problem("log.commit_delay", "not between 0 and 100ms", "write a time span such as 1ms, or 0")
+	}
 	ck.between("log.partitions", int64(l.Partitions), 1, 10_000)
 	ck.between("log.session_partitions", int64(l.SessionPartitions), 0, 1000)
 	ck.between("log.retained_partitions", int64(l.RetainedPartitions), 0, 1000)

@@ -40,6 +40,7 @@ type Log struct {
 	MaxBytes           Share    `yaml:"max_bytes"` // of all topics together
 	Retention          Duration `yaml:"retention"` // of topics that do not say; forever: no limit
 	Partitions         int      `yaml:"partitions"`
+	CommitDelay        Duration `yaml:"commit_delay"`       // between the beginnings of commits of few appends; 0: none
 	SessionPartitions  int      `yaml:"session_partitions"` // 0: as they are, 4 in a new log
 	RetainedPartitions int      `yaml:"retained_partitions"`
 	Kafka              []string `yaml:"kafka"`       // host:port of some brokers
@@ -153,7 +154,7 @@ func Default() *Config {
 		},
 		Auth: Auth{JWT: JWT{NameClaim: "sub", Refresh: Duration(5 * time.Minute)},
 			Hook: Hook{Timeout: Duration(5 * time.Second), Concurrency: 32, Cache: Duration(time.Minute), CacheDenied: Duration(5 * time.Second)}},
-		Log: Log{Data: "./millrace-data", MaxBytes: Share{Percent: 80}, Retention: Duration(7 * 24 * time.Hour), Partitions: 8},
+		Log: Log{Data: "./millrace-data", MaxBytes: Share{Percent: 80}, Retention: Duration(7 * 24 * time.Hour), Partitions: 8, CommitDelay: Duration(time.Millisecond)},
 		Limits: Limits{PacketBytes: 1_000_000, ReceiveMaximum: 1024, SessionExpiry: Duration(7 * 24 * time.Hour),
 			Sessions: 1_000_000, Subscriptions: 10_000, AllSubs: 2_000_000, Replays: 8, AllReplays: 256, Retained: 1_000_000, RetainedBytes: 1 << 30,
 			Inflight: 4096, HalfOpenPerIP: 4096, HalfOpen: 16_384, Handshake: Duration(10 * time.Second),

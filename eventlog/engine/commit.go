@@ -10,8 +10,8 @@ import (
 )
 
 // committer is the one goroutine that assigns offsets, checks sequences and claims, and writes the WAL. It takes what waits,
-// makes it one frame, writes it, syncs once, publishes, and has everybody answered. There is no timer: while one commit is on
-// the disk the next one gathers.
+// makes it one frame, writes it, syncs once, publishes, and has everybody answered. While one commit is on the disk the next one
+// gathers; if commits are of few, for a little longer (see pace.go).
 type committer struct {
 	*Engine
 	state   *state // its own
@@ -22,6 +22,8 @@ type committer struct {
 	ops     []*operation
 	now     int64
 	noSpace bool
+	pace    pacer
+	alarm   Alarm // nil: no rests
 }
 
 type published struct {
@@ -33,6 +35,7 @@ func (c *committer) run() {
 	defer close(c.gone)
 	var drained bool
 	for {
+		c.rest()
 		closed := c.backlog.refill(&c.queue)
 		if !c.backlog.empty() {
 			items, size := c.backlog.take(c.itemSlice(), c.commitBytes)
@@ -98,6 +101,7 @@ func (c *committer) commit(items []*item) {
 		return
 	}
 	c.begin()
+	c.pace.begins(c.o.Now(), len(items))
 	if mutant(mutantSwapBatches) {
 		swapBatches(items)
 	}

@@ -57,6 +57,8 @@ type Options struct {
 	ProducerExpiry    time.Duration // 24 h: how long an idle producer's sequences are remembered
 	ScrubEvery        time.Duration // 7 days: how long reading all segments to verify them may take; negative, or without maintenance: never
 	ScrubRate         int64         // 32 MiB: bytes per second that scrubbing reads at most
+	CommitDelay       time.Duration // commits of few begin so far apart at the least, where there is an Alarm; 0: as soon as they can
+	Alarm             Alarm         // what the committer rests by; the system's, on Linux
 }
 
 // FirstOwnProducerID begins the range of producer ids that belong to Millrace nodes: a batch is ours iff its id is from here on.
@@ -302,6 +304,9 @@ func Open(o Options) (*Engine, error) {
 	if err := e.recover(); err != nil {
 		return nil, fmt.Errorf("open log: %w", errors.Join(err, e.closeFiles()))
 	}
+	if err := e.setAlarm(); err != nil {
+		return nil, fmt.Errorf("open log: %w", errors.Join(err, e.closeFiles()))
+	}
 	go e.committer.run()
 	go e.answer()
 	go e.applier.run()
@@ -309,6 +314,20 @@ func Open(o Options) (*Engine, error) {
 	go e.maintainLoop()
 	go e.scrubLoop()
 	return e, nil
+}
+
+// setAlarm prepares the committer's rests. It owns the alarm.
+func (e *Engine) setAlarm() (err error) {
+	if e.o.CommitDelay <= 0 {
+		return nil
+	}
+	if e.o.Alarm == nil {
+		if e.o.Alarm, err = newAlarm(); err != nil {
+			return err
+		}
+	}
+	e.committer.alarm, e.committer.pace.delay = e.o.Alarm, e.o.CommitDelay
+	return nil
 }
 
 // LockName is the file that an engine holds locked; CheckpointName the one without which a folder holds no log.
@@ -341,6 +360,9 @@ func (e *Engine) Close() error {
 	close(e.answers)
 	<-e.answered
 	e.ring.close()
+	if e.committer.alarm != nil {
+		err = errors.Join(err, e.committer.alarm.Close())
+	}
 	if cerr := e.closeFiles(); err == nil {
 		err = cerr
 	}

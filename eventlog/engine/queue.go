@@ -99,6 +99,10 @@ type queue struct {
 	closed bool
 	wake   chan struct{} // one token: there is something to take
 
+	// While the committer rests.
+	ring func() // ends the rest; nil: there is none, or it has been called
+	size int    // bytes of items
+
 	rooms []roomWaiter
 }
 
@@ -116,11 +120,44 @@ func (q *queue) put(it *item) bool {
 	}
 	q.items = append(q.items, it)
 	first := len(q.items) == 1
+	var ring func()
+	if q.ring != nil {
+		if q.size += it.size; q.enough() {
+			ring, q.ring = q.ring, nil
+		}
+	}
 	q.mu.Unlock()
+	if ring != nil {
+		ring()
+	}
 	if first {
 		signal(q.wake)
 	}
 	return true
+}
+
+func (q *queue) enough() bool { return len(q.items) >= gatherItems || q.size >= gatherBytes }
+
+// gather begins a rest: ring is called when there are enough items. False: there is no reason for one.
+func (q *queue) gather(ring func()) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.size = 0
+	for _, it := range q.items {
+		q.size += it.size
+	}
+	if q.closed || len(q.items) == 0 || q.enough() {
+		return false
+	}
+	q.ring = ring
+	return true
+}
+
+// gathered ends it.
+func (q *queue) gathered() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.ring = nil
 }
 
 func (q *queue) swap(empty []*item) (items []*item, closed bool) {
