@@ -11,6 +11,7 @@ import (
 	"sync"
 
 	"github.com/millrace-io/millrace/identity"
+	"github.com/millrace-io/millrace/internal/certs"
 )
 
 // access is who may read over HTTP. It is a file, and is looked at again while the node runs.
@@ -50,10 +51,15 @@ func (n *Node) openAccess(context.Context) error {
 func (n *Node) tlsOfHTTP() *tls.Config {
 	for _, d := range n.doorsOf(doorHTTP) {
 		if d.certs != nil {
-			return &tls.Config{MinVersion: tls.VersionTLS12, GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return d.certs.Config(), nil }}
+			return httpsOf(d.certs)
 		}
 	}
 	return nil
+}
+
+// httpsOf has each connection get what the files say when it begins.
+func httpsOf(c *certs.Source) *tls.Config {
+	return &tls.Config{MinVersion: tls.VersionTLS12, GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return c.Config(), nil }}
 }
 
 // reloadAccess takes over a changed password file. One that is wrong is not taken: who could read before still can, and nobody else.

@@ -71,6 +71,7 @@ type Node struct {
 	metrics *metrics.Registry
 	http    *console.Server
 	access  access
+	schemas schemas
 	rights  rights
 	auth    auth
 	log     *eventlog.Log
@@ -114,6 +115,7 @@ func (n *Node) stages() []stage {
 		{"read who gets in", n.openAuth, nil},
 		{"serve health and metrics", n.serveHTTP, n.stopHTTP},
 		{"open the log", n.openLog, n.closeLog},
+		{"open the schema registry", n.openRegistry, n.closeRegistry},
 		{"open the meter", n.openMeter, n.closeMeter},
 		{"open the routes", n.openRoutes, n.closeRoutes},
 		{"read who is banned", n.openBans, n.closeBans},
@@ -254,6 +256,7 @@ func (n *Node) stopKafka(context.Context) error {
 // letIn begins to accept clients.
 func (n *Node) letIn(context.Context) error {
 	n.letDevicesIn()
+	n.letRegistryIn()
 	for _, d := range n.doorsOf(doorKafka) {
 		n.accept(func() error {
 			if d.advertise == "" {

@@ -78,6 +78,7 @@ func (n *Node) openAuth(ctx context.Context) error {
 		}
 		a.chains[d.path] = chain
 	}
+	n.registryChains(links)
 	return nil
 }
 

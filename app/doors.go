@@ -23,6 +23,8 @@ const (
 	doorWS    doorKind = "WebSocket"
 	doorKafka doorKind = "Kafka"
 	doorHTTP  doorKind = "HTTP"
+
+	doorRegistry doorKind = "schema registry"
 )
 
 // door is one listener.
@@ -34,6 +36,7 @@ type door struct {
 	advertise string
 	mqtt      *config.MQTT  // of MQTT, WebSocket too
 	certs     *certs.Source // nil: no TLS
+	registry  *config.Registry
 }
 
 // listen takes all addresses. Nobody is answered yet.
@@ -53,6 +56,10 @@ func (n *Node) listen(ctx context.Context) (err error) {
 	}
 	if l.HTTP.Bind != "" {
 		err = errors.Join(err, n.takeHTTP(door{kind: doorHTTP, path: "listeners.http", flag: "--http-listen"}))
+	}
+	for i := range l.Registry {
+		path := fmt.Sprintf("listeners.registry[%d]", i)
+		err = errors.Join(err, n.takeRegistry(door{kind: doorRegistry, path: path, flag: path + ".bind"}, &l.Registry[i]))
 	}
 	if err != nil {
 		err = errors.Join(err, n.unlisten(ctx))

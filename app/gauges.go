@@ -28,6 +28,7 @@ func (n *Node) collect(s *metrics.Samples) {
 	n.collectLatency(s)
 	n.collectConsole(s)
 	n.collectBridges(s)
+	n.collectRegistry(s)
 	if n.engine != nil {
 		n.collectEngine(s)
 	}

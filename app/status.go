@@ -51,6 +51,7 @@ func (n *Node) warnings() (ws []string) {
 	ws = append(ws, n.tlsWarnings()...)
 	ws = append(ws, n.policyWarnings()...)
 	ws = append(ws, n.damageWarnings()...)
+	ws = append(ws, n.schemaWarnings()...)
 	for i, r := range n.o.Config.Routes {
 		if r.Ack == "memory" {
 			ws = append(ws, fmt.Sprintf("routes[%d] (%s): ack: memory: acknowledged messages survive a crash of the program, not a power cut", i, r.MQTT))
@@ -98,6 +99,8 @@ func (n *Node) try(d *door) (does, line string) {
 		return d.tryMQTT()
 	case doorKafka:
 		return d.tryKafka()
+	case doorRegistry:
+		return d.tryRegistry()
 	default:
 		scheme, token := "http", ""
 		if d.certs != nil {

@@ -46,7 +46,7 @@ func Routes(c *config.Config) (specs []route.Spec) {
 		specs = append(specs, route.Spec{
 			MQTT: r.MQTT, Topic: r.Topic, Key: r.Key, Partitions: int32(r.Partitions), Retention: retention, Compression: codec,
 			Compact: r.Compact, AckMemory: r.Ack == "memory", Both: r.Direction == "both", Discard: r.Store != nil && !*r.Store,
-			Where: c.Where(fmt.Sprintf("routes[%d]", i)),
+			Where: c.Where(fmt.Sprintf("routes[%d]", i)), Invalid: invalidPayload(&r.Schema),
 		})
 	}
 	return specs

@@ -148,6 +148,11 @@ func (ck *checker) auth() {
 			}
 		}
 	}
+	for i := range ck.c.Listeners.Registry {
+		for _, l := range ck.c.Listeners.Registry[i].Admission().Chain() {
+			used[l] = true
+		}
+	}
 	unused := func(path, link string) {
 		ck.problem(path, "no listener asks for it", "write auth: ["+link+"] on a listener of listeners.mqtt or listeners.ws, or remove it")
 	}

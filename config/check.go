@@ -125,6 +125,7 @@ func (ck *checker) route(i int) {
 	}
 	ck.shown(path+".label", r.Label)
 	ck.shown(path+".attribution", r.Attribution)
+	ck.schema(path, r)
 	if r.Store != nil && !*r.Store && r.Fields != (Fields{}) {
 		ck.problem(path+".fields", "store: false keeps no records, so nothing is looked for in them", "remove fields")
 	}

@@ -66,6 +66,8 @@ type Route struct {
 	Label       string   `yaml:"label"`
 	Attribution string   `yaml:"attribution"`
 	Fields      Fields   `yaml:"fields"`
+
+	Schema RouteSchema `yaml:"schema"`
 }
 
 // Fields says where in a route's messages the things are that the console and verify look for. Package fleet knows the syntax.

@@ -16,6 +16,8 @@ type Listeners struct {
 	WS    []MQTT  `yaml:"ws"`
 	Kafka []Kafka `yaml:"kafka"`
 	HTTP  HTTP    `yaml:"http"`
+
+	Registry []Registry `yaml:"registry"` // of schemas
 }
 
 // MQTT is a listener for devices, over TCP or, in listeners.ws, over WebSocket.
@@ -188,6 +190,9 @@ func (ck *checker) listeners() {
 		ck.tcpOnly("listeners.http.bind", l.HTTP.Bind)
 	}
 	ck.pair("listeners.http.tls", l.HTTP.TLS.Cert, l.HTTP.TLS.Key)
+	for i := range l.Registry {
+		ck.registry(fmt.Sprintf("listeners.registry[%d]", i), &l.Registry[i], taken)
+	}
 }
 
 // pair checks that a certificate and its key are both there, or neither.

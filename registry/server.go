@@ -38,8 +38,8 @@ type Door struct {
 	Listener net.Listener
 	TLS      *tls.Config // nil: plain HTTP
 	Chain    *identity.Chain
-	// Certificate tells what a handshake has verified of the client; nil: nothing.
-	Certificate func(tls.ConnectionState) identity.Certificate
+	// Certificate verifies the client's certificate as of now; one that is not there is no error. Nil: nobody is asked for any.
+	Certificate func(*tls.ConnectionState) (identity.Certificate, error)
 }
 
 // Server answers Confluent's REST API.
@@ -224,7 +224,11 @@ func (s *Server) admit(r *request) error {
 	}
 	claim := identity.Claim{Peer: r.RemoteAddr, Listener: d.Name}
 	if d.Certificate != nil && r.TLS != nil {
-		claim.Certificate = d.Certificate(*r.TLS)
+		var err error
+		if claim.Certificate, err = d.Certificate(r.TLS); err != nil {
+			s.o.Logger.Warn("a client certificate of the schema registry is not good any more", "from", r.RemoteAddr, "err", err)
+			return errorf(40101, "HTTP 401 Unauthorized: the client certificate is not good")
+		}
 	}
 	if name, password, ok := r.BasicAuth(); ok {
 		claim.Username, claim.Password = name, password

@@ -1,0 +1,200 @@
+package app
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/millrace-io/millrace/config"
+	"github.com/millrace-io/millrace/eventlog"
+	"github.com/millrace-io/millrace/identity"
+	"github.com/millrace-io/millrace/metrics"
+	"github.com/millrace-io/millrace/registry"
+	"github.com/millrace-io/millrace/route"
+)
+
+// schemas is the schema registry, if there is one, and what routes have it look at.
+type schemas struct {
+	registry *registry.Registry      // nil: neither a listener nor a route wants it
+	server   *registry.Server        // nil: no listener
+	checks   map[int]*registry.Check // by the route's index
+	logins   identity.Counts
+}
+
+// openRegistry opens the registry where something wants it. Without a listener it is read only, so that on a cluster it may be another
+// registry's.
+func (n *Node) openRegistry(ctx context.Context) (err error) {
+	c, s := n.o.Config, &n.schemas
+	s.checks = map[int]*registry.Check{}
+	checked := false
+	for i := range c.Routes {
+		checked = checked || c.Routes[i].Schema.Checked()
+	}
+	if !checked && len(c.Listeners.Registry) == 0 {
+		return nil
+	}
+	s.registry, err = registry.Open(ctx, registry.Options{Log: n.log, Now: n.now, Logger: n.o.Logger.With("part", "registry"),
+		ReadOnly: len(c.Listeners.Registry) == 0})
+	switch {
+	case errors.Is(err, eventlog.ErrUnknownTopic):
+		return fmt.Errorf("schemas that routes name are in the log topic %s, which is not there: write listeners: {registry: [{bind: 127.0.0.1:8081}]} and register them, "+
+			"or start the registry that keeps them there: %w", registry.Topic, err)
+	case err != nil:
+		return fmt.Errorf("schema registry: %w", err)
+	}
+	for i := range c.Routes {
+		if w := &c.Routes[i].Schema; w.Checked() {
+			s.checks[i] = s.registry.Check(registry.CheckOptions{Subject: w.Subject, Version: int(w.Version), Message: w.Message, Framed: w.Framed()})
+			n.specs[i].Payloads = s.checks[i]
+		}
+	}
+	if len(c.Listeners.Registry) > 0 {
+		var hosts []string
+		for _, l := range c.Listeners.Registry {
+			hosts = append(hosts, l.Hosts...)
+		}
+		s.server = registry.NewServer(registry.ServerOptions{Registry: s.registry, Hosts: hosts, Allowed: n.subjectAllowed,
+			Logger: n.o.Logger.With("part", "registry"), Now: n.o.Now, MaxConnections: n.budget.http})
+	}
+	return nil
+}
+
+func (n *Node) closeRegistry(ctx context.Context) (err error) {
+	if n.schemas.server != nil {
+		err = n.schemas.server.Close(ctx)
+	}
+	if n.schemas.registry != nil {
+		n.schemas.registry.Close()
+	}
+	return err
+}
+
+// invalidPayload is what a route's check means.
+func invalidPayload(s *config.RouteSchema) route.Invalid {
+	switch s.Check {
+	case config.CheckDLQ:
+		return route.DeadLetter
+	case config.CheckReject:
+		return route.Refuse
+	}
+	return route.Warn
+}
+
+// takeRegistry takes the address of a listener of the registry, once its certificate is read.
+func (n *Node) takeRegistry(d door, r *config.Registry) (err error) {
+	d.registry = r
+	if r.TLS.Any() {
+		if d.certs, err = n.readTLS(&r.TLS, r.Admission().CertificateOptional()); err != nil {
+			return fmt.Errorf("%s.tls: %w", d.path, err)
+		}
+	}
+	return n.take(d, r.Bind)
+}
+
+// registryChains says who gets in at the listeners of the registry, by the links that there are.
+func (n *Node) registryChains(links map[string]identity.Link) {
+	for _, d := range n.doorsOf(doorRegistry) {
+		m := d.registry.Admission()
+		chain := identity.NewChain(&n.schemas.logins)
+		for _, name := range m.Chain() {
+			l := links[name]
+			if name == identity.LinkAnonymous {
+				l = identity.Everybody{}
+				if m.SecretsShown() {
+					l = identity.ByNothing{}
+				}
+			}
+			chain.Add(name, l)
+		}
+		n.auth.chains[d.path] = chain
+	}
+}
+
+// subjectAllowed asks the policy. The subject "" is what holds for all of them.
+func (n *Node) subjectAllowed(account string, write bool, subject string) bool {
+	return n.rights.policy.Load() == nil
+}
+
+// letRegistryIn begins to answer the registry's clients.
+func (n *Node) letRegistryIn() {
+	for _, d := range n.doorsOf(doorRegistry) {
+		to := &registry.Door{Name: d.path, Listener: d.listener, Chain: n.auth.chains[d.path]}
+		if d.certs != nil {
+			to.TLS = httpsOf(d.certs)
+			to.Certificate = func(st *tls.ConnectionState) (identity.Certificate, error) {
+				p, err := d.certs.Verify(*st)
+				return identity.Certificate{Name: p.Name}, err
+			}
+		}
+		n.accept(func() error { return n.schemas.server.Serve(to) })
+	}
+}
+
+// tryRegistry is a line that uses a door of the registry.
+func (d *door) tryRegistry() (does, line string) {
+	line = "curl -s "
+	scheme := "http"
+	if d.certs != nil {
+		scheme = "https"
+		line += "--cacert CA.pem "
+		if d.certs.Mutual() {
+			line += "--cert CLIENT.pem --key CLIENT.key "
+		}
+	}
+	if m := d.registry.Admission(); !m.AllowAnonymous() && m.SecretsShown() {
+		line += "-u NAME:PASSWORD "
+	}
+	return "list the subjects of the schema registry", line + scheme + "://" + d.listener.Addr().String() + "/subjects"
+}
+
+// schemaWarnings name routes whose payloads cannot be checked at present.
+func (n *Node) schemaWarnings() (ws []string) {
+	for i := range n.o.Config.Routes {
+		if c := n.schemas.checks[i]; c != nil {
+			if err := c.Ready(); err != nil {
+				r := &n.o.Config.Routes[i]
+				ws = append(ws, fmt.Sprintf("routes[%d].schema (%s): no payload is valid (check: %s): %v", i, r.MQTT, r.Schema.Check, err))
+			}
+		}
+	}
+	return ws
+}
+
+func (n *Node) collectRegistry(s *metrics.Samples) {
+	if n.schemas.registry == nil {
+		return
+	}
+	st := n.schemas.registry.Stats()
+	s.Gauge("registry_subjects", "Subjects of the schema registry, those too that are deleted softly.", float64(st.Subjects))
+	s.Gauge("registry_versions", "Versions in the schema registry, those too that are deleted softly.", float64(st.Versions))
+	s.Gauge("registry_bytes", "Bytes of the texts of all versions in the schema registry.", float64(st.Bytes))
+	s.Counter("registry_foreign_records", "Records in the topic of the schemas that no registry has written.", float64(st.Skipped))
+	if n.schemas.server != nil {
+		n.schemas.logins.Each(func(link string, byResult map[string]int64, _ *metrics.Histogram) {
+			for _, r := range identity.Results {
+				s.Counter("registry_auth", "Requests to the schema registry judged, by the link of the chain that has decided.", float64(byResult[r]), "method", link, "result", r)
+			}
+		})
+	}
+	for i := range n.o.Config.Routes {
+		c := n.schemas.checks[i]
+		if c == nil {
+			continue
+		}
+		r := &n.o.Config.Routes[i]
+		at := []string{"route", r.MQTT, "subject", cmp.Or(r.Schema.Subject, "-")}
+		cs := c.Stats()
+		const help = "Payloads that were looked at, by what was found."
+		s.Counter("payloads_checked", help, float64(cs.Valid), append(at, "result", "valid")...)
+		for _, reason := range slices.Sorted(maps.Keys(cs.Invalid)) {
+			s.Counter("payloads_checked", help, float64(cs.Invalid[reason]), append(at, "result", reason)...)
+		}
+		s.Durations("payload_check_seconds", "Time that a payload takes to be looked at.", c.Took(), at...)
+	}
+	const help = "Messages whose payload is not of their route's schema, by what became of them."
+	metrics.Counters(s, "invalid_payloads", help, "action", n.store.Stats().Invalid)
+}
