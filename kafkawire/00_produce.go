@@ -13,19 +13,19 @@ import (
 	"github.com/millrace-io/millrace/kafkawire/txn"
 )
 
-// Produce: key 0, versions 3–12, advertised from 0 (see api.advertisedMin).
+// Produce: key 0, versions 3–13, advertised from 0 (see api.advertisedMin).
 //
 // Batches go into the log as they are. The reader does not wait for the disk: requests of one connection enter the log in
 // their order, and each is answered when its last batch is.
 //
-//   - a transaction has the partitions that it was given before, and from 12 on those it produces to (transactions of version 2). 13 would
-//     promise topic ids
+//   - a transaction has the partitions that it was given before, and from 12 on those it produces to (transactions of version 2)
+//   - topics by id from 13 on
 //   - acks=-1 is answered when the batch is durable, acks=1 when it survives the process; consumers see neither before it is
 //     durable. acks=0 is not answered, but an error ends the connection
 //   - zstd from 7 on, as everywhere
 //   - one RecordBatch v2 per partition, as Kafka wants it; older formats are INVALID_RECORD
 func init() {
-	registerStart(int16(kmsg.Produce), 3, 12, "ns i16 i32 [ s [ i32 nb ] ]", startProduce)
+	registerStart(int16(kmsg.Produce), 3, 13, "ns i16 i32 [ s:0-12 uuid:13+ [ i32 nb ] ]", startProduce)
 	table[kmsg.Produce].advertisedMin = 0
 }
 
@@ -82,6 +82,15 @@ func startProduce(c *conn, r *request) (*reply, error) {
 
 // byTopicID tells whether a request names its topics by id.
 func byTopicID(req *kmsg.ProduceRequest) bool { return req.Version >= 13 }
+
+// refused makes a refusal of an error of the log.
+func (p *production) refused(err error) *refusal {
+	r := refused(err)
+	if r.code == kerr.UnknownTopicOrPartition && p.r.version >= 13 { // deleted meanwhile
+		r.code = kerr.UnknownTopicID
+	}
+	return r
+}
 
 // topic finds a topic, and gives one named by its id its name.
 func (p *production) topic(req *kmsg.ProduceRequest, t *kmsg.ProduceRequestTopic) (eventlog.Topic, bool) {
@@ -157,7 +166,7 @@ func (p *production) append(topic string, part eventlog.Part, raw []byte, rp *km
 	done := func(done engine.Produced) {
 		rp.LogStartOffset = done.LogStart
 		if done.Err != nil {
-			refused(done.Err).set(&rp.ErrorCode, &rp.ErrorMessage)
+			p.refused(done.Err).set(&rp.ErrorCode, &rp.ErrorMessage)
 			p.errs.Add(1)
 		} else {
 			rp.BaseOffset, rp.LogAppendTime = done.Base, done.LogAppendTime

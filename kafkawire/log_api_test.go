@@ -18,9 +18,10 @@ func TestProduceAndFetchEveryVersion(t *testing.T) {
 	topic := n.topic("a", 1, nil)
 	c := n.dial()
 	var want []string
-	for v := int16(3); v <= 11; v++ {
+	for v := int16(3); v <= 13; v++ {
 		for _, codec := range []eventlog.Codec{eventlog.None, eventlog.Gzip, eventlog.Snappy, eventlog.LZ4, eventlog.Zstd} {
 			req := produceRequest("a", 0, -1, batchOf(codec, fmt.Sprint(v, codec, 0), fmt.Sprint(v, codec, 1)))
+			req.Topics[0].TopicID = topic.ID
 			resp := do[*kmsg.ProduceResponse](c, v, req)
 			p := resp.Topics[0].Partitions[0]
 			if codec == eventlog.Zstd && v < 7 {

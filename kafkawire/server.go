@@ -71,6 +71,8 @@ type Engine interface {
 	Volume() (free, total int64)
 	Trim(ctx context.Context, pos eventlog.Position) error
 	CheckConfig(set map[string]string) error
+	DefaultConfig(name string) string
+	DefaultPartitions() int32
 
 	Append(b *eventlog.Batch, done func(eventlog.Outcome))
 	AppendAtomic(batches []*eventlog.Batch, done func([]eventlog.Outcome))

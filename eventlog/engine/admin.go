@@ -11,3 +11,9 @@ func (e *Engine) Volume() (free, total int64) {
 	}
 	return free, total
 }
+
+// DefaultConfig is a topic config's value where a topic does not set it.
+func (e *Engine) DefaultConfig(name string) string { return e.defaults.value(name) }
+
+// DefaultPartitions is how many partitions a topic has whose creator does not say.
+func (e *Engine) DefaultPartitions() int32 { return e.o.DefaultPartitions }
