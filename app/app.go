@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -241,9 +242,20 @@ func (n *Node) startKafka(context.Context) (err error) {
 	if n.engine == nil {
 		return nil // Kafka clients talk to the cluster
 	}
+	groups := &n.o.Config.Log.Groups
 	n.kafka, err = kafkawire.New(kafkawire.Options{Engine: n.engine, Logger: n.o.Logger.With("part", "kafka"), Now: n.o.Now,
-		AutoCreate: true, Fixed: n.store.Fixed, MaxConnections: n.budget.kafka})
+		AutoCreate: true, Fixed: n.store.Fixed, MaxConnections: n.budget.kafka, LogDir: logDir(n.o.Config.Log.Data),
+		RebalanceDelay: time.Duration(groups.RebalanceDelay), OffsetRetention: time.Duration(groups.OffsetsRetention),
+		ConsumerSession: time.Duration(groups.Session), ConsumerHeartbeat: time.Duration(groups.Heartbeat)})
 	return err
+}
+
+// logDir is the log's folder as tools are told it.
+func logDir(data string) string {
+	if abs, err := filepath.Abs(data); err == nil {
+		return abs
+	}
+	return data
 }
 
 func (n *Node) stopKafka(context.Context) error {
