@@ -12,6 +12,7 @@ import (
 	"github.com/millrace-io/millrace/metrics"
 	"github.com/millrace-io/millrace/mqtt/broker"
 	"github.com/millrace-io/millrace/mqtt/session"
+	"github.com/millrace-io/millrace/route"
 )
 
 // passage counts what the tail of the fleet's view has passed.
@@ -62,6 +63,7 @@ type census struct {
 	received, repeated, broken, wills int64
 	bridged                           int64 // from other brokers, but for what the log refused
 	appending, appended, unlogged     int64
+	dead                              int64 // that became dead letters when they came
 	own, gapped, passed               int64
 	refused                           map[string]int64
 }
@@ -75,7 +77,7 @@ func (n *Node) count() (c census) {
 	c.own, c.gapped, c.passed = p.own, p.gapped, p.sum
 	p.mu.Unlock()
 	r := n.store.Stats()
-	c.appended, c.unlogged = int64(r.Appended), int64(r.Unlogged)
+	c.appended, c.unlogged, c.dead = int64(r.Appended), int64(r.Unlogged), int64(r.Invalid[route.DeadLettered])
 	b := n.broker.Stats()
 	for _, q := range b.Received {
 		c.received += q
@@ -106,7 +108,7 @@ func (n *Node) settled() (c census, moved int64) {
 		c = n.count()
 		moved = 0
 		for _, d := range [...]int64{c.received - before.received, c.repeated - before.repeated, c.broken - before.broken, c.wills - before.wills, c.bridged - before.bridged,
-			c.appending - before.appending, c.appended - before.appended, c.unlogged - before.unlogged, c.own - before.own,
+			c.appending - before.appending, c.appended - before.appended, c.unlogged - before.unlogged, c.own - before.own, c.dead - before.dead,
 			c.allRefused() - before.allRefused()} {
 			moved += max(d, -d)
 		}
@@ -255,7 +257,7 @@ func (n *Node) firstStations(c *census, behind int64) (devices, broker console.S
 		s.missing, s.repeated = int64(t.Missing), int64(t.Repeated)
 		s.live = behind == 0 && (n.engine != nil || t.Records > t.History)
 	}
-	lost := max(0, int64(t.Missing)-s.missing-c.allRefused()-c.broken-c.appending)
+	lost := max(0, int64(t.Missing)-s.missing-c.allRefused()-c.broken-c.dead-c.appending)
 	again := max(0, int64(t.Repeated)-s.repeated) + c.repeated
 	devices = console.Stage{Name: "devices", Total: max(0, c.received-again) + lost}
 	broker = console.Stage{Name: "broker", Total: c.received, Joined: reasons(console.Reason{Reason: "resent", Kind: "repeated", Count: again})}
@@ -268,7 +270,7 @@ func logStation(c *census, moved int64) console.Stage {
 	if ahead := c.own - c.appended; ahead > 0 { // in the log as everybody can see, but its answer is not counted yet
 		c.appended, c.appending = c.appended+ahead, c.appending-ahead
 	}
-	off := c.received + c.wills + c.bridged - c.appended - c.appending - c.unlogged - c.repeated - c.broken - c.allRefused()
+	off := c.received + c.wills + c.bridged - c.appended - c.appending - c.unlogged - c.dead - c.repeated - c.broken - c.allRefused()
 	if off != 0 && max(off, -off) <= moved || off < 0 && c.appending >= -off { // no still moment to count in; or counted, and not let go of yet
 		c.appending += off
 	}
@@ -276,6 +278,7 @@ func logStation(c *census, moved int64) console.Stage {
 		Joined: reasons(console.Reason{Reason: "wills", Kind: "other", Count: c.wills}, console.Reason{Reason: "bridges", Kind: "other", Count: c.bridged}),
 		Left: reasons(console.Reason{Reason: "in_flight", Kind: "in_flight", Count: c.appending},
 			console.Reason{Reason: "not_stored", Kind: "unlogged", Count: c.unlogged},
+			console.Reason{Reason: route.DeadLettered, Kind: "other", Count: c.dead},
 			console.Reason{Reason: "resent", Kind: "repeated", Count: c.repeated},
 			console.Reason{Reason: "protocol_error", Kind: "refused", Count: c.broken})}
 	for _, why := range slices.Sorted(maps.Keys(c.refused)) {

@@ -1,7 +1,6 @@
 package app
 
 import (
-	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -185,16 +184,13 @@ func (n *Node) collectRegistry(s *metrics.Samples) {
 		if c == nil {
 			continue
 		}
-		r := &n.o.Config.Routes[i]
-		at := []string{"route", r.MQTT, "subject", cmp.Or(r.Schema.Subject, "-")}
-		cs := c.Stats()
-		const help = "Payloads that were looked at, by what was found."
-		s.Counter("payloads_checked", help, float64(cs.Valid), append(at, "result", "valid")...)
+		r, cs := &n.o.Config.Routes[i], c.Stats()
+		s.Counter("payloads_valid", "Payloads that were looked at, and are of their route's schema.", float64(cs.Valid), "route", r.MQTT, "subject", r.Schema.Subject)
 		for _, reason := range slices.Sorted(maps.Keys(cs.Invalid)) {
-			s.Counter("payloads_checked", help, float64(cs.Invalid[reason]), append(at, "result", reason)...)
+			s.Counter("payloads_invalid", "Payloads that were looked at, and are not of their route's schema.", float64(cs.Invalid[reason]),
+				"route", r.MQTT, "subject", r.Schema.Subject, "reason", reason)
 		}
-		s.Durations("payload_check_seconds", "Time that a payload takes to be looked at.", c.Took(), at...)
+		s.Durations("payload_check_seconds", "Time that a payload takes to be looked at.", c.Took(), "route", r.MQTT, "subject", r.Schema.Subject)
 	}
-	const help = "Messages whose payload is not of their route's schema, by what became of them."
-	metrics.Counters(s, "invalid_payloads", help, "action", n.store.Stats().Invalid)
+	metrics.Counters(s, "payloads_handled", "Messages whose payload is not of their route's schema, by what became of them.", "action", n.store.Stats().Invalid)
 }

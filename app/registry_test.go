@@ -1,0 +1,200 @@
+package app
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/millrace-io/millrace/config"
+	"github.com/millrace-io/millrace/eventlog"
+	"github.com/millrace-io/millrace/mqtt/packet"
+)
+
+const schemaRoutes = `routes:
+- {mqtt: "warn/{v}", topic: warn, key: "{v}", schema: {subject: s-value, check: warn}}
+- {mqtt: "dlq/{v}", topic: dlq, key: "{v}", schema: {subject: s-value, check: dlq}}
+- {mqtt: "reject/{v}", topic: reject, key: "{v}", schema: {subject: s-value, check: reject}}
+- {mqtt: "framed/{v}", topic: framed, key: "{v}", schema: {subject: s-value, check: reject, framing: confluent}}
+- {mqtt: "pinned/{v}", topic: pinned, key: "{v}", schema: {subject: s-value, version: 1, check: reject}}
+`
+
+func withRegistry(t *testing.T, text string) *config.Config {
+	c := testConfig(t, text)
+	c.Listeners.Registry = []config.Registry{{Bind: "127.0.0.1:0"}}
+	return c
+}
+
+// askRegistry sends a request to the node's registry.
+func askRegistry(t *testing.T, n *Node, method, path, body string) (int, string) {
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), method, "http://"+n.Address("schema registry")+path, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Content-Type", "application/vnd.schemaregistry.v1+json")
+	a, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Body.Close()
+	b, err := io.ReadAll(a.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a.StatusCode, string(b)
+}
+
+func (w *wire) post(topic, payload string, qos byte, id uint16) packet.Code {
+	w.t.Helper()
+	w.send(&packet.Publish{QoS: qos, PacketID: id, Topic: []byte(topic), Payload: []byte(payload)})
+	code := w.answer(func(p packet.Packet) bool { a, ok := p.(*packet.Ack); return ok && a.PacketID == id }).(*packet.Ack).Code
+	if qos == 2 && code < 0x80 {
+		w.send(&packet.Ack{Kind: packet.PUBREL, PacketID: id})
+		w.answer(func(p packet.Packet) bool { a, ok := p.(*packet.Ack); return ok && a.Kind == packet.PUBCOMP })
+	}
+	return code
+}
+
+func dialNode(t *testing.T, n *Node) *wire {
+	t.Helper()
+	nc, err := net.Dial("tcp", n.Address("MQTT"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { nc.Close() })
+	return &wire{t: t, nc: nc, dec: packet.Decoder{Version: packet.V5}}
+}
+
+// letters counts the records of a topic.
+func letters(t *testing.T, n *Node, topic string) (count int) {
+	t.Helper()
+	to, err := n.log.Topic(t.Context(), topic)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range to.Partitions {
+		pos := eventlog.Position{Part: eventlog.Part{Topic: to.ID, Index: i}}
+		batches, _, err := n.log.Read(t.Context(), pos, 1<<20)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, b := range batches {
+			count += b.Len()
+		}
+	}
+	return count
+}
+
+// From the device to the answer: what is not of the schema goes where its route says, and everything adds up.
+func TestSchemasOfRoutes(t *testing.T) {
+	c := withRegistry(t, schemaRoutes)
+	n := boot(t, c)
+	w := dialNode(t, n)
+	if a := w.hello("truck", nil); a == nil || a.Code != packet.Success {
+		t.Fatalf("%+v", a)
+	}
+	if w.subscribe("#", 1) >= 0x80 {
+		t.Fatal("cannot subscribe")
+	}
+	expect(t, strings.Join(n.warnings(), "\n"), `routes[2].schema (reject/{v}): no payload is valid (check: reject): the registry has no subject "s-value"`)
+	if code := w.post("reject/a", `{"speed":1}`, 1, 1); code != packet.PayloadFormatInvalid {
+		t.Errorf("before there is a schema: %v", code)
+	}
+	closed := `{\"type\":\"object\",\"properties\":{\"speed\":{\"type\":\"number\"}%s},\"additionalProperties\":false}`
+	if status, body := askRegistry(t, n, "POST", "/subjects/s-value/versions", `{"schemaType":"JSON","schema":"`+fmt.Sprintf(closed, "")+`"}`); status != 200 {
+		t.Fatalf("%d %s", status, body)
+	}
+	good, bad := `{"speed":1}`, `{"speed":"fast"}`
+	framed := "\x00\x00\x00\x00\x01"
+	for i, p := range []struct {
+		topic, payload string
+		qos            byte
+		want           packet.Code
+	}{
+		{"warn/a", good, 1, 0}, {"warn/a", bad, 1, 0}, {"dlq/a", good, 1, 0}, {"dlq/a", bad, 1, 0}, {"dlq/a", bad, 2, 0}, {"reject/a", good, 1, 0},
+		{"reject/a", bad, 1, packet.PayloadFormatInvalid}, {"reject/a", bad, 2, packet.PayloadFormatInvalid}, {"reject/a", good, 2, 0}, {"framed/a", framed + good, 1, 0},
+		{"framed/a", framed + bad, 1, packet.PayloadFormatInvalid}, {"framed/a", good, 1, packet.PayloadFormatInvalid}, {"framed/a", "\x00\x00\x00\x00\x07" + good, 1, packet.PayloadFormatInvalid},
+		{"free/a", bad, 1, 0},
+	} {
+		if got := w.post(p.topic, p.payload, p.qos, uint16(10+i)); got&0x80 != p.want&0x80 || p.want != 0 && got != p.want {
+			t.Errorf("%s %q at QoS %d: %v", p.topic, p.payload, p.qos, got)
+		}
+	}
+
+	// A version that is registered counts at once, but not where another is pinned.
+	wider := fmt.Sprintf(closed, `,\"fuel\":{\"type\":\"number\"}`)
+	if status, body := askRegistry(t, n, "POST", "/subjects/s-value/versions", `{"schemaType":"JSON","schema":"`+wider+`"}`); status != 200 {
+		t.Fatalf("%d %s", status, body)
+	}
+	if code := w.post("reject/a", `{"fuel":1}`, 1, 100); code >= 0x80 {
+		t.Errorf("of the new version: %v", code)
+	}
+	if code := w.post("pinned/a", `{"fuel":1}`, 1, 101); code != packet.PayloadFormatInvalid {
+		t.Errorf("of the new version, pinned to the old one: %v", code)
+	}
+	w.post("free/a", "last", 1, 102)
+
+	// A client before 5.0 is disconnected: it knows no other answer.
+	old := dialNode(t, n)
+	old.nc.Write([]byte("\x10\x0d\x00\x04MQTT\x04\x02\x00\x3c\x00\x01o"))
+	old.nc.Write([]byte("\x32\x0d\x00\x08reject/a\x00\x01x"))
+	old.nc.SetReadDeadline(time.Now().Add(30 * time.Second))
+	if b, err := io.ReadAll(old.nc); err != nil || string(b) != "\x20\x02\x00\x00" {
+		t.Errorf("%q, %v", b, err)
+	}
+
+	if got := letters(t, n, "dlq.dlq"); got != 2 {
+		t.Errorf("%d dead letters", got)
+	}
+	v := verifyNode(t, n)
+	for topic, want := range map[string]struct {
+		published, found uint64
+		refused          map[string]uint64
+	}{
+		"warn": {2, 2, nil}, "dlq": {1, 1, map[string]uint64{"dead_lettered": 2}}, "reject": {3, 3, map[string]uint64{"invalid_payload": 4}},
+		"framed": {1, 1, map[string]uint64{"invalid_payload": 3}}, "pinned": {0, 0, map[string]uint64{"invalid_payload": 1}},
+	} {
+		got := v.totals[topic]
+		if got.Published != want.published || got.Found != want.found || fmt.Sprint(got.Refused) != fmt.Sprint(want.refused) {
+			t.Errorf("%s: %+v", topic, got)
+		}
+	}
+	census, moved := n.settled()
+	if st := logStation(&census, moved); *st.Unaccounted != 0 || census.dead != 2 {
+		t.Errorf("%d messages are nowhere: %+v", *st.Unaccounted, st)
+	}
+	if v.Wrong > 0 {
+		t.Errorf("%+v", v.Summary)
+	}
+	_, metrics := fetch(t, n, "/metrics")
+	expect(t, metrics, `millrace_payloads_handled_total{action="dead_lettered"} 2`, `millrace_payloads_invalid_total{reason="no_schema",route="reject/{v}",subject="s-value"} 1`)
+
+	// What was registered is there after a restart.
+	halt(t, n)
+	n = boot(t, c)
+	if _, body := askRegistry(t, n, "GET", "/subjects/s-value/versions", ""); body != "[1,2]" {
+		t.Error(body)
+	}
+}
+
+func TestRegistryWithoutListener(t *testing.T) {
+	c := testConfig(t, schemaRoutes)
+	expect(t, startError(t, c), "_schemas, which is not there: write listeners: {registry:")
+	c.Listeners.Registry = []config.Registry{{Bind: "127.0.0.1:0"}}
+	halt(t, boot(t, c))
+	c.Listeners.Registry = nil
+	n := boot(t, c)
+	if n.Address("schema registry") != "" {
+		t.Error("a registry without a listener listens")
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if _, err := n.schemas.registry.SetLevel(ctx, "", "FULL"); err == nil {
+		t.Error("a registry without a listener writes")
+	}
+}
