@@ -253,3 +253,143 @@ func TestFranzServerSideBalancer(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// Static members of the consumer protocol: -2 keeps the place for whoever comes with the same instance id, -1 gives it up.
+func TestConsumerGroupStatic(t *testing.T) {
+	n := start(t, Options{})
+	topic := n.topic("t", 4, nil)
+	c := n.dial()
+	static := func(id string, epoch int32) *kmsg.ConsumerGroupHeartbeatRequest {
+		req := pulse("g", id, epoch, "t")
+		req.InstanceID = kmsg.StringPtr("i")
+		return req
+	}
+	refused := func(what string, req *kmsg.ConsumerGroupHeartbeatRequest, want *kerr.Error) {
+		t.Helper()
+		if r := c.pulse(req); r.ErrorCode != want.Code {
+			t.Errorf("%s: %v, want %v", what, kerr.ErrorForCode(r.ErrorCode), want)
+		}
+	}
+	first := c.pulse(static("a", 0))
+	if first.ErrorCode != 0 || len(first.Assignment.Topics) != 1 {
+		t.Fatalf("%+v", first)
+	}
+	refused("another while it is there", static("b", 0), kerr.UnreleasedInstanceID)
+	refused("an instance nobody knows", func() *kmsg.ConsumerGroupHeartbeatRequest {
+		req := static("a", 1)
+		req.InstanceID = kmsg.StringPtr("j")
+		return req
+	}(), kerr.UnknownMemberID)
+	if r := c.pulse(static("a", -2)); r.ErrorCode != 0 || r.MemberEpoch != -2 {
+		t.Fatalf("left for a while: %+v", r)
+	}
+	n.restart()
+	c = n.dial()
+	if r := c.pulse(pulse("g", "other", 0, "t")); r.ErrorCode != 0 || len(r.Assignment.Topics) != 0 {
+		t.Fatalf("the place is kept, and what belongs to it: %+v", r)
+	}
+	again := c.pulse(static("b", 0))
+	if again.ErrorCode != 0 || again.Assignment == nil || len(again.Assignment.Topics) != 1 || len(again.Assignment.Topics[0].Partitions) != 2 {
+		t.Fatalf("it is there again: %+v, %v", again, again.Assignment)
+	}
+	refused("the old process", static("a", 1), kerr.FencedInstanceID)
+	refused("the old process leaves", static("a", -1), kerr.FencedInstanceID)
+	if r := c.pulse(owning(pulse("g", "other", 2), topic.ID)); r.ErrorCode != 0 || r.Assignment == nil || len(r.Assignment.Topics[0].Partitions) != 2 {
+		t.Fatalf("the other half: %+v", r)
+	}
+	if r := c.pulse(static("b", -1)); r.ErrorCode != 0 {
+		t.Fatalf("left: %+v", r)
+	}
+	if r := c.pulse(static("c", 0)); r.ErrorCode != 0 {
+		t.Fatalf("after it has left: %+v", r)
+	}
+}
+
+// What a heartbeat may ask for, and what it may not.
+func TestConsumerGroupHeartbeatForms(t *testing.T) {
+	n := start(t, Options{MaxGroupMembers: 2, MaxGroups: 3})
+	n.topic("app-a", 1, nil)
+	n.topic("app-b", 1, nil)
+	n.topic("other", 1, nil)
+	c := n.dial()
+	regex := func(group, expr string) *kmsg.ConsumerGroupHeartbeatRequest {
+		req := pulse(group, "m", 0)
+		req.SubscribedTopicRegex = &expr
+		return req
+	}
+	if r := c.pulse(regex("r", "app-.")); r.ErrorCode != 0 || len(r.Assignment.Topics) != 2 {
+		t.Errorf("an expression: %+v, %v", r, r.Assignment)
+	}
+	if r := c.pulse(regex("all", ".*")); r.ErrorCode != 0 || len(r.Assignment.Topics) != 3 {
+		t.Errorf("an expression that matches the server's own topics: %+v, %v", r, r.Assignment)
+	}
+	ranges := pulse("ranges", "m", 0, "app-a")
+	ranges.ServerAssignor = kmsg.StringPtr("range")
+	if r := c.pulse(ranges); r.ErrorCode != 0 {
+		t.Errorf("range: %+v", r)
+	}
+	if d := do[*kmsg.ConsumerGroupDescribeResponse](c, 0, &kmsg.ConsumerGroupDescribeRequest{Groups: []string{"ranges"}}); d.Groups[0].AssignorName != "range" {
+		t.Errorf("range: %+v", d.Groups[0])
+	}
+	for name, tc := range map[string]struct {
+		req  *kmsg.ConsumerGroupHeartbeatRequest
+		want *kerr.Error
+	}{
+		"a broken expression": {regex("r", "("), kerr.InvalidRegularExpression},
+		"an assignor of its own": {func() *kmsg.ConsumerGroupHeartbeatRequest {
+			req := pulse("ranges", "m", 0, "app-a")
+			req.ServerAssignor = kmsg.StringPtr("mine")
+			return req
+		}(), kerr.UnsupportedAssignor},
+		"no rebalance timeout": {func() *kmsg.ConsumerGroupHeartbeatRequest {
+			req := pulse("ranges", "m", 0, "app-a")
+			req.RebalanceTimeoutMillis = -1
+			return req
+		}(), kerr.InvalidRequest},
+		"a fourth group":   {pulse("fourth", "m", 0, "app-a"), kerr.GroupMaxSizeReached},
+		"a strange epoch":  {pulse("r", "m", -3), kerr.InvalidRequest},
+		"-2 of a dynamic":  {pulse("r", "m", -2), kerr.InvalidRequest},
+		"-1 of a stranger": {pulse("r", "x", -1), kerr.UnknownMemberID},
+	} {
+		if r := c.pulse(tc.req); r.ErrorCode != tc.want.Code {
+			t.Errorf("%s: %v, want %v", name, kerr.ErrorForCode(r.ErrorCode), tc.want)
+		}
+	}
+	if r := c.pulse(pulse("r", "n", 0, "app-a")); r.ErrorCode != 0 {
+		t.Errorf("a second member: %+v", r)
+	}
+	if r := c.pulse(pulse("r", "o", 0, "app-a")); r.ErrorCode != kerr.GroupMaxSizeReached.Code {
+		t.Errorf("a third member: %v", kerr.ErrorForCode(r.ErrorCode))
+	}
+	old := pulse("ranges", "", 0, "app-a") // version 0 leaves the id to the server
+	if r := do[*kmsg.ConsumerGroupHeartbeatResponse](c, 0, old); r.ErrorCode != 0 || r.MemberID == nil || *r.MemberID == "" {
+		t.Errorf("version 0: %+v", r)
+	}
+}
+
+// Who is not heard of is out, and what it had is others'.
+func TestConsumerGroupSessionTimeout(t *testing.T) {
+	n := start(t, Options{ConsumerSession: 300 * time.Millisecond, ConsumerHeartbeat: 50 * time.Millisecond})
+	n.topic("t", 2, nil)
+	c := n.dial()
+	if r := c.pulse(pulse("g", "lost", 0, "t")); r.ErrorCode != 0 {
+		t.Fatalf("%+v", r)
+	}
+	epoch := c.pulse(pulse("g", "m", 0, "t")).MemberEpoch
+	for began := time.Now(); ; {
+		r := c.pulse(pulse("g", "m", epoch))
+		if r.ErrorCode != 0 {
+			t.Fatalf("%v", kerr.ErrorForCode(r.ErrorCode))
+		}
+		if epoch = r.MemberEpoch; r.Assignment != nil && len(r.Assignment.Topics) == 1 && len(r.Assignment.Topics[0].Partitions) == 2 {
+			break
+		}
+		if time.Since(began) > 20*time.Second {
+			t.Fatal("the lost member keeps what it had")
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	if r := c.pulse(pulse("g", "lost", 1)); r.ErrorCode != kerr.UnknownMemberID.Code {
+		t.Errorf("the lost member: %v", kerr.ErrorForCode(r.ErrorCode))
+	}
+}

@@ -3,6 +3,7 @@ package kafkawire
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -25,5 +26,41 @@ func TestDocumentedVersions(t *testing.T) {
 	}
 	if !slices.Equal(documented, served) {
 		t.Errorf("docs/kafka-compatibility.md says\n%s\nApiVersions says\n%s", strings.Join(documented, "\n"), strings.Join(served, "\n"))
+	}
+}
+
+// The tests that the documentation names are there.
+func TestDocumentedTests(t *testing.T) {
+	text, err := os.ReadFile("../docs/kafka-compatibility.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rows, _ := strings.Cut(string(text), "## What is tested")
+	var source strings.Builder
+	for _, pattern := range []string{"*_test.go", "group/*_test.go"} {
+		files, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range files {
+			b, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			source.Write(b)
+		}
+	}
+	names := regexp.MustCompile(`(Test|Fuzz)\w+|\w+\.txt`).FindAllString(rows, -1)
+	for _, name := range names {
+		if strings.HasSuffix(name, ".txt") {
+			if _, err := os.Stat("group/testdata/" + name); err != nil {
+				t.Errorf("%s is named, and not there", name)
+			}
+		} else if !strings.Contains(source.String(), "func "+name+"(") {
+			t.Errorf("%s is named, and not there", name)
+		}
+	}
+	if len(names) < 30 {
+		t.Errorf("only %d tests are named", len(names))
 	}
 }
