@@ -244,7 +244,7 @@ func (n *Node) startKafka(context.Context) (err error) {
 	}
 	groups := &n.o.Config.Log.Groups
 	n.kafka, err = kafkawire.New(kafkawire.Options{Engine: n.engine, Logger: n.o.Logger.With("part", "kafka"), Now: n.o.Now,
-		AutoCreate: true, Fixed: n.store.Fixed, MaxConnections: n.budget.kafka, LogDir: logDir(n.o.Config.Log.Data),
+		AutoCreate: true, Fixed: n.store.Fixed, Carries: n.carries, MaxConnections: n.budget.kafka, LogDir: logDir(n.o.Config.Log.Data),
 		RebalanceDelay: time.Duration(groups.RebalanceDelay), OffsetRetention: time.Duration(groups.OffsetsRetention),
 		ConsumerSession: time.Duration(groups.Session), ConsumerHeartbeat: time.Duration(groups.Heartbeat)})
 	return err

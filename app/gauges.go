@@ -159,6 +159,13 @@ func (n *Node) collectKafka(s *metrics.Samples) {
 	s.Counter("kafka_bytes", "Bytes read from and written to Kafka clients.", float64(k.BytesIn), "dir", "in")
 	s.Counter("kafka_bytes", "Bytes read from and written to Kafka clients.", float64(k.BytesOut), "dir", "out")
 	s.Counter("kafka_produce_errors", "Batches refused.", float64(k.ProduceErrors))
+	s.Gauge("kafka_transactional_ids", "Transactional ids that are remembered.", float64(k.TransactionalIDs))
+	s.Gauge("kafka_open_transactions", "Transactions that have not ended yet.", float64(k.OpenTransactions))
+	oldest := 0.0
+	if !k.OldestTransaction.IsZero() {
+		oldest = n.o.Now().Sub(k.OldestTransaction).Seconds()
+	}
+	s.Gauge("kafka_oldest_transaction_seconds", "How long the oldest open transaction has held back what comes after it; /readyz names its producer.", oldest)
 	s.Counter("kafka_bad_requests", "Connections ended because of bytes that are no request.", float64(k.BadRequests))
 	s.Counter("kafka_unsupported_requests", "Connections ended because of an API or version that is not served.", float64(k.Unsupported))
 	s.Counter("kafka_stalled_connections", "Connections ended because nothing moved for too long.", float64(k.Stalled))

@@ -51,6 +51,7 @@ func (n *Node) warnings() (ws []string) {
 	ws = append(ws, n.tlsWarnings()...)
 	ws = append(ws, n.policyWarnings()...)
 	ws = append(ws, n.damageWarnings()...)
+	ws = append(ws, n.transactionWarnings()...)
 	ws = append(ws, n.schemaWarnings()...)
 	for i, r := range n.o.Config.Routes {
 		if r.Ack == "memory" {
