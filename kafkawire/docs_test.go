@@ -50,7 +50,7 @@ func TestDocumentedTests(t *testing.T) {
 			source.Write(b)
 		}
 	}
-	names := regexp.MustCompile(`(Test|Fuzz)\w+|\w+\.txt`).FindAllString(rows, -1)
+	names := regexp.MustCompile(`(Test|Fuzz)[A-Z]\w+|\w+\.txt`).FindAllString(rows, -1)
 	for _, name := range names {
 		if strings.HasSuffix(name, ".txt") {
 			if _, err := os.Stat("group/testdata/" + name); err != nil {
