@@ -104,6 +104,8 @@ func (n *Node) dataError(err error) error {
 		fix = "another millrace uses it: stop that one, or give this one a folder of its own with --data"
 	case errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS):
 		fix = "it cannot be written: change its owner, or choose another with --data"
+	case errors.Is(err, syscall.ENOSPC):
+		fix = "the disk is full: make room, and start again; nothing is lost"
 	case errors.Is(err, engine.ErrNewer):
 		fix = "run the newer version, or restore a backup"
 	case errors.Is(err, syscall.ENOTDIR) || errors.Is(err, fs.ErrExist):

@@ -14,8 +14,10 @@ import (
 // until there is enough for large writes, or until somebody needs it done: readers do not, memory serves them.
 type applier struct {
 	*Engine
+	running  bool              // recovery is over: there is somebody to wait for room
 	wake     chan struct{}     // one token: there is enough
 	requests chan applyRequest // apply through a commit, then answer
+	waiting  []applyRequest    // taken, not answered
 	entries  []ringEntry
 	parts    []*partition
 	buf      []byte
@@ -23,8 +25,11 @@ type applier struct {
 
 type applyRequest struct {
 	commit uint64
-	done   chan struct{}
+	done   chan error
 }
+
+// errNoRoom says that what is committed does not fit on the disk yet: memory and the WAL have it.
+var errNoRoom = errors.New("no room for segments")
 
 const (
 	applyAtOnce   = 8 << 20 // bytes of one round
@@ -45,13 +50,22 @@ func (a *applier) run() {
 				a.hurry()
 			}
 		case r := <-a.requests:
-			for !a.ring.appliedThrough(r.commit) && a.round() {
+			a.waiting = append(a.waiting, r)
+			for len(a.waiting) > 0 && !a.ring.appliedThrough(r.commit) && a.round() {
 			}
-			close(r.done)
+			a.answerWaiting(nil)
 		case <-a.stop:
 			return
 		}
 	}
+}
+
+// answerWaiting answers who waits. Nobody waits for a disk that is full: retention, which makes room, comes after a checkpoint.
+func (a *applier) answerWaiting(err error) {
+	for _, r := range a.waiting {
+		r.done <- err
+	}
+	a.waiting = a.waiting[:0]
 }
 
 // appliedThrough tells whether everything up to a commit is in segments.
@@ -64,7 +78,7 @@ func (r *ring) appliedThrough(commit uint64) bool {
 
 // applyThrough waits until everything up to a commit is in segments.
 func (e *Engine) applyThrough(commit uint64) error {
-	r := applyRequest{commit, make(chan struct{})}
+	r := applyRequest{commit, make(chan error, 1)}
 	select {
 	case e.applier.requests <- r:
 	case <-e.failed:
@@ -73,8 +87,8 @@ func (e *Engine) applyThrough(commit uint64) error {
 		return fmt.Errorf("write segments: %w", eventlog.ErrClosed)
 	}
 	select {
-	case <-r.done:
-		return e.failure()
+	case err := <-r.done:
+		return errors.Join(err, e.failure())
 	case <-e.failed:
 		return e.failure()
 	}
@@ -123,11 +137,15 @@ func (a *applier) applyTo(p *partition) error {
 			if err == nil || p.topic.gone.Load() {
 				break
 			}
-			if !errors.Is(err, syscall.ENOSPC) && a.checkSpace() { // some systems name a full disk otherwise
+			if !a.running || !errors.Is(err, syscall.ENOSPC) && a.checkSpace() { // some systems name a full disk otherwise
 				return err
 			}
+			full := fmt.Errorf("%w: %v", errNoRoom, err) //nolint:errorlint // what it wraps says that it passes
+			a.answerWaiting(full)
 			select {
 			case <-time.After(applyRetry):
+			case r := <-a.requests:
+				r.done <- full
 			case <-a.failed:
 				return a.failure()
 			case <-a.quit:

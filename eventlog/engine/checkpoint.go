@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io/fs"
+	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/millrace-io/millrace/eventlog"
@@ -234,6 +236,7 @@ type checkpointer struct {
 	mu     sync.Mutex // held while one is made
 	commit uint64     // of the last one
 	took   atomic.Int64
+	full   atomic.Bool // the last one found no room
 
 	dirtyMu sync.Mutex
 	dirty   map[*partition]struct{} // written since they were last synced
@@ -265,9 +268,50 @@ func (e *Engine) checkpointLoop() {
 			return
 		}
 		if err := e.checkpoint(); err != nil && e.failure() == nil {
-			e.fail(err)
+			e.checkpointFailed(err)
+			select { // the committer asks again whenever it is asked for a snapshot
+			case <-time.After(applyRetry):
+			case <-e.stop:
+				return
+			}
 		}
 	}
+}
+
+// checkpointFailed ends the log, unless there was no room and nothing is half done: then the old checkpoint stands, the WAL has all that came
+// since, and it is tried again.
+func (e *Engine) checkpointFailed(err error) {
+	if !passing(err) {
+		e.fail(err)
+		return
+	}
+	if e.checkpoints.full.CompareAndSwap(false, true) {
+		e.o.Logger.Error("no room for a checkpoint; it is tried again", "error", err)
+	}
+	e.requestCheckpoint()
+}
+
+// passing tells whether an error is that of a full disk and nothing else, met before anything was synced: what the system could not keep is known.
+func passing(err error) bool {
+	if err == errNoRoom { //nolint:errorlint // all that an error wraps is looked at
+		return true
+	}
+	switch x := err.(type) { //nolint:errorlint // as above
+	case nil:
+		return false
+	case *fs.PathError:
+		return errors.Is(x.Err, syscall.ENOSPC) && !strings.Contains(x.Op, "sync")
+	case interface{ Unwrap() []error }:
+		for _, err := range x.Unwrap() {
+			if !passing(err) {
+				return false
+			}
+		}
+		return true
+	case interface{ Unwrap() error }:
+		return passing(x.Unwrap())
+	}
+	return false
 }
 
 // checkpoint makes what is committed now the place a restart begins at. Commits go on meanwhile: the state is copied between
@@ -294,6 +338,7 @@ func (e *Engine) checkpoint() error {
 	if err := e.writeSnapshot(s); err != nil {
 		return err
 	}
+	e.checkpoints.full.Store(false)
 	e.wal.release(s.commit)
 	e.removeDeleted(s)
 	e.checkpoints.took.Store(int64(time.Since(began)))
@@ -359,6 +404,9 @@ func (e *Engine) syncDirty() error {
 			for p := range parts {
 				if errs[i] == nil {
 					errs[i] = e.syncPartition(p)
+				}
+				if errs[i] != nil { // if it is tried again, all of it is
+					e.markDirty(p)
 				}
 			}
 		})

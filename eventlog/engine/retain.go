@@ -57,10 +57,12 @@ func (e *Engine) Maintain(ctx context.Context) error {
 	}
 	if err := e.checkpoint(); err != nil {
 		if !errors.Is(err, eventlog.ErrClosed) {
-			e.fail(err)
+			e.checkpointFailed(err)
 		}
-		return fmt.Errorf("maintain: %w", err)
-	}
+		if !passing(err) {
+			return fmt.Errorf("maintain: %w", err)
+		}
+	} // without room there is none: what the last one covers may be deleted all the same, and makes room
 	var errs []error
 	parts := e.allPartitions()
 	errs = append(errs, e.retainEach(ctx, parts), e.retainBudget(ctx, parts))

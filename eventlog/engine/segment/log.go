@@ -440,7 +440,8 @@ func (l *Log) explain(err error) error {
 }
 
 // Sync makes everything appended before the call durable: logs, indexes, names. It returns what a checkpoint records of it.
-// Appends and reads go on meanwhile. A log that did not change costs nothing. After an error the log must not be used.
+// Appends and reads go on meanwhile. A log that did not change costs nothing. After an error
+// the log must not be used, unless it was of a write that found no room.
 func (l *Log) Sync() (State, error) {
 	l.syncing.Lock()
 	defer l.syncing.Unlock()
@@ -478,10 +479,12 @@ func (l *Log) beginSync() (st State, dirty []*segment, names bool, err error) {
 		s.index.mu.Lock()
 		made, err := s.index.flush()
 		s.index.mu.Unlock()
+		l.dirtyDir = l.dirtyDir || made
 		if err != nil && !errors.Is(err, errRetired) {
 			return State{}, nil, false, err
 		}
-		l.dirtyDir = l.dirtyDir || made
+	}
+	for _, s := range l.dirty { // only now: if there was no room, all of it is tried again
 		s.dirty = false
 	}
 	dirty, names = l.dirty, l.dirtyDir
