@@ -88,6 +88,7 @@ func (ck *checker) log() {
 	ck.between("log.session_partitions", int64(l.SessionPartitions), 0, 1000)
 	ck.between("log.retained_partitions", int64(l.RetainedPartitions), 0, 1000)
 	ck.groups(&l.Groups)
+	ck.transactions(&l.Transactions)
 	ck.between("log.replication", int64(l.Replication), 0, 100)
 }
 

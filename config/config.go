@@ -36,16 +36,17 @@ type Config struct {
 
 // Log is where messages are kept: embedded, in Data, or in the Kafka cluster that Kafka names.
 type Log struct {
-	Data               string   `yaml:"data"`
-	MaxBytes           Share    `yaml:"max_bytes"` // of all topics together
-	Retention          Duration `yaml:"retention"` // of topics that do not say; forever: no limit
-	Partitions         int      `yaml:"partitions"`
-	CommitDelay        Duration `yaml:"commit_delay"`       // between the beginnings of commits of few appends; 0: none
-	SessionPartitions  int      `yaml:"session_partitions"` // 0: as they are, 4 in a new log
-	RetainedPartitions int      `yaml:"retained_partitions"`
-	Kafka              []string `yaml:"kafka"`       // host:port of some brokers
-	Replication        int      `yaml:"replication"` // of topics made on the cluster; 0: 3, or as many as there are brokers
-	Groups             Groups   `yaml:"groups"`
+	Data               string       `yaml:"data"`
+	MaxBytes           Share        `yaml:"max_bytes"` // of all topics together
+	Retention          Duration     `yaml:"retention"` // of topics that do not say; forever: no limit
+	Partitions         int          `yaml:"partitions"`
+	CommitDelay        Duration     `yaml:"commit_delay"`       // between the beginnings of commits of few appends; 0: none
+	SessionPartitions  int          `yaml:"session_partitions"` // 0: as they are, 4 in a new log
+	RetainedPartitions int          `yaml:"retained_partitions"`
+	Kafka              []string     `yaml:"kafka"`       // host:port of some brokers
+	Replication        int          `yaml:"replication"` // of topics made on the cluster; 0: 3, or as many as there are brokers
+	Groups             Groups       `yaml:"groups"`
+	Transactions       Transactions `yaml:"transactions"`
 
 	TLS  ClusterTLS  `yaml:"tls"` // of connections to the cluster
 	SASL ClusterSASL `yaml:"sasl"`
@@ -157,7 +158,7 @@ func Default() *Config {
 		},
 		Auth: Auth{JWT: JWT{NameClaim: "sub", Refresh: Duration(5 * time.Minute)},
 			Hook: Hook{Timeout: Duration(5 * time.Second), Concurrency: 32, Cache: Duration(time.Minute), CacheDenied: Duration(5 * time.Second)}},
-		Log: Log{Data: "./millrace-data", MaxBytes: Share{Percent: 80}, Retention: Duration(7 * 24 * time.Hour), Partitions: 8, CommitDelay: Duration(time.Millisecond), Groups: defaultGroups()},
+		Log: Log{Data: "./millrace-data", MaxBytes: Share{Percent: 80}, Retention: Duration(7 * 24 * time.Hour), Partitions: 8, CommitDelay: Duration(time.Millisecond), Groups: defaultGroups(), Transactions: defaultTransactions()},
 		Limits: Limits{PacketBytes: 1_000_000, ReceiveMaximum: 1024, SessionExpiry: Duration(7 * 24 * time.Hour),
 			Sessions: 1_000_000, Subscriptions: 10_000, AllSubs: 2_000_000, Replays: 8, AllReplays: 256, Retained: 1_000_000, RetainedBytes: 1 << 30,
 			Inflight: 4096, HalfOpenPerIP: 4096, HalfOpen: 16_384, Handshake: Duration(10 * time.Second),
