@@ -49,6 +49,7 @@ const (
 	LinkPassword    = "password"
 	LinkToken       = "token"
 	LinkJWT         = "jwt"
+	LinkSCRAM       = "scram" // of Kafka clients only: it judges no Claim, for there is no password in one
 	LinkHook        = "hook"
 	LinkAnonymous   = "anonymous"
 )

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/millrace-io/millrace/identity/scram"
 )
 
 // File is a password file, with its comments: one credential a line.
@@ -33,11 +35,14 @@ type Credential struct {
 	Name string `json:"name"`
 	Role string `json:"role"`
 	Kind Kind   `json:"kind"`
+	// SCRAM: with the password its owner can also log in by SCRAM, without sending it.
+	SCRAM bool `json:"scram,omitempty"`
 
 	text     string
 	password *argon   // or
 	foreign  *foreign // or
 	token    [sha256.Size]byte
+	scram    []*scram.Verifier // of the same password; none, or one of each mechanism
 }
 
 // Kind tells a person's password from a generated token.
@@ -54,7 +59,7 @@ const (
 	Admin = "admin"
 	// Viewer is the role of those who may read everything over HTTP, and change nothing.
 	Viewer = "viewer"
-	// Device is the role of those who are only somebody: it opens no door but MQTT's.
+	// Device is the role of those who are only somebody: it opens no door but MQTT's and Kafka's.
 	Device = "device"
 )
 
@@ -171,12 +176,40 @@ func parseLine(text string) (*Credential, error) {
 		c.foreign, err = parseForeign(hash)
 	} else {
 		c.Kind = Password
-		c.password, err = parseArgon(hash)
+		hash, verifiers, more := strings.Cut(hash, ":")
+		if c.password, err = parseArgon(hash); err == nil && more {
+			c.SCRAM = true
+			err = c.parseSCRAM(verifiers)
+		}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", c.Name, err)
 	}
 	return c, nil
+}
+
+// parseSCRAM reads what follows a password's hash.
+func (c *Credential) parseSCRAM(verifiers string) error {
+	for text := range strings.SplitSeq(verifiers, ":") {
+		v, err := scram.Parse(text)
+		if err != nil {
+			return err
+		}
+		if c.verifier(v.Mechanism) != nil {
+			return fmt.Errorf("%s stands twice", v.Mechanism)
+		}
+		c.scram = append(c.scram, v)
+	}
+	return nil
+}
+
+func (c *Credential) verifier(m scram.Mechanism) *scram.Verifier {
+	for _, v := range c.scram {
+		if v.Mechanism == m {
+			return v
+		}
+	}
+	return nil
 }
 
 func (f *File) add(c *Credential) error {
@@ -237,17 +270,42 @@ const MinPassword = 8
 
 // SetPassword gives a name a password, in place of what it had. random is a source of randomness.
 func (f *File) SetPassword(random io.Reader, name, role, password string) error {
-	switch n := utf8.RuneCountInString(password); {
-	case n < MinPassword:
-		return fmt.Errorf("the password has %d characters, at least %d are needed", n, MinPassword)
-	case len(password) > MaxPassword:
-		return fmt.Errorf("the password has %d bytes, at most %d are possible", len(password), MaxPassword)
-	}
-	hash, err := newArgon(random, password)
+	hash, err := hashPassword(random, password)
 	if err != nil {
 		return err
 	}
-	return f.set(name, role, hash.String())
+	return f.set(name, role, hash)
+}
+
+// SetSCRAM is SetPassword for a password that SCRAM can be spoken with, too.
+func (f *File) SetSCRAM(random io.Reader, name, role, password string) error {
+	text, err := hashPassword(random, password)
+	if err != nil {
+		return err
+	}
+	for _, m := range scram.Mechanisms {
+		v, err := scram.New(random, m, password)
+		if err != nil {
+			return err
+		}
+		text += ":" + v.String()
+	}
+	return f.set(name, role, text)
+}
+
+// hashPassword is what is kept of a new password.
+func hashPassword(random io.Reader, password string) (string, error) {
+	switch n := utf8.RuneCountInString(password); {
+	case n < MinPassword:
+		return "", fmt.Errorf("the password has %d characters, at least %d are needed", n, MinPassword)
+	case len(password) > MaxPassword:
+		return "", fmt.Errorf("the password has %d bytes, at most %d are possible", len(password), MaxPassword)
+	}
+	hash, err := newArgon(random, password)
+	if err != nil {
+		return "", err
+	}
+	return hash.String(), nil
 }
 
 // SetToken gives a name a new token, in place of what it had, and returns it: the file has only its hash.

@@ -20,16 +20,21 @@ func newPasswd(e env) *cobra.Command {
 	var p passwd
 	var list, remove bool
 	c := &cobra.Command{
-		Use: "passwd FILE [NAME]", Short: "Say who gets in, to the console and over MQTT: passwords and tokens",
+		Use: "passwd FILE [NAME]", Short: "Say who gets in, to the console and over MQTT and Kafka: passwords and tokens",
 		Long: `Give a name a password in a password file (asked for twice, unseen), or a token, or take it away. FILE is made if it is not there. A node
 whose listeners.http.password_file or auth.passwords it is takes the change over within seconds; a password or token that was changed or taken away
 ends logins and MQTT connections. Lines that mosquitto_passwd has written are read too.
 
 People get passwords. Programs and devices get tokens: over HTTP to be sent as "Authorization: Bearer TOKEN", over MQTT as the password, with the name
-as the user name. A token is shown once, the file has its hash only. Names with the role device get in over MQTT, and nowhere else.`,
+as the user name (so over Kafka, with SASL PLAIN). A token is shown once, the file has its hash only. Names with the role device get in over MQTT and
+Kafka, and nowhere else.
+
+With --scram Kafka clients can also log in by SCRAM-SHA-256 and SCRAM-SHA-512, which never send the password. What the file keeps for that is
+easier to guess at than its other hash, so do it for those who need it, with passwords that nobody guesses.`,
 		Example: `  millrace passwd users anna                      # asks for anna's password
   millrace passwd users scraper --token           # prints a token for Prometheus
   millrace passwd users truck-7 --token --role device   # prints a token for a device
+  millrace passwd users etl --scram --role device # asks for a password that works with SCRAM
   millrace passwd users anna --stdin < secret     # reads the password from a pipe
   millrace passwd users anna --delete
   millrace passwd users --list
@@ -60,7 +65,8 @@ as the user name. A token is shown once, the file has its hash only. Names with 
 	f.BoolVar(&p.stdin, "stdin", false, "read the password from standard input, one line")
 	f.BoolVar(&remove, "delete", false, "take the name out of the file")
 	f.BoolVar(&list, "list", false, "say who is in the file")
-	f.StringVar(&p.role, "role", identity.Admin, "what the name may do: admin (everything over HTTP), viewer (read over HTTP), device (MQTT only)")
+	f.BoolVar(&p.scram, "scram", false, "let Kafka clients log in with the password by SCRAM, too")
+	f.StringVar(&p.role, "role", identity.Admin, "what the name may do: admin (everything over HTTP), viewer (read over HTTP), device (MQTT and Kafka only)")
 	outputFlag(c, &p.output)
 	return c
 }
@@ -81,10 +87,13 @@ type passwd struct {
 	ctx                      context.Context
 	e                        env
 	file, name, role, output string
-	token, stdin             bool
+	token, stdin, scram      bool
 }
 
 func (p *passwd) check(list, remove bool) error {
+	if p.scram && (list || remove || p.token) {
+		return errors.New("--scram is about a password")
+	}
 	n := 0
 	for _, set := range []bool{list, remove, p.token, p.stdin} {
 		if set {
@@ -114,7 +123,11 @@ func (p *passwd) list() error {
 	}
 	return print(p.e.Out, p.output, f.List(), func() {
 		for _, c := range f.List() {
-			fmt.Fprintf(p.e.Out, "%-20s %-8s %s\n", c.Name, c.Role, c.Kind)
+			kind := string(c.Kind)
+			if c.SCRAM {
+				kind += ", SCRAM"
+			}
+			fmt.Fprintf(p.e.Out, "%-20s %-8s %s\n", c.Name, c.Role, kind)
 		}
 	})
 }
@@ -160,7 +173,11 @@ func (p *passwd) setToken(f *identity.File) (map[string]string, string, error) {
 func (p *passwd) setPassword(f *identity.File) (map[string]string, string, error) {
 	password, err := p.ask()
 	if err == nil {
-		err = f.SetPassword(nil, p.name, p.role, password)
+		set := f.SetPassword
+		if p.scram {
+			set = f.SetSCRAM
+		}
+		err = set(nil, p.name, p.role, password)
 	}
 	if err != nil {
 		return nil, "", err
