@@ -13,9 +13,14 @@ type Policy struct {
 // Rule allows or denies something to somebody. One of Allow and Deny is set.
 type Rule struct {
 	Who    string   `yaml:"who"`   // an account, prefix*, group:NAME, anonymous, or * for everybody
-	Allow  string   `yaml:"allow"` // publish | subscribe | all
+	Allow  string   `yaml:"allow"` // publish | subscribe | read | write | manage | all
 	Deny   string   `yaml:"deny"`
-	Topics []string `yaml:"topics"` // filters
+	Topics []string `yaml:"topics"` // MQTT's, by filters
+	// What Kafka clients use: names, or prefix*.
+	LogTopics        []string `yaml:"log_topics"`
+	ConsumerGroups   []string `yaml:"consumer_groups"`
+	TransactionalIDs []string `yaml:"transactional_ids"`
+	Cluster          bool     `yaml:"cluster"` // the server itself: manage is who may change ACLs and credentials
 }
 
 // Configured tells whether there is a policy. Without one everything is allowed.
@@ -64,13 +69,13 @@ func (ck *checker) policy() {
 		path := fmt.Sprintf("policy.rules[%d]", i)
 		switch {
 		case r.Allow == "" && r.Deny == "":
-			ck.problem(path, "neither allows nor denies anything", "write allow: or deny: and publish, subscribe or all")
+			ck.problem(path, "neither allows nor denies anything", "write allow: or deny: and publish, subscribe, read, write, manage or all")
 		case r.Allow != "" && r.Deny != "":
 			ck.problem(path, "allows and denies", "make two rules of it")
 		case r.Allow != "":
-			ck.right(path+".allow", r.Allow)
+			ck.right(path+".allow", r.Allow, &r)
 		default:
-			ck.right(path+".deny", r.Deny)
+			ck.right(path+".deny", r.Deny, &r)
 		}
 	}
 }
@@ -80,10 +85,10 @@ var foreignRights = map[string]string{
 	"read": "subscribe", "write": "publish", "readwrite": "all", "sub": "subscribe", "pub": "publish", "pubsub": "all", "receive": "subscribe",
 }
 
-func (ck *checker) right(path, value string) {
-	if ours, ok := foreignRights[value]; ok {
-		ck.problem(path, fmt.Sprintf("%q is not one of publish, subscribe, all", value), "write "+ours)
+func (ck *checker) right(path, value string, r *Rule) {
+	if ours, ok := foreignRights[value]; ok && (len(r.Topics) > 0 || value != "read" && value != "write") {
+		ck.problem(path, fmt.Sprintf("%q is not one of publish, subscribe, all, which are the rights on MQTT's topics", value), "write "+ours)
 		return
 	}
-	ck.oneOf(path, value, "publish", "subscribe", "all")
+	ck.oneOf(path, value, "publish", "subscribe", "read", "write", "manage", "all")
 }

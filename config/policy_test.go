@@ -92,7 +92,7 @@ func TestPolicyProblems(t *testing.T) {
 		"policy:\n  rules:\n  - {who: a, topics: [x]}":                       "f:3: policy.rules[0]: neither allows nor denies",
 		"policy:\n  rules:\n  - {who: a, allow: all, deny: all}":             "f:3: policy.rules[0]: allows and denies",
 		"policy:\n  rules:\n  - {who: a, allow: readwrite, topics: [x]}":     "write all",
-		"policy:\n  rules:\n  - {who: a, deny: everything, topics: [x]}":     `f:3: policy.rules[0].deny: "everything" is not one of publish, subscribe, all`,
+		"policy:\n  rules:\n  - {who: a, deny: everything, topics: [x]}":     `f:3: policy.rules[0].deny: "everything" is not one of publish, subscribe, read, write, manage, all`,
 		"policy:\n  rules:\n  - {who: a, alow: all, topics: [x]}":            "f:3: policy.rules[0].alow: unknown key; did you mean allow?",
 		"policy: {groups: [a]}":                                              "policy.groups: a mapping belongs here",
 		"policy: {groups: {g: a}}":                                           "policy.groups.g: a list belongs here",

@@ -40,7 +40,9 @@ func Compile(rs Rules) (*Policy, error) {
 	}
 	c.policy.rules = slices.Clone(rs.Rules)
 	if rs.Allow {
-		c.policy.rules = append(c.policy.rules, Rule{Who: "*", Rights: Of(Publish, Subscribe), Topics: []string{"#"}, Where: "default: allow"})
+		c.policy.rules = append(c.policy.rules, Rule{Who: "*", Rights: All, Topics: []string{"#"}, Where: "default: allow",
+			LogTopics: []string{"*"}, ConsumerGroups: []string{"*"}, TransactionalIDs: []string{"*"}},
+			Rule{Who: "*", Rights: Of(Read, Write), Cluster: true, Where: "default: allow"})
 	}
 	for i := range c.policy.rules {
 		c.rule(fmt.Sprintf("rules[%d]", i), &c.policy.rules[i], rs.Groups)
@@ -134,11 +136,20 @@ func (c *compiler) rule(path string, r *Rule, groups map[string][]string) {
 		c.place(r.Who, c.role(r.Who))
 	}
 	if r.Rights == 0 {
-		c.problem(path, "says nothing", "write allow: or deny: and publish, subscribe or all")
+		c.problem(path, "says nothing", "write allow: or deny: and publish, subscribe, read, write, manage or all")
 	}
-	if len(r.Topics) == 0 {
+	named := r.Cluster || len(r.LogTopics)+len(r.ConsumerGroups)+len(r.TransactionalIDs) > 0
+	switch {
+	case len(r.Topics) == 0 && !named && r.Rights&onTopics == 0:
+		c.problem(path+".log_topics", "missing", `list log topics, such as ["orders", "fleet-*"], or consumer_groups, transactional_ids, cluster: true`)
+	case len(r.Topics) == 0 && !named:
 		c.problem(path+".topics", "missing", `list topic filters, such as ["fleet/${account}/#"], or ["#"] for all topics`)
+	case len(r.Topics) > 0 && r.Rights != 0 && r.Rights&onTopics == 0:
+		c.problem(path+".topics", fmt.Sprintf("%s is about log topics, and these are MQTT's", r.Rights), "write publish, subscribe or all, or log_topics instead of topics")
+	case named && r.Rights != 0 && r.Rights&onResources == 0:
+		c.problem(path, fmt.Sprintf("%s is about MQTT's topics, and the rule names what Kafka clients use", r.Rights), "write read, write, manage or all")
 	}
+	c.resourcesOf(path, r)
 	tree := &c.role(r.Who).root
 	for i, f := range r.Topics {
 		if text, fix := checkTopic(f); text != "" {
@@ -216,19 +227,8 @@ func speaksOf(who, name string) bool {
 }
 
 // Withheld lists what denies a part of a filter that s may subscribe to: messages there do not reach s.
-func (p *Policy) Withheld(s Subject, filter string) (by []Verdict) {
-	for i := range p.rules {
-		r := &p.rules[i]
-		if !r.Deny || !r.Rights.Has(Subscribe) || !p.speaks(r, s.Account) {
-			continue
-		}
-		for _, f := range r.Topics {
-			if own, ok := expand(f, s); ok && overlap(own, filter) {
-				by = append(by, Verdict{Rule: r, Filter: f})
-			}
-		}
-	}
-	return by
+func (p *Policy) Withheld(s Subject, filter string) []Verdict {
+	return p.Overlapping(s, Subscribe, filter)
 }
 
 func (p *Policy) speaks(r *Rule, name string) bool {

@@ -1,4 +1,5 @@
-// Package policy decides who may do what: whether an account may publish to a topic, subscribe to a filter, receive a message.
+// Package policy decides who may do what: whether an account may publish to a topic, subscribe to a filter, receive a message, and read, write
+// or manage the log's topics and what else its clients have.
 //
 // A policy is rules, each of which allows or denies something to somebody; Compile makes trees of them, one for each somebody, so that
 // a decision looks only at the rules for the account that asks, and of those only at the ones that its topic leads to: it costs
@@ -19,6 +20,13 @@ const (
 	Publish Right = iota
 	// Subscribe to a filter, and receive on the topics that it matches.
 	Subscribe
+	// Read a log topic, be a member of a consumer group.
+	Read
+	// Write to a log topic, use a transactional id.
+	Write
+	// Manage: make, alter and delete.
+	Manage
+	rights
 )
 
 // Rights are some of them.
@@ -32,17 +40,27 @@ func Of(rs ...Right) (all Rights) {
 	return all
 }
 
+// All are all of them.
+var All = Of(Publish, Subscribe, Read, Write, Manage)
+
+// The rights that there are on MQTT's topics, and those on resources of the log's clients.
+var (
+	onTopics    = Of(Publish, Subscribe)
+	onResources = Of(Read, Write, Manage)
+)
+
 // Has tells whether r is among them.
 func (rs Rights) Has(r Right) bool { return rs&(1<<r) != 0 }
 
-func (r Right) String() string { return [...]string{"publish", "subscribe"}[r] }
+func (r Right) String() string {
+	return [...]string{"publish", "subscribe", "read", "write", "manage"}[r]
+}
 
 func (rs Rights) String() string {
-	switch rs {
-	case Of(Publish):
-		return "publish"
-	case Of(Subscribe):
-		return "subscribe"
+	for r := range rights {
+		if rs == Of(r) {
+			return r.String()
+		}
 	}
 	return "all"
 }
@@ -53,18 +71,21 @@ const Anonymous = "anonymous"
 // Subject is who wants something: an account, through a client.
 type Subject struct{ Account, Client string }
 
-// Rule allows or denies rights on topics.
+// Rule allows or denies rights on topics, on resources of the log's clients, or on both.
 type Rule struct {
 	Who    string // an account; prefix*: accounts that begin so; group:name; anonymous; *: everybody
 	Deny   bool
 	Rights Rights
 	Topics []string // topic filters; ${account} and ${client} in them stand for the subject's own
 	Where  string   // it is written, for who asks why
+	// Names of resources, or prefix*; ${account} in them stands for the subject's own.
+	LogTopics, ConsumerGroups, TransactionalIDs []string
+	Cluster                                     bool
 }
 
 // Rules are what a policy is made of.
 type Rules struct {
-	// Allow is what becomes of topics that no rule speaks of. It does not reach those that begin with $: they take a rule.
+	// Allow is what becomes of topics that no rule speaks of. It does not reach those that begin with $, nor managing the cluster: they take a rule.
 	Allow  bool
 	Groups map[string][]string // accounts and prefix*, by the group's name
 	Rules  []Rule
@@ -84,7 +105,10 @@ type Policy struct {
 func (p *Policy) ByClient() bool { return p.byClient }
 
 // role is the rules for one somebody.
-type role struct{ root node }
+type role struct {
+	root  node // MQTT's topics
+	names [kinds]*names // nil: none
+}
 
 // grant is one topic filter of a rule.
 type grant struct {

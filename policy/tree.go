@@ -12,14 +12,14 @@ type node struct {
 }
 
 // ends are the filters that end at one place, by right; nil: none does.
-type ends struct{ allow, deny [2]*grant }
+type ends struct{ allow, deny [rights]*grant }
 
 func (e *ends) add(g *grant) {
 	at := &e.allow
 	if g.rule.Deny {
 		at = &e.deny
 	}
-	for _, r := range []Right{Publish, Subscribe} {
+	for r := range rights {
 		if g.rule.Rights.Has(r) && at[r] == nil {
 			at[r] = g
 		}
@@ -175,20 +175,26 @@ func (m *matcher) matches(p *pattern, level string, shy bool) bool {
 	if shy && p.parts[0].variable != none {
 		return false
 	}
+	rest, ok := m.begins(p, level)
+	return ok && rest == ""
+}
+
+// begins takes what a pattern stands for off the beginning of s.
+func (m *matcher) begins(p *pattern, s string) (rest string, ok bool) {
 	for i := range p.parts {
 		text := p.parts[i].text
 		if v := p.parts[i].variable; v != none {
 			if text = m.subject.value(v); !usable(text) {
 				m.unusable = true
-				return false
+				return "", false
 			}
 		}
-		if len(level) < len(text) || level[:len(text)] != text {
-			return false
+		if len(s) < len(text) || s[:len(text)] != text {
+			return "", false
 		}
-		level = level[len(text):]
+		s = s[len(text):]
 	}
-	return level == ""
+	return s, true
 }
 
 // usable tells whether a name may stand for a variable: it is one level, and nothing but itself.
