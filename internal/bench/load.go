@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -183,7 +184,8 @@ func (p *publisher) run(total *atomic.Int64, stop *atomic.Bool) error {
 // subscriber receives, acknowledges, and keeps a ledger per publisher.
 type subscriber struct {
 	c     net.Conn
-	saw   []ledger // by publisher
+	saw   []ledger    // by publisher
+	among *sync.Mutex // saw is shared with others; nil: it is not
 	total *atomic.Int64
 	since atomic.Bool // latency counts
 	lat   *histogram
@@ -246,8 +248,14 @@ func (s *subscriber) run() {
 
 func (s *subscriber) note(stamp []byte) {
 	due, pub, seq := int64(binary.BigEndian.Uint64(stamp)), binary.BigEndian.Uint32(stamp[8:]), binary.BigEndian.Uint32(stamp[12:])
+	if s.among != nil {
+		s.among.Lock()
+	}
 	if int(pub) < len(s.saw) {
 		s.saw[pub].saw(seq)
+	}
+	if s.among != nil {
+		s.among.Unlock()
 	}
 	if s.since.Load() {
 		s.lat.add(time.Duration(time.Now().UnixNano() - due))

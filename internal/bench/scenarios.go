@@ -6,7 +6,7 @@ type scenario struct {
 	run           func(*bench) error
 }
 
-// The first ones, up to m, are what `make bench-mqtt` runs.
+// The first ones, up to o, are what `make bench-mqtt` runs.
 var scenarios = []scenario{
 	{"a", "QoS 0 fan-in: 50 publishers → 1 wildcard subscriber, at most 256 undelivered per publisher, 100 B", func(b *bench) error {
 		return b.compare(func(s *server, begin, end func()) (result, error) {
@@ -48,6 +48,12 @@ var scenarios = []scenario{
 	{"i", "kill -9 under load (100 publishers, QoS 1) with a persistent session that is away, and a restart", killed},
 	{"j", "bytes on the wire: QoS 1, 100 B, topic of 26 bytes, one message at a time; per message, and per idle hour with a ping a minute", wire},
 	{"m", "memory: a QoS 1 subscriber that never reads, while 1 M messages are published (50 publishers)", stuck},
+	{"n", "shared subscription: 50 publishers → 4 members of one group, QoS 1, at most 64 undelivered per publisher, 100 B (deliveries; their order is not looked at)", func(b *bench) error {
+		return b.compare(func(s *server, begin, end func()) (result, error) {
+			return shared(s.mqtt, 50, 4, 64, 100, b.pace, begin, end)
+		}, b.compared(natsSynced, "nats")) // which has none
+	}},
+	{"o", "others' latency: 20 publishers send 1,000 msg/s, QoS 1, to one subscriber (a process of their own), while a node has much to do", beside},
 	{"r", "10,000 persistent clients lose their connections at once and come back, while 20 others send 1,000 msg/s, QoS 1, to one", reconnect},
 	{"p", "p99 across checkpoints: 10,000 msg/s over 1,000 partitions, a checkpoint every second", checkpoint},
 	{"s", "disk: log bytes per 100 B message; 100 publishers, 64 unacknowledged each", disk},
