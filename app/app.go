@@ -247,7 +247,8 @@ func (n *Node) startKafka(context.Context) (err error) {
 		AutoCreate: true, Fixed: n.store.Fixed, Carries: n.carries, MaxConnections: n.budget.kafka, LogDir: logDir(n.o.Config.Log.Data),
 		RebalanceDelay: time.Duration(groups.RebalanceDelay), OffsetRetention: time.Duration(groups.OffsetsRetention),
 		ConsumerSession: time.Duration(groups.Session), ConsumerHeartbeat: time.Duration(groups.Heartbeat),
-		MaxTransactionTimeout: time.Duration(txns.MaxTimeout), TransactionalIDExpiry: time.Duration(txns.IDExpiry)})
+		MaxTransactionTimeout: time.Duration(txns.MaxTimeout), TransactionalIDExpiry: time.Duration(txns.IDExpiry),
+		Rights: n.kafkaRights(), Verifier: n.verifier})
 	return err
 }
 
@@ -272,10 +273,7 @@ func (n *Node) letIn(context.Context) error {
 	n.letRegistryIn()
 	for _, d := range n.doorsOf(doorKafka) {
 		n.accept(func() error {
-			if d.advertise == "" {
-				return ended(n.kafka.Serve(d.listener), kafkawire.ErrServerClosed)
-			}
-			return ended(n.kafka.ServeAs(d.listener, d.advertise), kafkawire.ErrServerClosed)
+			return ended(n.kafka.ServeWith(d.listener, n.kafkaListener(&d)), kafkawire.ErrServerClosed)
 		})
 	}
 	return nil

@@ -19,10 +19,12 @@ import (
 	"github.com/millrace-io/millrace/mqtt/packet"
 )
 
-// auth is who gets in over MQTT: a chain for each listener, of links that are shared between them.
+// auth is who gets in over MQTT and Kafka: a chain for each listener, of links that are shared between them.
 type auth struct {
-	chains    map[string]*identity.Chain // by listener
-	counts    identity.Counts
+	links     map[string]identity.Link
+	chains    map[string]*identity.Chain // of MQTT, by listener
+	counts    identity.Counts            // of MQTT's chains
+	kafka     identity.Counts
 	passwords *identity.Passwords // nil: no listener asks for any
 	keys      *identity.Keys      // of JWTs; nil: as above
 	said      sparing
@@ -67,6 +69,7 @@ func (n *Node) openAuth(ctx context.Context) error {
 		}
 		links[identity.LinkHook] = link
 	}
+	a.links = links
 	for _, d := range n.devicesDoors() {
 		links[identity.LinkAnonymous] = identity.Everybody{}
 		if d.mqtt.SecretsShown() {
@@ -185,7 +188,7 @@ func (n *Node) followAuth(context.Context) error {
 				n.keysRead(err)
 				if changed {
 					n.o.Logger.Info("the keys of tokens have changed, and are in force")
-					n.broker.Recheck()
+					n.recheck()
 				}
 			})
 		})
@@ -228,7 +231,7 @@ func (n *Node) reloadPasswords() {
 		n.o.Logger.Info("the password file has changed, and is in force", "file", string(n.o.Config.Auth.Passwords))
 	}
 	if n.upgradePasswords() || changed {
-		n.broker.Recheck()
+		n.recheck()
 	}
 }
 
@@ -280,6 +283,11 @@ func (n *Node) authWarnings() (ws []string) {
 		m := d.mqtt
 		if a := m.Address(d.kind == doorWS); m.TLS.Cert == "" && !a.Loopback() && m.SecretsShown() {
 			ws = append(ws, d.path+": passwords and tokens cross the network unencrypted: set tls, or put it behind something that does TLS")
+		}
+	}
+	for _, d := range n.doorsOf(doorKafka) {
+		if k := d.kafka; k.TLS.Cert == "" && !k.Bind.Loopback() && k.SecretsShown() {
+			ws = append(ws, d.path+": passwords and tokens cross the network unencrypted: set tls, or take scram only")
 		}
 	}
 	return ws

@@ -1,12 +1,14 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"net"
 	"net/netip"
+	"strings"
 	"syscall"
 	"time"
 
@@ -35,6 +37,7 @@ type door struct {
 	listener  net.Listener
 	advertise string
 	mqtt      *config.MQTT  // of MQTT, WebSocket too
+	kafka     *config.Kafka // of Kafka
 	certs     *certs.Source // nil: no TLS
 	registry  *config.Registry
 }
@@ -51,7 +54,7 @@ func (n *Node) listen(ctx context.Context) (err error) {
 	if len(n.o.Config.Log.Kafka) == 0 {
 		for i, k := range l.Kafka {
 			err = errors.Join(err, n.takeKafka(door{kind: doorKafka, path: fmt.Sprintf("listeners.kafka[%d]", i), flag: "--kafka-listen",
-				advertise: string(k.Advertise)}, &k))
+				advertise: string(k.Advertise), kafka: &k}))
 		}
 	}
 	if l.HTTP.Bind != "" {
@@ -94,9 +97,10 @@ func (n *Node) takeHTTP(d door) (err error) {
 }
 
 // takeKafka takes the address of a listener for Kafka clients, once its certificate is read.
-func (n *Node) takeKafka(d door, k *config.Kafka) (err error) {
+func (n *Node) takeKafka(d door) (err error) {
+	k := d.kafka
 	if k.TLS.Any() {
-		if d.certs, err = n.readTLS(&k.TLS, false); err != nil {
+		if d.certs, err = n.readTLS(&k.TLS, k.CertificateOptional()); err != nil {
 			return fmt.Errorf("%s.tls: %w", d.path, err)
 		}
 	}
@@ -159,11 +163,20 @@ func (d *door) options() broker.ListenerOptions {
 // tryKafka is a line that uses a door for Kafka clients.
 func (d *door) tryKafka() (does, line string) {
 	line = "kcat -b " + d.listener.Addr().String()
+	protocol := ""
 	if d.certs != nil {
-		line += " -X security.protocol=ssl -X ssl.ca.location=CA.pem"
+		protocol = "ssl"
+		line += " -X ssl.ca.location=CA.pem"
 		if d.certs.Mutual() {
 			line += " -X ssl.certificate.location=CLIENT.pem -X ssl.key.location=CLIENT.key"
 		}
+	}
+	if m := d.kafka.Mechanism(); m != "" {
+		protocol = strings.Trim("sasl_"+cmp.Or(protocol, "plaintext"), "_")
+		line += " -X sasl.mechanism=" + m + " -X sasl.username=NAME -X sasl.password=PASSWORD"
+	}
+	if protocol != "" {
+		line += " -X security.protocol=" + protocol
 	}
 	return "list the topics, as any Kafka client does", line + " -L"
 }

@@ -153,6 +153,7 @@ func (n *Node) collectEngine(s *metrics.Samples) {
 
 func (n *Node) collectKafka(s *metrics.Samples) {
 	k := n.kafka.Stats()
+	n.collectKafkaSecurity(s, &k)
 	s.Gauge("kafka_connections", "Kafka connections.", float64(k.Connections))
 	s.Counter("kafka_accepted", "Kafka connections accepted.", float64(k.Accepted))
 	s.Counter("kafka_refused_connections", "Kafka connections refused.", float64(k.Refused))

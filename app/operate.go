@@ -224,7 +224,13 @@ func (o operator) Ban(body console.Ban) error {
 	if err != nil {
 		return err
 	}
-	return brokerError(o.b.Ban(b))
+	if err := o.b.Ban(b); err != nil {
+		return brokerError(err)
+	}
+	if o.n.kafka != nil {
+		o.n.kafka.Recheck()
+	}
+	return nil
 }
 
 func (o operator) Unban(body console.Ban) error {

@@ -19,6 +19,7 @@ import (
 // rights is who may do what, for as long as the node runs: the broker asks it, and a policy file that changes replaces what it says.
 type rights struct {
 	policy   atomic.Pointer[policy.Policy] // nil: there is none, and everything is allowed
+	epoch    atomic.Uint64                 // counts policies
 	unusable atomic.Int64                  // decisions in which a rule did not count for a client's hostile name
 	reloads  atomic.Int64
 
@@ -111,20 +112,19 @@ func parsePolicy(text, name string) (*policy.Policy, error) {
 	return compilePolicy(c)
 }
 
+// rightsOf are what the configuration's words mean.
+var rightsOf = map[string]policy.Rights{
+	"publish": policy.Of(policy.Publish), "subscribe": policy.Of(policy.Subscribe),
+	"read": policy.Of(policy.Read), "write": policy.Of(policy.Write), "manage": policy.Of(policy.Manage), "all": policy.All,
+}
+
 // compilePolicy translates, and says where in the configuration a problem is.
 func compilePolicy(c *config.Config) (*policy.Policy, error) {
 	rs := policy.Rules{Allow: c.Policy.Default == "allow", Groups: c.Policy.Groups}
 	for i, r := range c.Policy.Rules {
-		rule := policy.Rule{Who: r.Who, Deny: r.Deny != "", Topics: r.Topics, Where: c.Where(fmt.Sprintf("policy.rules[%d]", i))}
-		switch r.Allow + r.Deny {
-		case "publish":
-			rule.Rights = policy.Of(policy.Publish)
-		case "subscribe":
-			rule.Rights = policy.Of(policy.Subscribe)
-		case "all":
-			rule.Rights = policy.Of(policy.Publish, policy.Subscribe)
-		}
-		rs.Rules = append(rs.Rules, rule)
+		rs.Rules = append(rs.Rules, policy.Rule{Who: r.Who, Deny: r.Deny != "", Rights: rightsOf[r.Allow+r.Deny], Topics: r.Topics,
+			LogTopics: r.LogTopics, ConsumerGroups: r.ConsumerGroups, TransactionalIDs: r.TransactionalIDs, Cluster: r.Cluster,
+			Where: c.Where(fmt.Sprintf("policy.rules[%d]", i))})
 	}
 	p, err := policy.Compile(rs)
 	var wrong policy.Problems
@@ -175,6 +175,7 @@ func (n *Node) takePolicy(text, file string) error {
 		return err
 	}
 	r.policy.Store(p)
+	r.epoch.Add(1)
 	r.reloads.Add(1)
 	n.broker.PolicyChanged()
 	n.o.Logger.Info("the policy file has changed, and is in force", "file", file)
@@ -235,6 +236,11 @@ func policyWarnings(c *config.Config, p *policy.Policy) (ws []string) {
 			case p.ByClient() && !m.BoundClientIDs():
 				ws = append(ws, fmt.Sprintf("%s[%d]: clients choose their client ids, and the policy goes by ${client}: write ${account} in its rules, or client_id: bound here", l.path, i))
 			}
+		}
+	}
+	for i, k := range c.Listeners.Kafka {
+		if p == nil && !k.Bind.Loopback() && len(c.Log.Kafka) == 0 {
+			ws = append(ws, fmt.Sprintf("listeners.kafka[%d]: whoever is let in may read, write and administer everything: write a policy (docs/authorisation.md)", i))
 		}
 	}
 	return ws

@@ -74,6 +74,9 @@ func (n *Node) announce() {
 	for _, w := range n.warnings() {
 		log.Warn(w)
 	}
+	if p := n.rights.policy.Load(); p != nil && !p.SpeaksOfLog() && len(n.doorsOf(doorKafka)) > 0 {
+		log.Info("no rule of the policy speaks of log topics, so Kafka clients may do nothing but what ACLs allow: write rules with log_topics (docs/authorisation.md)")
+	}
 }
 
 // consoleStatus is the status with the doors.

@@ -54,7 +54,7 @@ func (n *Node) reloadTLS() {
 		changed = changed || took
 	}
 	if changed {
-		n.broker.Recheck()
+		n.recheck()
 	}
 }
 
@@ -83,7 +83,7 @@ func (n *Node) followTLS(context.Context) error {
 				}
 				said = now
 			case <-recheck.C:
-				n.broker.Recheck()
+				n.recheck()
 			case <-n.quit:
 				return
 			}

@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-// Auth says how devices can show who they are. Which of the ways a listener takes, and in what order, its own auth says.
+// Auth says how clients can show who they are. Which of the ways a listener takes, and in what order, its own auth says.
 type Auth struct {
 	Passwords File `yaml:"passwords"` // of the links password and token
 	JWT       JWT  `yaml:"jwt"`
@@ -45,10 +45,14 @@ const (
 	linkToken       = "token"
 	linkJWT         = "jwt"
 	linkHook        = "hook"
+	linkSCRAM       = "scram" // of Kafka clients
 	linkAnonymous   = "anonymous"
 )
 
-var links = []string{linkCertificate, linkPassword, linkToken, linkJWT, linkHook, linkAnonymous}
+var (
+	links      = []string{linkCertificate, linkPassword, linkToken, linkJWT, linkHook, linkAnonymous}
+	kafkaLinks = []string{linkCertificate, linkSCRAM, linkPassword, linkToken, linkJWT, linkHook, linkAnonymous}
+)
 
 // The values of a listener's client_id.
 const (
@@ -69,6 +73,38 @@ func (m *MQTT) Chain() (chain []string) {
 		chain = append(chain, linkAnonymous)
 	}
 	return chain
+}
+
+// Chain are the links of a listener for Kafka clients, as MQTT's are of theirs.
+func (k *Kafka) Chain() []string {
+	m := MQTT{Auth: k.Auth, TLS: k.TLS}
+	return m.Chain()
+}
+
+// AllowAnonymous is MQTT's.
+func (k *Kafka) AllowAnonymous() bool { return slices.Contains(k.Chain(), linkAnonymous) }
+
+// CertificateOptional is MQTT's.
+func (k *Kafka) CertificateOptional() bool {
+	m := MQTT{Auth: k.Auth, TLS: k.TLS}
+	return m.CertificateOptional()
+}
+
+// SecretsShown tells whether clients send something that whoever sees it can use. By SCRAM they do not.
+func (k *Kafka) SecretsShown() bool {
+	return slices.ContainsFunc(k.Chain(), func(l string) bool { return l != linkCertificate && l != linkSCRAM && l != linkAnonymous })
+}
+
+// Mechanism is that of SASL with which a name and password get in; "": there is none, or none is needed.
+func (k *Kafka) Mechanism() string {
+	switch chain := k.Chain(); {
+	case k.AllowAnonymous():
+	case slices.Contains(chain, linkSCRAM):
+		return "SCRAM-SHA-512"
+	case slices.ContainsFunc(chain, func(l string) bool { return l == linkPassword || l == linkToken || l == linkHook }):
+		return "PLAIN"
+	}
+	return ""
 }
 
 // AllowAnonymous tells whether clients that show nothing are let in.
@@ -141,6 +177,11 @@ func checkURL(text string) error {
 // auth checks the ways, and that each is taken somewhere: who sets one up expects to be asked for it.
 func (ck *checker) auth() {
 	a, used := &ck.c.Auth, map[string]bool{}
+	for i := range ck.c.Listeners.Kafka {
+		for _, l := range ck.c.Listeners.Kafka[i].Chain() {
+			used[l] = true
+		}
+	}
 	for _, list := range [][]MQTT{ck.c.Listeners.MQTT, ck.c.Listeners.WS} {
 		for i := range list {
 			for _, l := range list[i].Chain() {
@@ -154,9 +195,9 @@ func (ck *checker) auth() {
 		}
 	}
 	unused := func(path, link string) {
-		ck.problem(path, "no listener asks for it", "write auth: ["+link+"] on a listener of listeners.mqtt or listeners.ws, or remove it")
+		ck.problem(path, "no listener asks for it", "write auth: ["+link+"] on a listener of listeners.mqtt, listeners.ws or listeners.kafka, or remove it")
 	}
-	if a.Passwords != "" && !used[linkPassword] && !used[linkToken] {
+	if a.Passwords != "" && !used[linkPassword] && !used[linkToken] && !used[linkSCRAM] {
 		unused("auth.passwords", linkPassword+", "+linkToken)
 	}
 	if a.JWT.Keys != "" && !used[linkJWT] {
@@ -219,25 +260,9 @@ func (ck *checker) cached(path string, d Duration) {
 
 // chain checks a listener's auth and client_id.
 func (ck *checker) chain(path string, m *MQTT) {
-	if m.Auth != nil && len(m.Auth) == 0 {
-		ck.problem(path+".auth", "nobody could come in", "list some of "+strings.Join(links, ", ")+", or remove it")
-	}
+	ck.links(path, m.Auth, &m.TLS, links)
 	if len(m.Auth) > 0 && m.Anonymous != nil {
 		ck.problem(path+".anonymous", "auth says who is let in", "remove anonymous, and write it at the end of auth if it is meant")
-	}
-	for i, l := range m.Auth {
-		at := fmt.Sprintf("%s.auth[%d]", path, i)
-		switch {
-		case !slices.Contains(links, l):
-			ck.problem(at, fmt.Sprintf("%q is not one of %s", clip(l), strings.Join(links, ", ")), didYouMean(l, links))
-		case slices.Contains(m.Auth[:i], l):
-			ck.problem(at, l+" stands twice", "remove one")
-		default:
-			ck.link(at, l, m)
-		}
-		if l == linkAnonymous && i != len(m.Auth)-1 {
-			ck.problem(at, "anonymous is for whom no other link knows", "write it last")
-		}
 	}
 	if m.ClientID != "" {
 		ck.oneOf(path+".client_id", m.ClientID, clientIDFree, clientIDBound)
@@ -247,11 +272,32 @@ func (ck *checker) chain(path string, m *MQTT) {
 	}
 }
 
+// links checks a listener's auth, of which only some links are possible.
+func (ck *checker) links(path string, auth []string, t *ListenerTLS, possible []string) {
+	if auth != nil && len(auth) == 0 {
+		ck.problem(path+".auth", "nobody could come in", "list some of "+strings.Join(possible, ", ")+", or remove it")
+	}
+	for i, l := range auth {
+		at := fmt.Sprintf("%s.auth[%d]", path, i)
+		switch {
+		case !slices.Contains(possible, l):
+			ck.problem(at, fmt.Sprintf("%q is not one of %s", clip(l), strings.Join(possible, ", ")), didYouMean(l, possible))
+		case slices.Contains(auth[:i], l):
+			ck.problem(at, l+" stands twice", "remove one")
+		default:
+			ck.link(at, l, t)
+		}
+		if l == linkAnonymous && i != len(auth)-1 {
+			ck.problem(at, "anonymous is for whom no other link knows", "write it last")
+		}
+	}
+}
+
 // link checks that what a link needs is there.
-func (ck *checker) link(at, l string, m *MQTT) {
+func (ck *checker) link(at, l string, t *ListenerTLS) {
 	a := &ck.c.Auth
 	switch {
-	case l == linkCertificate && m.TLS.ClientCA == "":
+	case l == linkCertificate && t.ClientCA == "":
 		ck.problem(at, "clients are not asked for certificates", "name the authority of their certificates in tls.client_ca")
 	case (l == linkPassword || l == linkToken) && a.Passwords == "":
 		ck.problem(at, "there is no password file", "make one with `millrace passwd FILE NAME --role device` and name it in auth.passwords")

@@ -68,6 +68,8 @@ type Kafka struct {
 	Bind      Address     `yaml:"bind"`
 	Advertise Address     `yaml:"advertise"` // what clients are told to connect to; empty: what they connected to
 	TLS       ListenerTLS `yaml:"tls"`
+	Auth      []string    `yaml:"auth"`    // links of the chain that says who is let in; see Chain
+	Session   Duration    `yaml:"session"` // after which clients authenticate again; 0: when what they showed ends
 }
 
 // HTTP serves the console, its API, health and metrics.
@@ -171,16 +173,7 @@ func (ck *checker) listeners() {
 		ck.mqtt(fmt.Sprintf("listeners.ws[%d]", i), &l.WS[i], true, taken)
 	}
 	for i, k := range l.Kafka {
-		path := fmt.Sprintf("listeners.kafka[%d]", i)
-		ck.bind(path+".bind", k.Bind, taken)
-		ck.tls(path+".tls", &k.TLS)
-		if k.TLS.ClientCA == "" {
-			ck.reached(path+".bind", k.Bind, askForCertificates)
-		}
-		ck.tcpOnly(path+".bind", k.Bind)
-		if host, port, _ := net.SplitHostPort(string(k.Advertise)); k.Advertise != "" && (host == "" || port == "0") {
-			ck.problem(path+".advertise", fmt.Sprintf("%q is not an address that a client can connect to", k.Advertise), "write host:port")
-		}
+		ck.kafka(fmt.Sprintf("listeners.kafka[%d]", i), &k, taken)
 	}
 	if l.HTTP.Bind != "" {
 		ck.bind("listeners.http.bind", l.HTTP.Bind, taken)
@@ -192,6 +185,27 @@ func (ck *checker) listeners() {
 	ck.pair("listeners.http.tls", l.HTTP.TLS.Cert, l.HTTP.TLS.Key)
 	for i := range l.Registry {
 		ck.registry(fmt.Sprintf("listeners.registry[%d]", i), &l.Registry[i], taken)
+	}
+}
+
+func (ck *checker) kafka(path string, k *Kafka, taken map[Address]string) {
+	ck.bind(path+".bind", k.Bind, taken)
+	ck.tls(path+".tls", &k.TLS)
+	ck.links(path, k.Auth, &k.TLS, kafkaLinks)
+	switch {
+	case !k.AllowAnonymous():
+	case len(k.Auth) > 1 && !k.Bind.Loopback() && !ck.c.InsecureAllowAnonymous:
+		ck.problem(path+".auth", fmt.Sprintf("%s is reached from other machines, and anonymous clients are let in", k.Bind),
+			"remove anonymous from auth, or let everybody in with insecure_allow_anonymous: true")
+	default:
+		ck.reached(path+".bind", k.Bind, askKafkaClients)
+	}
+	ck.tcpOnly(path+".bind", k.Bind)
+	if host, port, _ := net.SplitHostPort(string(k.Advertise)); k.Advertise != "" && (host == "" || port == "0") {
+		ck.problem(path+".advertise", fmt.Sprintf("%q is not an address that a client can connect to", k.Advertise), "write host:port")
+	}
+	if k.Session != 0 && (k.Session.Seconds() < 10 || k.Session.Seconds() > 7*86_400) {
+		ck.problem(path+".session", "not between 10s and 7d", "write a time span such as 1h, or remove it")
 	}
 }
 
@@ -262,8 +276,8 @@ func (ck *checker) mqtt(path string, m *MQTT, ws bool, taken map[Address]string)
 }
 
 const (
-	askForCertificates = "ask for certificates with tls.client_ca, "
-	askForAnything     = "ask for certificates with tls.client_ca, or for passwords, tokens or JWTs with auth (docs/authentication.md), "
+	askKafkaClients = "ask for certificates with tls.client_ca, or for passwords, tokens or JWTs with auth (docs/kafka-security.md), "
+	askForAnything  = "ask for certificates with tls.client_ca, or for passwords, tokens or JWTs with auth (docs/authentication.md), "
 )
 
 // admission checks that there is a way in, and none too many.

@@ -64,11 +64,7 @@ func startProduce(c *conn, r *request) (*reply, error) {
 			rp := &rt.Partitions[j]
 			rp.Default()
 			rp.Partition, rp.BaseOffset, rp.LogAppendTime, rp.LogStartOffset = t.Partitions[j].Partition, -1, -1, -1
-			refusal := refuse(kerr.TopicAuthorizationFailed, "the account may not write to the topic")
-			if may {
-				refusal = p.check(&req, t.Topic, topic, ok, &t.Partitions[j])
-			}
-			if refusal != nil {
+			if refusal := p.admit(&req, t.Topic, may, topic, ok, &t.Partitions[j]); refusal != nil {
 				refusal.set(&rp.ErrorCode, &rp.ErrorMessage)
 				p.errs.Add(1)
 				continue
@@ -78,6 +74,17 @@ func startProduce(c *conn, r *request) (*reply, error) {
 	}
 	p.done()
 	return &p.reply, nil
+}
+
+// admit refuses what must not go into the log, or may not go there.
+func (p *production) admit(req *kmsg.ProduceRequest, name string, may bool, topic eventlog.Topic, ok bool, part *kmsg.ProduceRequestTopicPartition) *refusal {
+	if !may {
+		return refuse(kerr.TopicAuthorizationFailed, "the account may not write to the topic")
+	}
+	if refusal := p.check(req, name, topic, ok, part); refusal != nil {
+		return refusal
+	}
+	return p.c.mayPublish(name, part.Records)
 }
 
 // byTopicID tells whether a request names its topics by id.

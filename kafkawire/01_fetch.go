@@ -167,8 +167,8 @@ func (f *fetch) resolve() {
 		if !t.ok || !f.set.byID { // an id that was found is found again, or its partitions say that it is gone
 			f.lookUp(t)
 		}
-		t.may = f.c.mayTopic(kmsg.ACLOperationRead, t.name) || f.set.byID && !t.ok
 	}
+	f.authorize()
 	for _, p := range f.set.parts {
 		t := p.topic
 		if p.index >= t.partitions {
@@ -180,10 +180,10 @@ func (f *fetch) resolve() {
 			f.set.changes++
 		}
 		switch {
-		case !t.may:
-			p.code = kerr.TopicAuthorizationFailed.Code
 		case !t.ok && f.set.byID:
 			p.code = kerr.UnknownTopicID.Code
+		case !t.may:
+			p.code = kerr.TopicAuthorizationFailed.Code
 		case !t.ok || p.index < 0 || p.index >= t.partitions:
 			p.code = kerr.UnknownTopicOrPartition.Code
 		case p.epoch > leaderEpoch:
@@ -200,8 +200,9 @@ func (f *fetch) lookUp(t *fetchTopic) {
 	t.asked = true
 	var topic eventlog.Topic
 	if f.set.byID {
-		topic, t.ok = f.c.s.topicByID(t.id)
-		t.name = topic.Name
+		if topic, t.ok = f.c.s.topicByID(t.id); t.name != topic.Name {
+			t.name, f.set.rights = topic.Name, stamp{}
+		}
 	} else {
 		topic, t.ok = f.c.s.topic(t.name)
 	}
@@ -209,6 +210,19 @@ func (f *fetch) lookUp(t *fetchTopic) {
 		f.set.changes++ // a partition that was not there could not be watched
 	}
 	t.at, t.partitions = topic.ID, topic.Partitions
+}
+
+// authorize asks what the client may read, unless nothing has changed since it was asked.
+func (f *fetch) authorize() (changed bool) {
+	now := f.c.stamp()
+	if now == f.set.rights {
+		return false
+	}
+	f.set.rights = now
+	for _, t := range f.set.topics {
+		t.may = f.c.mayTopic(kmsg.ACLOperationRead, t.name)
+	}
+	return true
 }
 
 // ready tells whether there is something to answer: MinBytes, or an error, which collect meets again.
@@ -255,7 +269,11 @@ func (f *fetch) wait() {
 func (f *fetch) collect() {
 	left := f.reserve(min(int(max(f.req.MaxBytes, 0)), f.c.s.MaxFetchBytes))
 	empty := true
+	asked := f.authorize() // a right may have gone while we waited
 	for _, p := range f.set.parts {
+		if asked && p.code == 0 && !p.topic.may {
+			p.code = kerr.TopicAuthorizationFailed.Code
+		}
 		if p.code != 0 {
 			continue
 		}

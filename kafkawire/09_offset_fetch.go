@@ -55,8 +55,7 @@ func (c *conn) fetchOffsets(req *kmsg.OffsetFetchRequest, rg *kmsg.OffsetFetchRe
 	out := kmsg.NewOffsetFetchResponseGroup()
 	out.Group = rg.Group
 	if !c.mayGroup(kmsg.ACLOperationDescribe, rg.Group) {
-		out.ErrorCode = kerr.GroupAuthorizationFailed.Code
-		return out
+		return refuseGroup(rg, version, kerr.GroupAuthorizationFailed)
 	}
 	var g *group.Group
 	if e := s.groups.groups[rg.Group]; e != nil {
@@ -106,6 +105,26 @@ func (c *conn) fetchOffsets(req *kmsg.OffsetFetchRequest, rg *kmsg.OffsetFetchRe
 					op = unstableOffset(p)
 				}
 			}
+			ot.Partitions = append(ot.Partitions, op)
+		}
+		out.Topics = append(out.Topics, ot)
+	}
+	return out
+}
+
+// refuseGroup answers for a group as a whole. Before version 2 there was no word for that but at each partition.
+func refuseGroup(rg *kmsg.OffsetFetchRequestGroup, version int16, refusal *kerr.Error) kmsg.OffsetFetchResponseGroup {
+	out := kmsg.NewOffsetFetchResponseGroup()
+	out.Group, out.ErrorCode = rg.Group, refusal.Code
+	if version >= 2 {
+		return out
+	}
+	for _, t := range rg.Topics {
+		ot := kmsg.NewOffsetFetchResponseGroupTopic()
+		ot.Topic = t.Topic
+		for _, p := range t.Partitions {
+			op := noOffset(p)
+			op.ErrorCode = refusal.Code
 			ot.Partitions = append(ot.Partitions, op)
 		}
 		out.Topics = append(out.Topics, ot)

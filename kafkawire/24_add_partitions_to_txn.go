@@ -19,7 +19,7 @@ func addPartitionsToTxn(c *conn, req *kmsg.AddPartitionsToTxnRequest) kmsg.Respo
 	resp := kmsg.NewPtrAddPartitionsToTxnResponse()
 	var parts []txn.Part
 	var limited []string
-	failed := false
+	may, failed := c.mayTransact(kmsg.ACLOperationWrite, req.TransactionalID), false
 	for _, t := range req.Topics {
 		rt := kmsg.NewAddPartitionsToTxnResponseTopic()
 		rt.Topic = t.Topic
@@ -28,6 +28,8 @@ func addPartitionsToTxn(c *conn, req *kmsg.AddPartitionsToTxnRequest) kmsg.Respo
 			rp := kmsg.NewAddPartitionsToTxnResponseTopicPartition()
 			rp.Partition = p
 			switch {
+			case !may: // then nothing is told of the topics
+				rp.ErrorCode = kerr.TransactionalIDAuthorizationFailed.Code
 			case !c.mayTopic(kmsg.ACLOperationWrite, t.Topic) || isInternal(t.Topic):
 				rp.ErrorCode = kerr.TopicAuthorizationFailed.Code
 			case !ok || p < 0 || p >= topic.Partitions:
@@ -42,9 +44,7 @@ func addPartitionsToTxn(c *conn, req *kmsg.AddPartitionsToTxnRequest) kmsg.Respo
 	}
 	var code int16
 	switch {
-	case !c.mayTransact(kmsg.ACLOperationWrite, req.TransactionalID):
-		code = kerr.TransactionalIDAuthorizationFailed.Code
-	case failed:
+	case !may, failed:
 		code = kerr.OperationNotAttempted.Code
 	default:
 		_, err := c.s.txns.known(c.ctx, req.TransactionalID, func(t *txn.Txn, _ int64) (txn.Output, *kerr.Error) {

@@ -200,7 +200,7 @@ func TestAdvertisedAddress(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	go n.srv.ServeAs(l, "log.example:19092")
+	go n.srv.ServeWith(l, ListenerOptions{Advertise: "log.example:19092"})
 	n.addr = l.Addr().String()
 	c := n.dial()
 	resp := do[*kmsg.MetadataResponse](c, 12, metadataOf())
@@ -224,7 +224,7 @@ func TestAdvertisedAddress(t *testing.T) {
 		t.Errorf("cluster: %+v", cluster)
 	}
 	for _, bad := range []string{"nowhere", "host:0", "host:70000", "host:x"} {
-		if err := n.srv.ServeAs(l, bad); err == nil || err == ErrServerClosed {
+		if err := n.srv.ServeWith(l, ListenerOptions{Advertise: bad}); err == nil || err == ErrServerClosed {
 			t.Errorf("advertised address %q: %v", bad, err)
 		}
 	}

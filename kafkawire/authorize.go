@@ -1,22 +1,160 @@
 package kafkawire
 
 import (
+	"fmt"
+	"sync"
+
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/millrace-io/millrace/eventlog"
+	"github.com/millrace-io/millrace/kafkawire/acl"
 )
 
-// Rights. A handler asks may, or one of its short forms, before it does or tells anything, and nothing else decides. What it
-// answers to a no is Kafka's: TOPIC_AUTHORIZATION_FAILED whether or not a topic that was named exists, and no word of it where
-// all topics were asked for.
+// Rights is the configuration's policy, in the words of this protocol. Its methods are safe for concurrent use and never wait.
+//
+// A no of the policy or of an ACL wins, then a yes of either; what neither speaks of is denied. One right the policy alone gives: to
+// alter the cluster, which is to change ACLs and credentials, so that an ACL can make nobody an administrator.
+type Rights interface {
+	// Epoch is another one whenever an answer may be.
+	Epoch() uint64
+	Decide(account string, op kmsg.ACLOperation, kind kmsg.ACLResourceType, name string) acl.Verdict
+	// Anywhere tells whether there is a resource of a kind of which Decide would say Allow.
+	Anywhere(account string, op kmsg.ACLOperation, kind kmsg.ACLResourceType) bool
+	// Publishing tells whether an account may send records to wherever those of a log topic go on to: all of them, or, if not, those with
+	// certain keys.
+	Publishing(account, topic string) (all bool, key func([]byte) bool)
+}
 
-// clusterName is the one resource of its kind, as Kafka calls it.
-const clusterName = "kafka-cluster"
+// A handler asks may, or one of its short forms, before it does or tells anything, and nothing else decides. What it answers to a
+// no is Kafka's: TOPIC_AUTHORIZATION_FAILED whether or not a topic that was named exists, and no word of it where all topics were
+// asked for.
+
+// rights are answers that a connection has had. They are forgotten when anything that decides has changed.
+type rights struct {
+	mu    sync.Mutex
+	as    stamp // that known is of
+	known map[question]bool
+}
+
+// stamp is what answers are as good as: while it is the same, so are they.
+type stamp struct {
+	policy, acls uint64
+	who          *principal
+}
+
+func (c *conn) stamp() stamp {
+	s := stamp{who: c.who.Load(), acls: c.s.acls.epoch.Load()}
+	if c.s.Rights != nil {
+		s.policy = c.s.Rights.Epoch()
+	}
+	return s
+}
+
+// question is one that answers are remembered of.
+type question struct {
+	op   kmsg.ACLOperation
+	kind kmsg.ACLResourceType
+	name string
+}
+
+// opPublish asks for all that a topic's records go on to; it is no operation of the protocol.
+const opPublish kmsg.ACLOperation = -1
+
+// maxKnown bounds what is remembered for a connection.
+const maxKnown = 4096
 
 // may tells whether the connection's principal may do something to a resource. Any goroutine; it never waits.
-func (c *conn) may(op kmsg.ACLOperation, kind kmsg.ACLResourceType, name string) bool { return true }
+func (c *conn) may(op kmsg.ACLOperation, kind kmsg.ACLResourceType, name string) bool {
+	if c.s.Rights == nil {
+		return true
+	}
+	yes := c.know(question{op, kind, name}, func(account string) bool { return c.decide(account, op, kind, name) })
+	if !yes {
+		c.s.denied(c, op, kind)
+	}
+	return yes
+}
+
+// know answers a question, if need be by asking.
+func (c *conn) know(q question, ask func(account string) bool) bool {
+	r := &c.rights
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if now := c.stamp(); now != r.as || len(r.known) >= maxKnown {
+		clear(r.known)
+		r.as = now
+	}
+	yes, known := r.known[q]
+	if known {
+		return yes
+	}
+	if r.as.who != nil {
+		yes = ask(r.as.who.account)
+	}
+	if r.known == nil {
+		r.known = map[question]bool{}
+	}
+	r.known[q] = yes
+	return yes
+}
+
+func (c *conn) decide(account string, op kmsg.ACLOperation, kind kmsg.ACLResourceType, name string) bool {
+	said := c.s.acls.set.Load().Decide(account, c.address, op, kind, name)
+	if said == acl.Allow && kind == kmsg.ACLResourceTypeCluster && op == kmsg.ACLOperationAlter {
+		said = acl.None
+	}
+	return c.s.Rights.Decide(account, op, kind, name).And(said) == acl.Allow
+}
 
 // mayAny tells whether there is a resource of a kind to which the principal may do something.
-func (c *conn) mayAny(op kmsg.ACLOperation, kind kmsg.ACLResourceType) bool { return true }
+func (c *conn) mayAny(op kmsg.ACLOperation, kind kmsg.ACLResourceType) bool {
+	if c.s.Rights == nil {
+		return true
+	}
+	return c.know(question{op, kind, ""}, func(account string) bool {
+		return c.s.Rights.Anywhere(account, op, kind) || c.s.acls.set.Load().Anywhere(account, c.address, op, kind)
+	})
+}
+
+// mayPublish refuses a batch of which a record would go on to MQTT where the principal may not publish; nil: it may go into the log. Only
+// who may not publish to all that the topic's records reach has their keys looked at.
+func (c *conn) mayPublish(topic string, records []byte) *refusal {
+	if c.s.Rights == nil {
+		return nil
+	}
+	var key func([]byte) bool
+	all := c.know(question{opPublish, kmsg.ACLResourceTypeTopic, topic}, func(account string) bool {
+		all, _ := c.s.Rights.Publishing(account, topic)
+		return all
+	})
+	if all {
+		return nil
+	}
+	if all, key = c.s.Rights.Publishing(c.account(), topic); all {
+		return nil
+	}
+	raw, err := eventlog.CheckBatch(records)
+	if err != nil {
+		return refused(err)
+	}
+	c.s.unpacking <- struct{}{}
+	defer func() { <-c.s.unpacking }()
+	err = eventlog.NewRawBatch(eventlog.Part{}, raw).Each(func(r *eventlog.Record) error {
+		if !key(r.Key) {
+			return fmt.Errorf("the account may not publish to where a record with the key %.100q goes on to", r.Key)
+		}
+		return nil
+	})
+	if err != nil {
+		c.s.denied(c, opPublish, kmsg.ACLResourceTypeTopic)
+		return refuse(kerr.TopicAuthorizationFailed, err.Error())
+	}
+	return nil
+}
+
+// unpackers is how many batches are unpacked at once to look at their keys: each may be large.
+const unpackers = 2
 
 func (c *conn) mayTopic(op kmsg.ACLOperation, topic string) bool {
 	return c.may(op, kmsg.ACLResourceTypeTopic, topic)
@@ -30,6 +168,9 @@ func (c *conn) mayGroup(op kmsg.ACLOperation, group string) bool {
 func (c *conn) mayTransact(op kmsg.ACLOperation, id string) bool {
 	return c.may(op, kmsg.ACLResourceTypeTransactionalId, id)
 }
+
+// clusterName is the one resource of its kind.
+const clusterName = acl.ClusterName
 
 func (c *conn) mayCluster(op kmsg.ACLOperation) bool {
 	return c.may(op, kmsg.ACLResourceTypeCluster, clusterName)
@@ -46,26 +187,10 @@ func (c *conn) mayJoin(group string) *kerr.Error {
 	return nil
 }
 
-// operationsOf are the operations that there are on a kind of resource, in the order of their numbers.
-var operationsOf = map[kmsg.ACLResourceType][]kmsg.ACLOperation{
-	kmsg.ACLResourceTypeTopic: {
-		kmsg.ACLOperationRead, kmsg.ACLOperationWrite, kmsg.ACLOperationCreate, kmsg.ACLOperationDelete, kmsg.ACLOperationAlter,
-		kmsg.ACLOperationDescribe, kmsg.ACLOperationDescribeConfigs, kmsg.ACLOperationAlterConfigs,
-	},
-	kmsg.ACLResourceTypeGroup: {
-		kmsg.ACLOperationRead, kmsg.ACLOperationDelete, kmsg.ACLOperationDescribe, kmsg.ACLOperationDescribeConfigs, kmsg.ACLOperationAlterConfigs,
-	},
-	kmsg.ACLResourceTypeTransactionalId: {kmsg.ACLOperationWrite, kmsg.ACLOperationDescribe},
-	kmsg.ACLResourceTypeCluster: {
-		kmsg.ACLOperationCreate, kmsg.ACLOperationAlter, kmsg.ACLOperationDescribe, kmsg.ACLOperationClusterAction,
-		kmsg.ACLOperationDescribeConfigs, kmsg.ACLOperationAlterConfigs, kmsg.ACLOperationIdempotentWrite,
-	},
-}
-
 // operations are the bits of what the principal may do to a resource.
 func (c *conn) operations(kind kmsg.ACLResourceType, name string) (bits int32) {
-	for _, op := range operationsOf[kind] {
-		if c.may(op, kind, name) {
+	for _, op := range acl.Operations[kind] {
+		if c.s.Rights == nil || c.know(question{op, kind, name}, func(account string) bool { return c.decide(account, op, kind, name) }) {
 			bits |= 1 << op
 		}
 	}

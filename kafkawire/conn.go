@@ -3,6 +3,7 @@ package kafkawire
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -34,12 +35,23 @@ type conn struct {
 	host   string // what to advertise; "": what the client connected to
 	port   int32
 
+	listener *ListenerOptions
+	address  string                              // the client's
+	tls      atomic.Pointer[tls.ConnectionState] // nil: none
+	who      atomic.Pointer[principal]           // nil: nobody yet. The reader sets it
+	rights   rights
+	once     sync.Once // the reason of its end is counted once
+	half     bool      // of Server.half; under Server.mu
+
 	// The reader's.
 	br       *bufio.Reader
 	buf      []byte      // for requests that are done with when their handler returns
 	clientID string      // of the last request
 	proven   atomic.Bool // a request made sense
 	heard    atomic.Bool // one that asked for more than which versions we speak
+	sasl     *sasl       // nil: no login is on its way
+	settled  bool        // who the client is can change no more
+	expiry   *time.Timer // of who
 
 	replies chan *reply
 	open    sync.WaitGroup // replies not written yet; the reader adds
@@ -68,8 +80,8 @@ type reply struct {
 // frame is a response on its way out, whole, with its length before it. Empty: nothing is sent.
 type frame struct{ bufs net.Buffers }
 
-func newConn(s *Server, nc net.Conn, host string, port int32) *conn {
-	c := &conn{s: s, nc: nc, host: host, port: port, br: bufio.NewReaderSize(nc, 4<<10), replies: make(chan *reply, maxInFlight)}
+func newConn(s *Server, nc net.Conn, o *ListenerOptions, host string, port int32) *conn {
+	c := &conn{s: s, nc: nc, listener: o, address: addressText(nc), host: host, port: port, br: bufio.NewReaderSize(nc, 4<<10), replies: make(chan *reply, maxInFlight)}
 	c.ctx, c.cancel = context.WithCancel(s.ctx)
 	return c
 }
@@ -78,6 +90,12 @@ func newConn(s *Server, nc net.Conn, host string, port int32) *conn {
 func (c *conn) serve() {
 	stop := context.AfterFunc(c.ctx, func() { c.nc.Close() })
 	defer stop()
+	patience := time.AfterFunc(authPatience, func() {
+		if c.who.Load() == nil {
+			c.lose(endedUnauthenticated)
+		}
+	})
+	defer patience.Stop()
 	var writer sync.WaitGroup
 	writer.Add(1)
 	go func() {
@@ -91,6 +109,9 @@ func (c *conn) serve() {
 	c.guard(c.read)
 	close(c.replies)
 	writer.Wait()
+	if c.expiry != nil {
+		c.expiry.Stop()
+	}
 	c.cancel()
 	c.nc.Close()
 }
@@ -106,7 +127,12 @@ func (c *conn) guard(loop func() error) {
 		}
 	}()
 	err := loop()
-	if errors.Is(err, errDraining) {
+	var lost *endedError
+	if errors.As(err, &lost) && c.ctx.Err() == nil {
+		c.count(lost.reason)
+		c.s.Logger.Debug("kafka: connection ended", "remote", c.nc.RemoteAddr().String(), "error", err)
+	}
+	if errors.Is(err, errDraining) || errors.Is(err, errAnswered) {
 		return // what was read is answered yet
 	}
 	if err == nil || errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) || c.ctx.Err() != nil {
@@ -114,6 +140,9 @@ func (c *conn) guard(loop func() error) {
 		return
 	}
 	switch {
+	case lost != nil:
+		c.end()
+		return
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		c.s.stats.stalled.Add(1)
 	case errors.Is(err, errUnsupported):
@@ -135,10 +164,14 @@ var (
 	errBadRequest  = errors.New("bad request")
 	errUnsupported = errors.New("unsupported request")
 	errDraining    = errors.New("the server closes")
+	errAnswered    = errors.New("nothing more is read from the client")
 )
 
 // read takes requests off the socket and starts them, one after another.
 func (c *conn) read() error {
+	if err := c.admit(); err != nil {
+		return err
+	}
 	for c.ctx.Err() == nil {
 		r, err := c.next()
 		if err != nil {
@@ -146,8 +179,12 @@ func (c *conn) read() error {
 		}
 		c.s.stats.requests[r.api.key].Add(1)
 		rep, err := r.api.start(c, r)
-		if err != nil {
+		var end *endedError
+		if err != nil && !errors.As(err, &end) {
 			return fmt.Errorf("%w: %s version %d: %w", errBadRequest, r.api.name, r.version, err)
+		}
+		if rep == nil {
+			return err
 		}
 		c.proven.Store(true)
 		if r.api.key != int16(kmsg.ApiVersions) {
@@ -158,6 +195,9 @@ func (c *conn) read() error {
 		case c.replies <- rep:
 		case <-c.ctx.Done():
 			c.open.Done()
+		}
+		if end != nil {
+			return fmt.Errorf("%w: %w", errAnswered, err)
 		}
 	}
 	return c.ctx.Err()
@@ -184,9 +224,15 @@ func (c *conn) next() (*request, error) {
 		return nil, err
 	}
 	size, key := int(int32(binary.BigEndian.Uint32(head))), int16(binary.BigEndian.Uint16(head[4:]))
+	if c.sasl != nil && c.sasl.bare {
+		return c.bareMessage(size)
+	}
 	limit := c.s.MaxRequestBytes
-	if !c.proven.Load() {
+	if !c.proven.Load() || c.who.Load() == nil {
 		limit = min(limit, firstLimit)
+	}
+	if err := c.allowedNow(key); err != nil {
+		return nil, err
 	}
 	if size < 8 || size > limit {
 		return nil, fmt.Errorf("%w: %d bytes, want 8 to %d", errBadRequest, size, limit)
@@ -205,6 +251,20 @@ func (c *conn) next() (*request, error) {
 		return nil, err
 	}
 	return r, nil
+}
+
+// bareMessage reads a message of a login that stands in no request.
+func (c *conn) bareMessage(size int) (*request, error) {
+	if size < 0 || size > maxToken {
+		return nil, fmt.Errorf("%w: %d bytes of SASL", errBadRequest, size)
+	}
+	if _, err := c.br.Discard(4); err != nil {
+		return nil, err
+	}
+	r := &request{api: bareAuthenticate, release: func() {}}
+	var err error
+	r.body, err = c.body(r, size, true)
+	return r, err
 }
 
 // readWithin bounds how long the next reads may take. When the server closes they take no time at all.
@@ -453,8 +513,17 @@ func (c *conn) advertised() (host string, port int32) {
 
 // remoteHost is the client's address, as groups show it.
 func (c *conn) remoteHost() string {
-	if a, ok := c.nc.RemoteAddr().(*net.TCPAddr); ok {
-		return "/" + a.IP.String()
+	if c.address != "" {
+		return "/" + c.address
 	}
 	return c.nc.RemoteAddr().String()
+}
+
+// addressText is a client's address, without the port; "": it has none.
+func addressText(nc net.Conn) string {
+	a, ok := nc.RemoteAddr().(*net.TCPAddr)
+	if !ok {
+		return ""
+	}
+	return a.AddrPort().Addr().Unmap().WithZone("").String()
 }

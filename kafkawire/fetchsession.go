@@ -37,7 +37,7 @@ type fetchTopic struct {
 	parts      int  // of the set
 	ok         bool // it was there
 	asked      bool // during this request
-	may        bool // be read by who asks
+	may        bool // be read by who asks; as of fetchSet.rights
 	at         eventlog.TopicID
 	partitions int32
 }
@@ -76,6 +76,7 @@ type fetchSet struct {
 	index   map[fetchKey]*fetchPart
 	moved   []*fetchPart // scratch of rotate
 	changes int          // counts what a watch must know
+	rights  stamp        // of when the client was asked after
 
 	// A session's, guarded by fetchSessions.mu:
 	id            int32
@@ -144,7 +145,7 @@ func (s *fetchSet) topic(key fetchKey) *fetchTopic {
 		}
 	}
 	t := &fetchTopic{name: key.name, id: key.id}
-	s.topics = append(s.topics, t)
+	s.topics, s.rights = append(s.topics, t), stamp{}
 	return t
 }
 

@@ -23,7 +23,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"strconv"
+	"net/netip"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -33,6 +33,8 @@ import (
 
 	"github.com/millrace-io/millrace/eventlog"
 	"github.com/millrace-io/millrace/eventlog/engine"
+	"github.com/millrace-io/millrace/identity"
+	"github.com/millrace-io/millrace/identity/scram"
 	"github.com/millrace-io/millrace/kafkawire/group"
 )
 
@@ -97,7 +99,15 @@ type Options struct {
 	Carries      func(topic string) bool            // devices wait for the topic's records: a transaction in it takes a minute at most
 	Fixed        func(topic string) (reason string) // not "": the topic's partition count must not change, and why
 
-	MaxConnections  int           // 4096
+	Rights Rights // nil: everything is allowed
+	// Verifier is what a password file has for a SCRAM login; nil: there is none. stands tells that the name is in the file, and so
+	// that nothing that a client has set counts for it.
+	Verifier func(m scram.Mechanism, name string) (v *scram.Verifier, g identity.Grant, stands bool)
+
+	MaxConnections   int // 4096
+	MaxHalfOpen      int // half of MaxConnections: whose client is nobody yet, where a gate is
+	MaxHalfOpenPerIP int // 256
+
 	MaxRequestBytes int           // 100 MiB
 	MaxFetchBytes   int           // 55 MiB: of records in one response, but for a first batch larger than that
 	MaxBuffered     int64         // 256 MiB: of requests over 64 KiB being read or appended, in all connections
@@ -142,6 +152,8 @@ func (o *Options) setDefaults() {
 	def(&o.NodeID, 1)
 	def(&o.LogDir, "log")
 	def(&o.MaxConnections, 4096)
+	def(&o.MaxHalfOpen, max(o.MaxConnections/2, 1))
+	def(&o.MaxHalfOpenPerIP, 256)
 	def(&o.MaxRequestBytes, 100<<20)
 	def(&o.MaxFetchBytes, 55<<20)
 	def(&o.MaxBuffered, 256<<20)
@@ -184,8 +196,15 @@ func newID(prefix string) string {
 // Server is a Kafka broker over an engine. Its methods are safe for concurrent use.
 type Server struct {
 	Options
-	groups   *coordinator
-	txns     *transactions
+	groups *coordinator
+	acls   *acls
+	txns   *transactions
+
+	credentials *credentials
+	unpacking   chan struct{} // a place for each batch that is unpacked to look at its keys
+	half        halfOpen      // under mu
+	saying      sparing
+
 	sessions *fetchSessions
 	buffers  *semaphore.Weighted // Options.MaxBuffered
 	fetches  *semaphore.Weighted // Options.MaxFetched
@@ -214,9 +233,19 @@ func New(o Options) (*Server, error) {
 		listeners: map[net.Listener]struct{}{},
 		conns:     map[*conn]struct{}{},
 		drain:     make(chan struct{}),
+		unpacking: make(chan struct{}, unpackers),
+		half:      halfOpen{of: map[netip.Addr]int{}},
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	var err error
+	if s.acls, err = newACLs(s.ctx, &s.Options); err != nil {
+		s.cancel()
+		return nil, fmt.Errorf("read the ACLs: %w", err)
+	}
+	if s.credentials, err = newCredentials(s.ctx, &s.Options); err != nil {
+		s.cancel()
+		return nil, fmt.Errorf("read the SCRAM credentials: %w", err)
+	}
 	s.groups, err = newCoordinator(s.ctx, &s.Options, &group.Config{
 		MinSession: o.MinSession, MaxSession: o.MaxSession, InitialDelay: o.RebalanceDelay, PendingTimeout: pendingTimeout,
 		ConsumerSession: o.ConsumerSession, ConsumerHeartbeat: o.ConsumerHeartbeat,
@@ -236,89 +265,6 @@ func New(o Options) (*Server, error) {
 
 // ErrServerClosed is what Serve returns after Close.
 var ErrServerClosed = errors.New("kafka server closed")
-
-// Serve answers the connections of a listener until it or the server is closed. Clients are told to come back to the address
-// they connected to.
-func (s *Server) Serve(l net.Listener) error { return s.serve(l, "", 0) }
-
-// ServeAs is Serve for clients that must use another address than the one they see here: behind a NAT, a proxy, a container's
-// port mapping. advertise is host:port; an empty host means the one connected to.
-func (s *Server) ServeAs(l net.Listener, advertise string) error {
-	host, portText, err := net.SplitHostPort(advertise)
-	if err != nil {
-		return fmt.Errorf("advertised address %q: %w", advertise, err)
-	}
-	port, err := strconv.ParseUint(portText, 10, 16)
-	if err != nil || port == 0 {
-		return fmt.Errorf("advertised address %q: port is not a number from 1 to 65535", advertise)
-	}
-	return s.serve(l, host, int32(port))
-}
-
-func (s *Server) serve(l net.Listener, host string, port int32) error {
-	s.mu.Lock()
-	if s.closed {
-		s.mu.Unlock()
-		return ErrServerClosed
-	}
-	s.listeners[l] = struct{}{}
-	s.running.Add(1)
-	s.mu.Unlock()
-	defer s.running.Done()
-	defer func() {
-		s.mu.Lock()
-		delete(s.listeners, l)
-		s.mu.Unlock()
-		l.Close()
-	}()
-	for wait := time.Duration(0); ; {
-		nc, err := l.Accept()
-		if err == nil {
-			wait = 0
-			s.accept(nc, host, port)
-			continue
-		}
-		if s.draining() {
-			return ErrServerClosed
-		}
-		if errors.Is(err, net.ErrClosed) {
-			return fmt.Errorf("accept on %v: %w", l.Addr(), err)
-		}
-		wait = min(max(2*wait, 5*time.Millisecond), time.Second) // out of descriptors, most likely
-		s.Logger.Warn("kafka: accept failed", "listener", l.Addr().String(), "error", err, "retry_in", wait)
-		select {
-		case <-time.After(wait):
-		case <-s.drain:
-			return ErrServerClosed
-		}
-	}
-}
-
-// accept starts a connection, or refuses it when there are too many.
-func (s *Server) accept(nc net.Conn, host string, port int32) {
-	c := newConn(s, nc, host, port)
-	s.mu.Lock()
-	if len(s.conns) >= s.MaxConnections {
-		s.mu.Unlock()
-		s.stats.refused.Add(1)
-		s.Logger.Warn("kafka: connection refused: too many", "remote", nc.RemoteAddr().String(), "limit", s.MaxConnections)
-		nc.Close()
-		return
-	}
-	s.conns[c] = struct{}{}
-	s.running.Add(1)
-	s.mu.Unlock()
-	s.stats.accepted.Add(1)
-	go func() {
-		defer s.running.Done()
-		defer func() {
-			s.mu.Lock()
-			delete(s.conns, c)
-			s.mu.Unlock()
-		}()
-		c.serve()
-	}()
-}
 
 // drainTime is how long Close waits for what was read to be answered. firstGrace is how long a client that just came may take
 // to ask its first question: some take the end of such a connection for a broker that wants TLS, and give up.
@@ -389,6 +335,9 @@ type counters struct {
 	badRequests, unsupported  atomic.Uint64
 	bytesIn, bytesOut         atomic.Uint64
 	produceErrors, stalled    atomic.Uint64
+	ended                     [len(endings)]atomic.Uint64
+	logins                    [len(mechanisms)][len(saslResults)]atomic.Uint64
+	denials                   [len(operationNames)]atomic.Uint64
 	requests                  [maxKey + 1]atomic.Uint64
 }
 
@@ -403,6 +352,11 @@ type Stats struct {
 	Panics            uint64            // connections ended by a bug of ours
 	ProduceErrors     uint64            // batches refused
 	BytesIn, BytesOut uint64
+	HalfOpen          int                          // connections whose client is nobody yet
+	Ended             map[string]uint64            // connections ended, by what was wrong with who their client was
+	Logins            map[string]map[string]uint64 // by SASL, by mechanism and result
+	Denied            map[string]uint64            // questions answered with no, by what was to be done
+	ACLs              int
 	Groups            int
 	TransactionalIDs  int       // known
 	OpenTransactions  int       // and not ended yet
@@ -422,8 +376,9 @@ func (s *Server) Stats() Stats {
 		out.Requests[a.name] = c.requests[a.key].Load()
 	}
 	out.TransactionalIDs, out.OpenTransactions, out.OldestTransaction = s.txns.counts()
+	out.addSecurity(s)
 	s.mu.Lock()
-	out.Connections = len(s.conns)
+	out.Connections, out.HalfOpen = len(s.conns), s.half.all
 	s.mu.Unlock()
 	return out
 }

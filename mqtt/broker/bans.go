@@ -212,6 +212,12 @@ func (b *Broker) Unban(x Ban) bool {
 	return b.bans.remove(x.who())
 }
 
+// Banned tells whether an account or an address is kept out, for servers of other protocols.
+func (b *Broker) Banned(principal string, a netip.Addr) bool {
+	now := b.o.Now()
+	return b.bans.principal(now, principal, "") || b.bans.address(now, a)
+}
+
 // Bans lists who is banned, the latest first.
 func (b *Broker) Bans() []Ban {
 	l := &b.bans

@@ -1,0 +1,100 @@
+package kafkawire
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/millrace-io/millrace/eventlog"
+)
+
+// book is a compacted topic of the server's own, of which the last record of each key counts. It is made when something is first
+// written in it. A write is durable when it returns, and what a crash cuts off was never answered. Who owns a book has its writers take turns.
+type book struct {
+	log   Engine
+	name  string
+	now   func() time.Time
+	learn func(key, value []byte) error // takes in a record; value nil: the key is gone
+}
+
+// entryOf is a record of a book.
+type entryOf struct{ key, value []byte }
+
+// open reads what is in the book. A record that cannot be understood is an error: it may be what keeps somebody out.
+func (b *book) open(ctx context.Context) error {
+	topic, ok := b.log.TopicByName(b.name)
+	if !ok {
+		return nil
+	}
+	part := eventlog.Part{Topic: topic.ID}
+	starts, err := b.log.Starts(ctx, topic.ID)
+	if err != nil {
+		return fmt.Errorf("read topic %s: %w", b.name, err)
+	}
+	for at := starts[0]; ; {
+		batches, next, err := b.log.Read(ctx, eventlog.Position{Part: part, Offset: at}, 1<<20)
+		if err != nil {
+			return fmt.Errorf("read topic %s from offset %d: %w", b.name, at, err)
+		}
+		for _, batch := range batches {
+			err := batch.Each(func(r *eventlog.Record) error {
+				if err := b.learn(r.Key, r.Value); err != nil {
+					return fmt.Errorf("offset %d: %w", r.Offset, err)
+				}
+				return nil
+			})
+			if err != nil {
+				return fmt.Errorf("topic %s: %w", b.name, err)
+			}
+		}
+		if len(batches) == 0 && next == at {
+			return nil
+		}
+		at = next
+	}
+}
+
+// write appends records as one batch, and takes them in once they are durable.
+func (b *book) write(ctx context.Context, entries []entryOf) error {
+	topic, err := b.topic(ctx)
+	if err != nil {
+		return err
+	}
+	var builder eventlog.Builder
+	for _, e := range entries {
+		builder.Add(b.now().UnixMilli(), e.key, e.value, nil)
+	}
+	batch, _, err := builder.Batch(eventlog.Part{Topic: topic.ID}, eventlog.None)
+	if err != nil {
+		return fmt.Errorf("write to topic %s: %w", b.name, err)
+	}
+	outcome := make(chan error, 1)
+	b.log.Append(batch, func(o eventlog.Outcome) {
+		err := o.Err
+		for _, r := range o.Each {
+			err = errors.Join(err, r.Err)
+		}
+		outcome <- err
+	})
+	if err := <-outcome; err != nil { // the log answers always: it is not ours to wait less long than for the truth
+		return fmt.Errorf("write to topic %s: %w", b.name, err)
+	}
+	for _, e := range entries {
+		if err := b.learn(e.key, e.value); err != nil {
+			return fmt.Errorf("topic %s: %w", b.name, err)
+		}
+	}
+	return nil
+}
+
+func (b *book) topic(ctx context.Context) (eventlog.Topic, error) {
+	if topic, ok := b.log.TopicByName(b.name); ok {
+		return topic, nil
+	}
+	topic, err := b.log.CreateTopic(ctx, eventlog.TopicSpec{Name: b.name, Partitions: 1, Config: map[string]string{"cleanup.policy": "compact"}})
+	if err != nil {
+		return topic, fmt.Errorf("create topic %s: %w", b.name, err)
+	}
+	return topic, nil
+}
