@@ -29,6 +29,7 @@ import (
 	"github.com/millrace-io/millrace/metrics"
 	"github.com/millrace-io/millrace/mqtt/broker"
 	"github.com/millrace-io/millrace/route"
+	"github.com/millrace-io/millrace/spill"
 )
 
 // Options say how a node is built.
@@ -53,6 +54,7 @@ type tuning struct {
 	broker func(*broker.Options)
 	bridge func(*bridge.Options)
 	kafka  func(*kafka.Options)
+	spill  func(*spill.Options)
 }
 
 // Test makes a node behave as on other machines, or in worse moments. It is for measurements only.
@@ -216,7 +218,7 @@ func (n *Node) openRoutes(ctx context.Context) (err error) {
 	n.store, err = route.Open(ctx, route.Options{
 		Log: n.log, Routes: n.specs, Now: n.now, Meter: n.meter, Unlogged: n.unlogged, Logger: n.o.Logger.With("part", "route"),
 		SessionPartitions: int32(c.Log.SessionPartitions), RetainedPartitions: int32(c.Log.RetainedPartitions),
-		MaxPacket: int(c.Limits.PacketBytes),
+		MaxPacket: int(c.Limits.PacketBytes), Spill: n.spillOpener(),
 	})
 	return err
 }

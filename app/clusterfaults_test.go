@@ -3,7 +3,9 @@ package app
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -28,6 +30,39 @@ type faulty struct {
 	load *clusterLoad
 	net  *faultproxy.Net
 	ids  atomic.Int32
+
+	again func() *Node           // starts the node anew
+	at    atomic.Pointer[string] // where it is
+}
+
+// fill publishes messages of 1 KiB at QoS 1, and says how many were refused.
+func (f *faulty) fill(n int) (refused int64) {
+	f.Helper()
+	c := sim.NewClient(sim.ClientOptions{Dial: sim.DialTCP(f.n.Address("MQTT")), Connect: packet.Connect{Version: packet.V5, CleanStart: true, ClientID: fmt.Sprintf("fill-%d", f.ids.Add(1))}})
+	if _, err := c.Connect(f.Context()); err != nil {
+		f.Fatal(err)
+	}
+	defer c.Drop()
+	var bad atomic.Int64
+	var all sync.WaitGroup
+	rng := rand.New(rand.NewPCG(1, 1))
+	for range n {
+		payload := make([]byte, 1024)
+		for i := range payload {
+			payload[i] = byte(rng.Uint32())
+		}
+		all.Add(1)
+		if err := c.Publish(f.Context(), &packet.Publish{Topic: []byte("load/fill"), QoS: 1, Payload: payload}, func(code packet.Code) {
+			defer all.Done()
+			if code.Failed() {
+				bad.Add(1)
+			}
+		}); err != nil {
+			f.Fatal(err)
+		}
+	}
+	all.Wait()
+	return bad.Load()
 }
 
 // clusterFault is one row of the fault table: what happens, what the node calls it, and how it ends.
@@ -37,6 +72,15 @@ type clusterFault struct {
 	begin func(f *faulty)
 	end   func(f *faulty)
 }
+
+// runs notes the node that is to be broken.
+func (f *faulty) runs(n *Node) {
+	at := n.Address("MQTT")
+	f.n = n
+	f.at.Store(&at)
+}
+
+func (f *faulty) address() string { return *f.at.Load() }
 
 func (f *faulty) set(m faultproxy.Mode) {
 	f.Helper()
@@ -136,10 +180,10 @@ func onFake(t *testing.T, more string) (*faulty, *kfake.Cluster) {
 	t.Cleanup(f.net.Close)
 	c := testConfig(t, "log: {kafka: ["+strings.Join(cluster.ListenAddrs(), ", ")+"]}\nlimits: {inbound_bytes: 256KiB}\n"+more)
 	c.Log.Data = ""
-	f.n = bootTuned(t, c, func(o *kafka.Options) {
+	f.runs(bootTuned(t, c, func(o *kafka.Options) {
 		o.Dial, o.RoomBytes, o.Patience = f.net.Dial, floodRoom, 400*time.Millisecond
-	})
-	f.load = startLoad(t, func() string { return f.n.Address("MQTT") }, 300)
+	}))
+	f.load = startLoad(t, f.address, 300)
 	return f, cluster
 }
 
@@ -216,7 +260,7 @@ func TestClusterTopicReplaced(t *testing.T) {
 		if _, err := adm.CreateTopic(t.Context(), partitions, 3, nil, "mqtt"); err != nil {
 			t.Fatal(err)
 		}
-		f.load = startLoad(t, func() string { return f.n.Address("MQTT") }, 300)
+		f.load = startLoad(t, f.address, 300)
 		f.load.more(100)
 		f.load.finish()
 		if said := f.n.Status(); !said.Ready {

@@ -38,9 +38,21 @@ func (n *Node) clusterHealth() kafka.Health {
 
 // clusterCheck is the condition of readiness that the cluster does its work. Nobody has to do anything to the node when it does not hold:
 // devices are held back, and everything goes on by itself.
-func (n *Node) clusterCheck() console.Check {
+func (n *Node) clusterCheck() (c console.Check) {
 	h := n.clusterHealth()
-	c := console.Check{Name: "log", OK: !h.Stuck, Detail: fmt.Sprintf("on a Kafka cluster, %s: it %s", h.State, clusterWords[h.State])}
+	c = console.Check{Name: "log", OK: !h.Stuck, Detail: fmt.Sprintf("on a Kafka cluster, %s: it %s", h.State, clusterWords[h.State])}
+	if st, ok := n.spillStats(); ok && (st.Messages > 0 || st.Full) {
+		defer func() {
+			c.Detail += fmt.Sprintf("; %d messages (%d bytes) wait on the local disk for it, the oldest for %s", st.Messages, st.Bytes, st.Age.Round(time.Second))
+			c.OK = !st.Full // who publishes on a spilled route need not wait
+			if st.Full {
+				c.Detail += ", and no more are taken"
+			}
+			if st.Err != nil {
+				c.Detail += fmt.Sprintf(" (%v)", st.Err)
+			}
+		}()
+	}
 	if h.State == kafka.OK {
 		return c
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -22,6 +23,7 @@ func persistent(id string) packet.Connect {
 // clusterLoad is devices that publish at QoS 1 and at QoS 2, with a subscriber to each, and the ledgers of who sent, was acknowledged and got what.
 type clusterLoad struct {
 	t         *testing.T
+	number    int32 // each has clients and topics of its own
 	ledgers   [3]*sim.Ledger
 	acked     [3]atomic.Uint64
 	connects  [3]atomic.Uint64
@@ -32,13 +34,15 @@ type clusterLoad struct {
 }
 
 func (l *clusterLoad) name(qos byte) (prefix, filter string) {
-	return fmt.Sprintf("q%d-", qos), fmt.Sprintf("load/%d/#", qos)
+	return fmt.Sprintf("q%d-%d-", qos, l.number), fmt.Sprintf("load/%d/%d/#", qos, l.number)
 }
+
+var loadNumber atomic.Int32
 
 // startLoad begins. address is asked at each connection: a node that starts again may be elsewhere.
 func startLoad(t *testing.T, address func() string, rate float64) *clusterLoad {
 	t.Helper()
-	l := &clusterLoad{t: t, ledgers: [3]*sim.Ledger{1: sim.NewLedger(), 2: sim.NewLedger()}, loads: make(chan error, 2), watches: make(chan error, 2)}
+	l := &clusterLoad{t: t, number: loadNumber.Add(1), ledgers: [3]*sim.Ledger{1: sim.NewLedger(), 2: sim.NewLedger()}, loads: make(chan error, 2), watches: make(chan error, 2)}
 	loadCtx, stopLoad := context.WithCancel(t.Context())
 	watchCtx, stopWatch := context.WithCancel(t.Context())
 	l.stopLoad, l.stopWatch = stopLoad, stopWatch
@@ -57,7 +61,7 @@ func startLoad(t *testing.T, address func() string, rate float64) *clusterLoad {
 			t.Fatal("no subscriber")
 		}
 		go func() {
-			o := sim.LoadOptions{Clients: 8, Prefix: prefix, Topic: fmt.Sprintf("load/%d/{client}/{topic}", qos), Topics: 3, Size: 64, Rate: rate}
+			o := sim.LoadOptions{Clients: 8, Prefix: prefix, Topic: strings.TrimSuffix(filter, "#") + "{client}/{topic}", Topics: 3, Size: 64, Rate: rate}
 			o.Dial, o.Connect, o.QoS, o.Window, o.Ledger = dial, persistent(""), qos, 16, l.ledgers[qos]
 			o.Grace, o.Every = time.Minute, 20*time.Millisecond
 			o.Report = func(s sim.FleetStats) {
@@ -74,10 +78,14 @@ func startLoad(t *testing.T, address func() string, rate float64) *clusterLoad {
 // more waits until n more are acknowledged at each QoS.
 func (l *clusterLoad) more(n uint64) {
 	l.t.Helper()
-	for qos := 1; qos <= 2; qos++ {
-		want := l.acked[qos].Load() + n
-		eventually(l.t, fmt.Sprintf("%d more are acknowledged at QoS %d", n, qos), func() bool { return l.acked[qos].Load() >= want })
-	}
+	l.moreAt(1, n)
+	l.moreAt(2, n)
+}
+
+func (l *clusterLoad) moreAt(qos byte, n uint64) {
+	l.t.Helper()
+	want := l.acked[qos].Load() + n
+	eventually(l.t, fmt.Sprintf("%d more are acknowledged at QoS %d", n, qos), func() bool { return l.acked[qos].Load() >= want })
 }
 
 func (l *clusterLoad) ackedNow() uint64    { return l.acked[1].Load() + l.acked[2].Load() }
@@ -115,4 +123,11 @@ func (l *clusterLoad) finish() {
 
 func dialTo(address func() string) func(context.Context) (net.Conn, error) {
 	return func(ctx context.Context) (net.Conn, error) { return (&net.Dialer{}).DialContext(ctx, "tcp", address()) }
+}
+
+// quickly stops a node whose cluster is away: what would wait is cut short.
+func quickly(n *Node) {
+	ctx, cancel := context.WithTimeout(context.Background(), 500*time.Millisecond)
+	defer cancel()
+	_ = n.Stop(ctx)
 }

@@ -37,6 +37,7 @@ func (n *Node) collect(s *metrics.Samples) {
 	}
 	if n.cluster != nil {
 		n.collectCluster(s)
+		n.collectSpill(s)
 	}
 }
 

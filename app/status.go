@@ -57,6 +57,9 @@ func (n *Node) warnings() (ws []string) {
 		if r.Ack == "memory" {
 			ws = append(ws, fmt.Sprintf("routes[%d] (%s): ack: memory: acknowledged messages survive a crash of the program, not a power cut", i, r.MQTT))
 		}
+		if r.Spill {
+			ws = append(ws, fmt.Sprintf("routes[%d] (%s): spill: true: acknowledged messages are on this machine's disk, and in the cluster later", i, r.MQTT))
+		}
 		if r.Store != nil && !*r.Store {
 			ws = append(ws, fmt.Sprintf("routes[%d] (%s): store: false: messages are acknowledged without a receipt, and kept nowhere", i, r.MQTT))
 		}

@@ -3,6 +3,7 @@ package app
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/millrace-io/millrace/config"
@@ -31,7 +32,8 @@ func CheckRoutes(c *config.Config) error {
 // checkSizes refuses MQTT packets that the embedded log has no room for: they would be let in, and then refused one by one.
 func checkSizes(c *config.Config) error {
 	most := config.Size(engine.MaxAppend - route.Overhead)
-	if len(c.Log.Kafka) > 0 || c.Limits.PacketBytes <= most {
+	spilled := slices.ContainsFunc(c.Routes, func(r config.Route) bool { return r.Spill }) // what waits for a cluster is in one, too
+	if len(c.Log.Kafka) > 0 && !spilled || c.Limits.PacketBytes <= most {
 		return nil
 	}
 	return fmt.Errorf("%s: limits.packet_bytes: %d is more than a record of the embedded log can have beside its headers: write at most %dKiB",
@@ -45,7 +47,7 @@ func Routes(c *config.Config) (specs []route.Spec) {
 		retention := time.Duration(r.Retention) // Forever is negative in both
 		specs = append(specs, route.Spec{
 			MQTT: r.MQTT, Topic: r.Topic, Key: r.Key, Partitions: int32(r.Partitions), Retention: retention, Compression: codec,
-			Compact: r.Compact, AckMemory: r.Ack == "memory", Both: r.Direction == "both", Discard: r.Store != nil && !*r.Store,
+			Compact: r.Compact, AckMemory: r.Ack == "memory", Both: r.Direction == "both", Spill: r.Spill, Discard: r.Store != nil && !*r.Store,
 			Where: c.Where(fmt.Sprintf("routes[%d]", i)), Invalid: invalidPayload(&r.Schema),
 		})
 	}

@@ -60,9 +60,6 @@ func (ck *checker) log() {
 			ck.problem("log.replication", "the embedded log is on one machine", "remove it, or name a cluster in log.kafka")
 		}
 	} else {
-		if ck.c.Where("log.data") != "default" {
-			ck.problem("log.data", "the log is the Kafka cluster of log.kafka, nothing is kept here", "remove log.data or log.kafka")
-		}
 		if ck.c.Where("listeners.kafka") != "default" && len(ck.c.Listeners.Kafka) > 0 {
 			ck.problem("listeners.kafka", "with log.kafka, Kafka clients connect to that cluster", "remove listeners.kafka")
 		}
@@ -77,6 +74,7 @@ func (ck *checker) log() {
 		}
 	}
 	ck.cluster()
+	ck.spill()
 	if l.MaxBytes.Percent == 0 && l.MaxBytes.Bytes < 256<<20 {
 		ck.problem("log.max_bytes", "less than 256MiB", "give the log room, or write a percentage")
 	}
@@ -118,6 +116,9 @@ func (ck *checker) route(i int) {
 	}
 	if r.Ack != "" {
 		ck.oneOf(path+".ack", r.Ack, "disk", "memory")
+	}
+	if r.Spill && len(ck.c.Log.Kafka) == 0 {
+		ck.problem(path+".spill", "the embedded log is on the local disk already", "remove it, or name a cluster in log.kafka")
 	}
 	if r.Direction != "" {
 		ck.oneOf(path+".direction", r.Direction, "in", "both")

@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"strings"
+	"time"
 )
 
 // ClusterTLS is what connections to the brokers of log.kafka are made with. The zero one is none.
@@ -28,6 +29,24 @@ type ClusterSASL struct {
 	ClientSecret Secret   `yaml:"client_secret"`
 	Scope        string   `yaml:"scope"`
 	CA           File     `yaml:"ca"` // that the token_url is trusted by; empty: the system's
+}
+
+// Spill bounds what waits on the local disk for the cluster.
+type Spill struct {
+	MaxBytes Size     `yaml:"max_bytes"` // of all routes together
+	MaxAge   Duration `yaml:"max_age"`   // 0: none
+	WhenFull string   `yaml:"when_full"` // reject | overwrite
+}
+
+func (ck *checker) spill() {
+	s := &ck.c.Log.Spill
+	ck.oneOf("log.spill.when_full", s.WhenFull, "reject", "overwrite")
+	if s.MaxBytes < 1<<20 {
+		ck.problem("log.spill.max_bytes", "less than 1MiB", "give what waits some room")
+	}
+	if s.MaxAge < 0 || s.MaxAge > 0 && s.MaxAge < Duration(time.Second) {
+		ck.problem("log.spill.max_age", "less than a second", "write a time span such as 1d, or 0 for none")
+	}
 }
 
 // cluster checks how log.kafka is reached.

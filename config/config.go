@@ -48,8 +48,9 @@ type Log struct {
 	Groups             Groups       `yaml:"groups"`
 	Transactions       Transactions `yaml:"transactions"`
 
-	TLS  ClusterTLS  `yaml:"tls"` // of connections to the cluster
-	SASL ClusterSASL `yaml:"sasl"`
+	TLS   ClusterTLS  `yaml:"tls"` // of connections to the cluster
+	SASL  ClusterSASL `yaml:"sasl"`
+	Spill Spill       `yaml:"spill"` // of what waits in data for the cluster, on routes with spill
 }
 
 // Route maps a part of the MQTT topic tree to a log topic. Zero fields take the defaults that package route names.
@@ -62,6 +63,7 @@ type Route struct {
 	Compression string   `yaml:"compression"`
 	Compact     bool     `yaml:"compact"`
 	Ack         string   `yaml:"ack"`       // disk | memory
+	Spill       bool     `yaml:"spill"`     // wait on the local disk for the cluster
 	Direction   string   `yaml:"direction"` // in | both
 	Store       *bool    `yaml:"store"`
 	Kind        string   `yaml:"kind"` // recorded | simulated
@@ -158,7 +160,8 @@ func Default() *Config {
 		},
 		Auth: Auth{JWT: JWT{NameClaim: "sub", Refresh: Duration(5 * time.Minute)},
 			Hook: Hook{Timeout: Duration(5 * time.Second), Concurrency: 32, Cache: Duration(time.Minute), CacheDenied: Duration(5 * time.Second)}},
-		Log: Log{Data: "./millrace-data", MaxBytes: Share{Percent: 80}, Retention: Duration(7 * 24 * time.Hour), Partitions: 8, CommitDelay: Duration(time.Millisecond), Groups: defaultGroups(), Transactions: defaultTransactions()},
+		Log: Log{Data: "./millrace-data", MaxBytes: Share{Percent: 80}, Retention: Duration(7 * 24 * time.Hour), Partitions: 8, CommitDelay: Duration(time.Millisecond), Groups: defaultGroups(), Transactions: defaultTransactions(),
+			Spill: Spill{MaxBytes: 1 << 30, WhenFull: "reject"}},
 		Limits: Limits{PacketBytes: 1_000_000, ReceiveMaximum: 1024, SessionExpiry: Duration(7 * 24 * time.Hour),
 			Sessions: 1_000_000, Subscriptions: 10_000, AllSubs: 2_000_000, Replays: 8, AllReplays: 256, Retained: 1_000_000, RetainedBytes: 1 << 30,
 			Inflight: 4096, HalfOpenPerIP: 4096, HalfOpen: 16_384, Handshake: Duration(10 * time.Second),

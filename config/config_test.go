@@ -113,7 +113,7 @@ func TestProblems(t *testing.T) {
 		{"listeners: {mqtt: [{bind: 'h:99999'}, {}]}", []string{"99999"}},
 		{"listeners: {mqtt: [{bind: '127.0.0.1:8080'}, {}], kafka: [{bind: ':9092', advertise: ':9092'}]}", []string{"listeners.http.bind: 127.0.0.1:8080 is taken by listeners.mqtt[0].bind",
 			"listeners.mqtt[1].bind: missing", "listeners.kafka[0].advertise"}},
-		{"log: {data: x, kafka: [h1:9092, ':9092', h]}\nlisteners: {kafka: [{bind: ':1'}]}", []string{"log.data: the log is the Kafka cluster", "listeners.kafka: with log.kafka", "log.kafka[1]", "log.kafka[2]"}},
+		{"log: {data: x, kafka: [h1:9092, ':9092', h]}\nlisteners: {kafka: [{bind: ':1'}]}", []string{"listeners.kafka: with log.kafka", "log.kafka[1]", "log.kafka[2]"}},
 		{"listeners:\n  mqtt: [{bind: ':1883'}]\n  kafka: [{bind: '10.0.0.1:9092'}]\n  http: {bind: '[::]:80'}", []string{"f:2: listeners.mqtt[0].bind: :1883 is reached from other machines",
 			"bind 127.0.0.1:1883", "--insecure-allow-anonymous", "f:3: listeners.kafka[0].bind", "f:4: listeners.http.bind", "millrace passwd"}},
 		{"listeners:\n  mqtt: [{bind: ':1883'}]\n  http: {bind: ':80', password_file: p}", []string{"f:2: listeners.mqtt[0].bind"}},

@@ -14,7 +14,7 @@ func TestDocumented(t *testing.T) {
 		t.Fatal(err)
 	}
 	doc := string(b)
-	for _, typ := range []reflect.Type{reflect.TypeFor[MQTT](), reflect.TypeFor[ListenerTLS](), reflect.TypeFor[Auth](), reflect.TypeFor[JWT](), reflect.TypeFor[Hook](), reflect.TypeFor[ListenerLimits](), reflect.TypeFor[Kafka](), reflect.TypeFor[Registry](), reflect.TypeFor[RouteSchema](), reflect.TypeFor[HTTP](), reflect.TypeFor[TLS](), reflect.TypeFor[Log](), reflect.TypeFor[ClusterTLS](), reflect.TypeFor[ClusterSASL](), reflect.TypeFor[Route](), reflect.TypeFor[Bridge](), reflect.TypeFor[BridgeRemote](), reflect.TypeFor[BridgeTLS](), reflect.TypeFor[BridgeTopic](), reflect.TypeFor[BridgeBuffer](), reflect.TypeFor[Fields](), reflect.TypeFor[Policy](), reflect.TypeFor[Rule](),
+	for _, typ := range []reflect.Type{reflect.TypeFor[MQTT](), reflect.TypeFor[ListenerTLS](), reflect.TypeFor[Auth](), reflect.TypeFor[JWT](), reflect.TypeFor[Hook](), reflect.TypeFor[ListenerLimits](), reflect.TypeFor[Kafka](), reflect.TypeFor[Registry](), reflect.TypeFor[RouteSchema](), reflect.TypeFor[HTTP](), reflect.TypeFor[TLS](), reflect.TypeFor[Log](), reflect.TypeFor[ClusterTLS](), reflect.TypeFor[ClusterSASL](), reflect.TypeFor[Spill](), reflect.TypeFor[Route](), reflect.TypeFor[Bridge](), reflect.TypeFor[BridgeRemote](), reflect.TypeFor[BridgeTLS](), reflect.TypeFor[BridgeTopic](), reflect.TypeFor[BridgeBuffer](), reflect.TypeFor[Fields](), reflect.TypeFor[Policy](), reflect.TypeFor[Rule](),
 		reflect.TypeFor[Limits](), reflect.TypeFor[Sys](), reflect.TypeFor[Logging](), reflect.TypeFor[Config]()} {
 		for _, key := range keys(typ) {
 			if !strings.Contains(doc, key) {

@@ -63,6 +63,7 @@ type plan struct {
 	codec eventlog.Codec
 	early bool
 	dead  bool // for dead letters
+	spill bool
 	full  bool // a later plan has taken over
 	count int
 	size  int
@@ -119,6 +120,7 @@ type outgoing struct {
 	dead   bool // for dead letters, which nobody in MQTT sees
 	answer func(eventlog.Outcome)
 
+	spilled bool
 	counter *meter.Part // nil without a meter
 	runs    []run
 }
@@ -136,6 +138,7 @@ func newOutgoing() *outgoing {
 
 func (o *outgoing) free() {
 	clear(o.runs)
+	o.spilled = false
 	o.store, o.call, o.side, o.counter, o.from, o.runs, o.dead = nil, nil, nil, nil, o.from[:0], o.runs[:0], false
 	outgoings.Put(o)
 }
@@ -158,7 +161,7 @@ func (s *Store) Append(msgs []session.Message, done func(results []session.Resul
 		s.send(&a.plans[i], &a.builders[i], o)
 	}
 	for i := range a.plans {
-		if wait = s.log.Room(a.plans[i].part); wait != nil {
+		if wait = s.room(&a.plans[i]); wait != nil {
 			break
 		}
 	}
@@ -179,7 +182,7 @@ func (s *Store) plan(c *call, a *appender, now int64, msgs []session.Message, e 
 			r = s.cache.get(m.Topic, s.resolve)
 		}
 		a.steps = append(a.steps, step{to: r, plan: -1})
-		err := refuse(r, m)
+		err := s.refuse(r, m)
 		var wrong error
 		if err == nil && r.route.Payloads != nil {
 			wrong, err = s.examine(r, m)
@@ -200,7 +203,7 @@ func (s *Store) plan(c *call, a *appender, now int64, msgs []session.Message, e 
 			a.steps[i].cell = s.cell(r, m.Client, e)
 			planned++
 		default:
-			to := at.topics[r.route.topic]
+			to := s.topicOf(at, r.route)
 			part := eventlog.Part{Topic: to.ID, Index: r.part}
 			switch {
 			case r.key == nil:
@@ -210,10 +213,12 @@ func (s *Store) plan(c *call, a *appender, now int64, msgs []session.Message, e 
 			}
 			st := &a.steps[i]
 			st.plan = a.planFor(part, r.route, estimate(r, m))
+			if planned++; r.route.Spill { // counted when it comes to the log
+				continue
+			}
 			st.cell, st.digest = s.cell(r, m.Client, e), s.count.digest(m.Payload)
 			e.published(st.cell)
 			a.plans[st.plan].counter = at.counter(r.route.topic, part.Index)
-			planned++
 		}
 	}
 	e.planned(a.plans)
@@ -221,10 +226,13 @@ func (s *Store) plan(c *call, a *appender, now int64, msgs []session.Message, e 
 }
 
 // refuse says why a message cannot be taken, or nil.
-func refuse(r *resolved, m *session.Message) error {
+func (s *Store) refuse(r *resolved, m *session.Message) error {
 	switch {
 	case r.route == nil:
 		return errNoRoute
+	case r.route.Spill && s.spill.Full():
+		s.spill.Reject()
+		return errSpillFull
 	case r.route.Discard && m.Retain:
 		return errRetain
 	}
@@ -263,7 +271,7 @@ func (a *appender) planFor(p eventlog.Part, r *route, size int) int32 {
 			return int32(i)
 		}
 	}
-	a.plans = append(a.plans, plan{part: p, codec: r.Compression, early: r.AckMemory, count: 1, size: size})
+	a.plans = append(a.plans, plan{part: p, codec: r.Compression, early: r.AckMemory, spill: r.Spill, count: 1, size: size})
 	a.last = len(a.plans) - 1
 	return int32(a.last)
 }
@@ -345,7 +353,12 @@ func (s *Store) send(p *plan, builder *eventlog.Builder, o *outgoing) {
 		end := int(from.at) + len(m.Payload)
 		m.Payload = plain[from.at:end:end]
 	}
-	batch.Early, batch.Side = p.early, o.side
+	if batch.Early = p.early; p.spill {
+		o.spilled, o.side = true, nil
+		s.spill.Append(batch, o.answer)
+		return
+	}
+	batch.Side = o.side
 	batch.SideBytes = int(unsafe.Sizeof(side{})) + len(b.Msgs)*int(unsafe.Sizeof(session.Message{}))
 	if p.codec != eventlog.None { // the payloads stay beside what they were compressed to
 		batch.SideBytes += len(plain)
@@ -383,7 +396,10 @@ func (o *outgoing) answered(outcome eventlog.Outcome) {
 
 // finish counts what is in the log and answers.
 func (o *outgoing) finish(logged int) {
-	if !o.dead {
+	switch {
+	case o.spilled:
+		o.store.stats.spilled.Add(uint64(logged))
+	case !o.dead:
 		o.store.stats.appended.Add(uint64(logged))
 	}
 	call := o.call

@@ -18,6 +18,7 @@ var (
 	errRetain       = &packet.Error{Code: packet.ImplementationSpecificError, Text: "retain is not possible on a route with store: false"}
 	errTooLarge     = fmt.Errorf("%w: %w", session.ErrTooLarge, &packet.Error{Code: packet.QuotaExceeded, Text: session.ErrTooLarge.Error()})
 	errNoSpace      = &packet.Error{Code: packet.QuotaExceeded, Text: "not enough free disk space"}
+	errSpillFull    = &packet.Error{Code: packet.QuotaExceeded, Text: "what waits for the cluster has reached its bound"}
 	errTopicGone    = errors.New("the log topic was deleted")
 	errInvalid      = &packet.Error{Code: packet.ImplementationSpecificError, Text: "the log refuses the record"}
 )
@@ -60,6 +61,8 @@ func reason(err error) string {
 		return "outcome_unknown"
 	case errors.Is(err, eventlog.ErrClosed):
 		return "log_closed"
+	case errors.Is(err, errSpillFull):
+		return "spill_full"
 	case errors.Is(err, errOneWay):
 		return "one_way_topic"
 	case errors.Is(err, errNullValue):

@@ -29,6 +29,7 @@ import (
 	"github.com/millrace-io/millrace/mqtt/broker"
 	"github.com/millrace-io/millrace/mqtt/session"
 	"github.com/millrace-io/millrace/mqtt/topic"
+	"github.com/millrace-io/millrace/spill"
 )
 
 // Options say how a Store is built.
@@ -41,6 +42,8 @@ type Options struct {
 	Unlogged func(*session.Message)
 	Logger   *slog.Logger // default: discards
 	Meter    *meter.Meter // counts messages; nil: nobody does
+	// Spill opens what takes the messages of routes with Spill, in front of these topics, once they are there.
+	Spill func(ctx context.Context, topics []string, on spill.Hooks) (*spill.Spill, error)
 
 	SessionPartitions  int32 // of a new __millrace_sessions; default 4
 	RetainedPartitions int32 // of a new __millrace_retained; default 4
@@ -73,6 +76,7 @@ type Store struct {
 	retained eventlog.Topic
 	routes   eventlog.Topic
 	dead     *deadLetters
+	spill    *spill.Spill   // nil: no route has one
 	work     sync.WaitGroup // topics that are being made again
 
 	absent  absent
@@ -118,6 +122,9 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	if err := s.openInternal(ctx, o); err != nil {
 		return nil, err
 	}
+	if err := s.openSpill(ctx, o); err != nil {
+		return nil, err
+	}
 	s.dead = newDeadLetters(s)
 	return s, nil
 }
@@ -126,6 +133,9 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 func (s *Store) Close() {
 	s.dead.close()
 	s.work.Wait()
+	if s.spill != nil {
+		s.spill.Close()
+	}
 }
 
 const (
@@ -255,7 +265,7 @@ func (s *Store) resolve(name string) *resolved {
 		return r
 	}
 	r.key = bytesOf(r.route.key.render(r.route.pattern.bind(name)))
-	r.parts = s.places.Load().topics[r.route.topic].Partitions
+	r.parts = s.topicOf(s.places.Load(), r.route).Partitions
 	r.part = partition(r.key, r.parts)
 	return r
 }

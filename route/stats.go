@@ -10,6 +10,7 @@ import (
 type counters struct {
 	appended atomic.Uint64
 	unlogged atomic.Uint64
+	spilled  atomic.Uint64
 	foreign  atomic.Uint64
 	refused  byReason
 	skipped  byReason
@@ -41,6 +42,7 @@ func (c *byReason) get() map[string]uint64 {
 // Stats is a snapshot of what the store did since Open.
 type Stats struct {
 	Appended    uint64            // messages that became records
+	Spilled     uint64            // messages that were put on the local disk, to become records later
 	Unlogged    uint64            // messages of `store: false` routes, acknowledged without a receipt
 	Foreign     uint64            // records of Kafka clients passed to MQTT
 	Refused     map[string]uint64 // messages refused, by reason
@@ -52,6 +54,6 @@ type Stats struct {
 // Stats returns the counters.
 func (s *Store) Stats() Stats {
 	c := &s.stats
-	return Stats{Appended: c.appended.Load(), Unlogged: c.unlogged.Load(), Foreign: c.foreign.Load(),
+	return Stats{Appended: c.appended.Load(), Spilled: c.spilled.Load(), Unlogged: c.unlogged.Load(), Foreign: c.foreign.Load(),
 		Invalid: c.invalid.get(), Refused: c.refused.get(), Skipped: c.skipped.get(), DeadLetters: c.dead.get()}
 }

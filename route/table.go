@@ -34,6 +34,8 @@ type Spec struct {
 	AckMemory bool
 	// Both lets records of Kafka clients reach MQTT. In only, otherwise.
 	Both bool
+	// Spill has messages wait on the local disk for the cluster; they are acknowledged when they are there.
+	Spill bool
 	// Discard is `store: false`: messages go to connected subscribers and nowhere else.
 	Discard bool
 	// Payloads looks at devices' payloads before they are accepted; nil: nobody does.
@@ -100,6 +102,7 @@ type topicPlan struct {
 	partitions int32
 	config     map[string]string
 	compact    bool
+	spill      bool
 	reverse    *route // the route that renders records of Kafka clients, or nil
 	letters    bool   // messages of devices may become dead letters, too
 	by         *route // the first route that named the topic
@@ -174,8 +177,8 @@ func compile(s Spec) (*route, error) {
 		switch {
 		case s.Both:
 			return nil, errors.New("store: false keeps no records, so direction: both has nothing to read; remove one of them")
-		case s.Topic != "" || s.Key != "" || s.Partitions != 0 || s.Retention != 0 || s.Compression != 0 || s.Compact || s.AckMemory:
-			return nil, errors.New("store: false keeps no records; remove topic, key, partitions, retention, compression, compact and ack")
+		case s.Topic != "" || s.Key != "" || s.Partitions != 0 || s.Retention != 0 || s.Compression != 0 || s.Compact || s.AckMemory || s.Spill:
+			return nil, errors.New("store: false keeps no records; remove topic, key, partitions, retention, compression, compact, ack and spill")
 		case s.Invalid == DeadLetter:
 			return nil, errors.New("store: false keeps no records, so there are no dead letters; check the schema with warn or reject")
 		}
@@ -238,7 +241,7 @@ func (t *Table) planTopics() (errs []error) {
 		if r.Discard {
 			continue
 		}
-		plan := &topicPlan{name: r.Topic, partitions: r.Partitions, config: r.config(), compact: r.Compact, by: r}
+		plan := &topicPlan{name: r.Topic, partitions: r.Partitions, config: r.config(), compact: r.Compact, spill: r.Spill, by: r}
 		r.topic = slices.IndexFunc(t.topics, func(o *topicPlan) bool { return o.name == r.Topic })
 		if r.topic < 0 {
 			r.topic = len(t.topics)
@@ -250,6 +253,9 @@ func (t *Table) planTopics() (errs []error) {
 		if !asOthers && (have.partitions != plan.partitions || !maps.Equal(have.config, plan.config)) {
 			errs = append(errs, fmt.Errorf("%v and %v share topic %q but differ in partitions, retention or compact; "+
 				"write the same in both", have.by, r, r.Topic))
+		}
+		if have.spill != plan.spill {
+			errs = append(errs, fmt.Errorf("%v and %v share topic %q but differ in spill: what waits would be overtaken; write the same in both", have.by, r, r.Topic))
 		}
 		if r.Both && have.reverse != nil {
 			errs = append(errs, fmt.Errorf("%v and %v both have direction: both on topic %q, so a record's key does not tell "+

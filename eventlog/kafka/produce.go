@@ -356,7 +356,7 @@ func (p *producer) later(l *lane) {
 func (p *producer) find(lanes []*lane) {
 	err := p.d.topics.refresh(p.d.ctx)
 	if err != nil && !isDone(err) {
-		p.d.o.Logger.Warn("no metadata from the cluster", "error", err)
+		p.d.o.Logger.Debug("no metadata from the cluster", "error", err)
 	}
 	now := time.Now()
 	for _, l := range lanes {
@@ -424,7 +424,7 @@ func (p *producer) identify() {
 		}
 		p.d.trouble.add(false, p, err)
 		if !isDone(err) {
-			p.d.o.Logger.Warn("no producer id", "error", err)
+			p.d.o.Logger.Debug("no producer id", "error", err)
 		}
 		if p.d.pause(p.d.ctx, n) != nil {
 			p.mu.Lock()

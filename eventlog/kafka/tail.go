@@ -210,7 +210,7 @@ func (t *tail) loop(leader int32) {
 		}
 		t.mu.Lock()
 		if err != nil {
-			t.d.o.Logger.Warn("fetch failed", "broker", leader, "error", err)
+			t.d.o.Logger.Debug("fetch failed", "broker", leader, "error", err)
 			for _, w := range wants {
 				t.d.trouble.add(true, w.who, err)
 				t.lose(w.who)
@@ -324,7 +324,7 @@ func (t *tail) find() {
 			return
 		}
 		if err := t.refresh(); err != nil {
-			t.d.o.Logger.Warn("no metadata from the cluster", "error", err)
+			t.d.o.Logger.Debug("no metadata from the cluster", "error", err)
 		}
 		for _, f := range lost {
 			t.look(f)

@@ -311,6 +311,11 @@ func (a *atomics) fire(g *group) {
 		}
 		return
 	}
+	g.placed(of)
+}
+
+// placed says where the batches of a committed group are; of[i] is the shot of the i-th.
+func (g *group) placed(of []*shot) {
 	next := map[*shot]int64{}
 	for i, j := range g.jobs {
 		s := of[i]

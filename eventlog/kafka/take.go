@@ -1,0 +1,63 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/millrace-io/millrace/eventlog"
+)
+
+var _ eventlog.Transactor = (*Driver)(nil)
+
+// taken is a transactional id of a name of the caller's.
+type taken struct{ txn txn }
+
+// Take implements eventlog.Transactor: the next epoch of the name's transactional id, after whatever was open under it has been ended.
+func (d *Driver) Take(ctx context.Context, name string) (eventlog.Taken, error) {
+	if err := d.begin(ctx); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(d.ctx, cancel)()
+	t := &taken{txn{d: d, id: eventlog.InternalPrefix + name}}
+	if err := t.txn.init(ctx); err != nil {
+		return nil, d.fail(err, "take %q", name)
+	}
+	return t, nil
+}
+
+// Commit implements eventlog.Taken.
+func (t *taken) Commit(ctx context.Context, batches []*eventlog.Batch) ([]eventlog.Outcome, error) {
+	d := t.txn.d
+	if err := d.begin(ctx); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(d.ctx, cancel)()
+	g := &group{outs: make([]eventlog.Outcome, len(batches))}
+	for _, b := range batches {
+		if err := whole(b); err != nil {
+			return nil, err
+		}
+		g.jobs = append(g.jobs, &job{b: b, size: b.Size()})
+	}
+	shots, of, err := g.load()
+	if err != nil {
+		return nil, err
+	}
+	refused, err := t.txn.commit(ctx, shots)
+	for _, why := range refused {
+		err = why
+	}
+	switch {
+	case err == nil:
+		g.placed(of)
+		return g.outs, nil
+	case isDone(err) && !errors.Is(err, eventlog.ErrUnknownOutcome): // what is open ends with the next Take
+		err = fmt.Errorf("%w: %w", eventlog.ErrFenced, err)
+	}
+	return nil, fmt.Errorf("commit under %q: %w", t.txn.id, err)
+}

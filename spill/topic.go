@@ -1,0 +1,577 @@
+package spill
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/millrace-io/millrace/eventlog"
+)
+
+// topic is one topic of the cluster with the local one in front of it.
+type topic struct {
+	s     *Spill
+	name  string
+	local eventlog.Topic
+	wake  chan struct{} // one token: the drainer looks again
+
+	moving sync.Mutex // held by whoever takes records out of the local partitions: the drainer, or who gives up
+
+	mu    sync.Mutex
+	to    eventlog.Topic // of the cluster
+	lanes []lane
+	err   error // why draining does not get on
+	fill  int   // which partition a step begins with
+	alone int   // the next so many steps carry one batch each: something in a larger one was refused
+}
+
+// lane is one local partition: [drained, flight) is on its way to the cluster, what is below start is not here any more, and what lies
+// from the larger of flight and start up to end is loose: it waits, and may be given up.
+type lane struct {
+	start, drained, flight, end int64
+
+	bytes  int64 // from drained to end
+	oldest int64 // at most the time of the first of these
+	held   []held
+}
+
+// held is one batch of a step.
+type held struct {
+	b    *eventlog.Batch // of the local log
+	next int64
+}
+
+func (l *lane) loose() int64 { return max(l.drained, l.flight, l.start) }
+
+func newTopic(s *Spill, name string, to, local eventlog.Topic) *topic {
+	return &topic{s: s, name: name, to: to, local: local, wake: make(chan struct{}, 1), lanes: make([]lane, local.Partitions)}
+}
+
+func (t *topic) part(i int) eventlog.Part { return eventlog.Part{Topic: t.local.ID, Index: int32(i)} }
+
+func (t *topic) key(i int) string { return t.local.ID.String() + "/" + strconv.Itoa(i) }
+
+// load finds out what waits. lost: the local log is behind what was drained of it.
+func (t *topic) load(ctx context.Context) (lost bool, err error) {
+	positions, err := t.s.readPositions(ctx)
+	if err != nil {
+		return false, err
+	}
+	starts, err := t.s.o.Local.Starts(ctx, t.local.ID)
+	if err != nil {
+		return false, err
+	}
+	ends, err := t.s.o.Local.Ends(ctx, t.local.ID)
+	if err != nil {
+		return false, err
+	}
+	for i := range t.lanes {
+		l := &t.lanes[i]
+		l.start, l.end = starts[i], ends[i]
+		at, known := positions[t.key(i)]
+		if !known {
+			at = l.start
+		}
+		if at > l.end {
+			return true, nil
+		}
+		if at < l.start {
+			t.s.o.Logger.Warn("messages were given up before the cluster had them", "topic", t.name, "partition", i, "messages", l.start-at)
+		}
+		l.drained = at
+		for from := l.loose(); from < l.end; {
+			batches, next, err := t.s.o.Local.Read(ctx, eventlog.Position{Part: t.part(i), Offset: from}, 1<<20)
+			if err != nil {
+				return false, err
+			}
+			for _, b := range batches {
+				if l.oldest == 0 {
+					l.oldest = b.Raw().BaseTime()
+				}
+				l.bytes += int64(b.Size())
+			}
+			if next <= from {
+				return false, fmt.Errorf("read %v: nothing at %d, though it ends at %d", t.part(i), from, l.end)
+			}
+			from = next
+		}
+		t.s.bytes.Add(l.bytes)
+	}
+	return false, nil
+}
+
+// readPositions reads how far everything is drained.
+func (s *Spill) readPositions(ctx context.Context) (map[string]int64, error) {
+	starts, err := s.o.Cluster.Starts(ctx, s.positions.Topic)
+	if err != nil {
+		return nil, fmt.Errorf("positions: %w", err)
+	}
+	ends, err := s.o.Cluster.Ends(ctx, s.positions.Topic)
+	if err != nil {
+		return nil, fmt.Errorf("positions: %w", err)
+	}
+	out := map[string]int64{}
+	for at := starts[0]; at < ends[0]; {
+		batches, next, err := s.o.Cluster.Read(ctx, eventlog.Position{Part: s.positions, Offset: at}, 1<<20)
+		if err != nil {
+			return nil, fmt.Errorf("positions: %w", err)
+		}
+		for _, b := range batches {
+			err := b.Each(func(r *eventlog.Record) error {
+				n, err := strconv.ParseInt(string(r.Value), 10, 64)
+				if err != nil {
+					return fmt.Errorf("position of %q: %q is no offset", r.Key, r.Value)
+				}
+				out[string(r.Key)] = n
+				return nil
+			})
+			if err != nil {
+				return nil, fmt.Errorf("positions: %w", err)
+			}
+		}
+		if next <= at {
+			return nil, fmt.Errorf("positions: nothing at %d, though they end at %d", at, ends[0])
+		}
+		at = next
+	}
+	return out, nil
+}
+
+// took notes a batch that is durable here.
+func (t *topic) took(part int32, end, size int64) {
+	t.s.bytes.Add(size)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	l := &t.lanes[part]
+	if l.drained == l.end {
+		l.oldest = t.s.o.Now()
+	}
+	l.end = max(l.end, end)
+	l.bytes += size
+	select {
+	case t.wake <- struct{}{}:
+	default:
+	}
+}
+
+// waiting is what of a topic waits.
+func (t *topic) waiting() (w Stats) {
+	now := t.s.o.Now()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for i := range t.lanes {
+		l := &t.lanes[i]
+		n := l.end - l.loose() + l.flight - l.drained
+		if n <= 0 {
+			continue
+		}
+		w.Messages += uint64(n)
+		w.Bytes += l.bytes
+		w.Age = max(w.Age, time.Duration(now-l.oldest)*time.Millisecond)
+	}
+	if w.Messages > 0 {
+		w.Err = t.err
+	}
+	return w
+}
+
+// oldestLoose is the age of the oldest message that may be given up.
+func (t *topic) oldestLoose() (age time.Duration, ok bool) {
+	i := t.oldestLane()
+	if i < 0 {
+		return 0, false
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return time.Duration(t.s.o.Now()-t.lanes[i].oldest) * time.Millisecond, true
+}
+
+func (t *topic) oldestLane() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	best := -1
+	for i := range t.lanes {
+		if l := &t.lanes[i]; l.loose() < l.end && (best < 0 || l.oldest < t.lanes[best].oldest) {
+			best = i
+		}
+	}
+	return best
+}
+
+// giveUp gives up the oldest loose batches of the topic, and returns how many records they had.
+func (t *topic) giveUp(ctx context.Context, reason string) (records int, err error) {
+	t.moving.Lock()
+	defer t.moving.Unlock()
+	i := t.oldestLane()
+	if i < 0 {
+		return 0, nil
+	}
+	t.mu.Lock()
+	from := t.lanes[i].loose()
+	t.mu.Unlock()
+	batches, next, err := t.s.o.Local.Read(ctx, eventlog.Position{Part: t.part(i), Offset: from}, 64<<10)
+	if err != nil || len(batches) == 0 {
+		return 0, err
+	}
+	if err := t.s.o.Local.Trim(ctx, eventlog.Position{Part: t.part(i), Offset: next}); err != nil {
+		return 0, err
+	}
+	size := int64(0)
+	for _, b := range batches {
+		size += int64(b.Size())
+		records += b.Len()
+		if t.s.o.GivenUp != nil {
+			t.s.o.GivenUp(t.name, b, reason)
+		}
+	}
+	t.s.bytes.Add(-size)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	l := &t.lanes[i]
+	l.start, l.bytes, l.oldest = next, l.bytes-size, batches[len(batches)-1].Raw().MaxTime()
+	return records, nil
+}
+
+// trim gives back the space of what is drained.
+func (t *topic) trim(ctx context.Context) error {
+	t.mu.Lock()
+	to := map[int]int64{}
+	for i := range t.lanes {
+		if l := &t.lanes[i]; l.drained > l.start {
+			to[i] = l.drained
+		}
+	}
+	t.mu.Unlock()
+	for i, at := range to {
+		if err := t.s.o.Local.Trim(ctx, eventlog.Position{Part: t.part(i), Offset: at}); err != nil {
+			return err
+		}
+		t.mu.Lock()
+		t.lanes[i].start = max(t.lanes[i].start, at)
+		t.mu.Unlock()
+	}
+	return nil
+}
+
+func (t *topic) fail(err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.s.ctx.Err() != nil {
+		return
+	}
+	if t.err == nil {
+		t.s.o.Logger.Warn("the cluster does not take what waits on the local disk", "topic", t.name, "err", err)
+	}
+	t.err = err
+}
+
+// drain moves what is here into the cluster until the spill is closed.
+func (t *topic) drain() {
+	ctx := t.s.ctx
+	var by eventlog.Taken
+	for pause := 50 * time.Millisecond; ctx.Err() == nil; {
+		var err error
+		if by == nil {
+			by, err = t.take(ctx)
+		}
+		worked := false
+		if err == nil {
+			worked, err = t.step(ctx, by)
+		}
+		if errors.Is(err, eventlog.ErrFenced) || errors.Is(err, eventlog.ErrUnknownOutcome) {
+			by = nil
+		}
+		var wake <-chan struct{}
+		var again <-chan time.Time
+		switch {
+		case err != nil:
+			t.fail(err)
+			again = time.After(pause)
+			pause = min(2*pause, 5*time.Second)
+		case worked:
+			pause = 50 * time.Millisecond
+			continue
+		default:
+			wake = t.wake
+		}
+		select {
+		case <-wake:
+		case <-again:
+		case <-ctx.Done():
+		}
+	}
+}
+
+// take takes over the right to drain, and finds out what became of the last step of whoever had it.
+func (t *topic) take(ctx context.Context) (eventlog.Taken, error) {
+	by, err := t.s.o.Cluster.Driver.(eventlog.Transactor).Take(ctx, "spill-"+t.local.ID.String())
+	if err != nil {
+		return nil, err
+	}
+	positions, err := t.s.readPositions(ctx)
+	if err != nil {
+		return nil, err
+	}
+	t.moving.Lock()
+	defer t.moving.Unlock()
+	for i := range t.lanes {
+		at, known := positions[t.key(i)]
+		if !known {
+			at = -1
+		}
+		if err := t.catchUp(ctx, i, at); err != nil {
+			return nil, err
+		}
+		t.settle(i, at)
+	}
+	return by, nil
+}
+
+// catchUp takes off a lane what was drained by a step that is not ours: that of the process before, which ended while it was committed.
+func (t *topic) catchUp(ctx context.Context, i int, at int64) error {
+	t.mu.Lock()
+	l := &t.lanes[i]
+	from, end := max(l.drained, l.start), l.end
+	for _, h := range l.held {
+		from = max(from, h.next)
+	}
+	t.mu.Unlock()
+	if at > end {
+		return fmt.Errorf("partition %d is drained up to %d, but ends at %d here: another node drains a copy of this data folder", i, at, end)
+	}
+	for from < at {
+		batches, next, err := t.s.o.Local.Read(ctx, eventlog.Position{Part: t.part(i), Offset: from}, 1<<20)
+		if err != nil || next <= from {
+			return errors.Join(fmt.Errorf("read what is drained of %v at %d", t.part(i), from), err)
+		}
+		for _, b := range batches {
+			if b.Next() <= at {
+				t.s.bytes.Add(-int64(b.Size()))
+				t.mu.Lock()
+				t.lanes[i].bytes -= int64(b.Size())
+				t.mu.Unlock()
+			}
+		}
+		from = next
+	}
+	return nil
+}
+
+// settle ends the step that is under way in a lane: it is drained up to at.
+func (t *topic) settle(i int, at int64) {
+	t.mu.Lock()
+	l := &t.lanes[i]
+	var gone []held
+	for _, h := range l.held {
+		switch {
+		case h.next <= at:
+			l.bytes -= int64(h.b.Size())
+			t.s.bytes.Add(-int64(h.b.Size()))
+		case h.next <= l.start: // not in the cluster, and not here any more
+			l.bytes -= int64(h.b.Size())
+			t.s.bytes.Add(-int64(h.b.Size()))
+			gone = append(gone, h)
+		}
+	}
+	l.drained, l.held = max(l.drained, at), nil
+	l.flight = l.drained
+	t.mu.Unlock()
+	for _, h := range gone {
+		t.s.overBy[0].Add(uint64(h.b.Len()))
+		if t.s.o.GivenUp != nil {
+			t.s.o.GivenUp(t.name, h.b, OverBytes)
+		}
+	}
+}
+
+const (
+	stepBytes = 4 << 20   // of one transaction
+	laneBytes = 256 << 10 // of one partition in it: less than any topic's largest batch, but for a single message
+)
+
+// step drains some batches in one transaction. worked is false when nothing waits.
+func (t *topic) step(ctx context.Context, by eventlog.Taken) (worked bool, err error) {
+	to, err := t.target(ctx)
+	if err != nil {
+		return false, err
+	}
+	took, err := t.gather(ctx)
+	if err != nil || len(took) == 0 {
+		return false, err
+	}
+	var batches []*eventlog.Batch
+	var of []held
+	var at eventlog.Builder
+	for _, i := range took {
+		l := &t.lanes[i] // held is the drainer's
+		for _, h := range l.held {
+			moved, err := t.moved(h.b, int32(i), to)
+			if err != nil {
+				return false, err
+			}
+			batches = append(batches, moved...)
+			for range moved {
+				of = append(of, h)
+			}
+		}
+		if !mutantForgets() {
+			at.Add(t.s.o.Now(), []byte(t.key(i)), strconv.AppendInt(nil, l.held[len(l.held)-1].next, 10), nil)
+		}
+	}
+	if at.Len() > 0 {
+		b, _, err := at.Batch(t.s.positions, eventlog.None)
+		if err != nil {
+			return false, err
+		}
+		batches = append(batches, b)
+	}
+	outs, err := by.Commit(ctx, batches)
+	if err != nil {
+		t.refused(err, len(of))
+		return false, err
+	}
+	t.count(batches, of, outs)
+	for _, i := range took {
+		t.mu.Lock()
+		l := &t.lanes[i]
+		last := l.held[len(l.held)-1]
+		l.oldest = last.b.Raw().MaxTime()
+		t.mu.Unlock()
+		t.settle(i, last.next)
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.err != nil {
+		t.s.o.Logger.Info("the cluster takes again what waits on the local disk", "topic", t.name)
+	}
+	t.err, t.alone = nil, max(0, t.alone-1)
+	return true, nil
+}
+
+// count says of what is in the cluster now where it is.
+func (t *topic) count(batches []*eventlog.Batch, of []held, outs []eventlog.Outcome) {
+	for j := range of {
+		t.s.drained.Add(uint64(batches[j].Len()))
+		if t.s.o.Drained != nil {
+			t.s.o.Drained(t.name, batches[j], outs[j].Base+int64(batches[j].Len()))
+		}
+	}
+}
+
+// refused deals with a step that the cluster did not take. What it holds is loose again, unless it may be in the cluster.
+func (t *topic) refused(err error, n int) {
+	if errors.Is(err, eventlog.ErrFenced) || errors.Is(err, eventlog.ErrUnknownOutcome) {
+		return // settled by the next take
+	}
+	t.moving.Lock()
+	defer t.moving.Unlock()
+	for i := range t.lanes {
+		t.settle(i, -1)
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if errors.Is(err, eventlog.ErrUnknownTopic) {
+		t.to = eventlog.Topic{}
+	} else if n > 1 {
+		t.alone = n
+	}
+}
+
+// target is the cluster's topic, looked for again when it was deleted.
+func (t *topic) target(ctx context.Context) (eventlog.Topic, error) {
+	t.mu.Lock()
+	to := t.to
+	t.mu.Unlock()
+	if to.Partitions > 0 {
+		return to, nil
+	}
+	to, err := t.s.o.Cluster.Topic(ctx, t.name)
+	if err != nil {
+		return to, err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.to = to
+	return to, nil
+}
+
+// gather takes what the next step carries, from every partition that has something. It returns which have.
+func (t *topic) gather(ctx context.Context) (took []int, err error) {
+	t.moving.Lock()
+	defer t.moving.Unlock()
+	t.mu.Lock()
+	first, alone := t.fill, t.alone > 0
+	t.fill++
+	t.mu.Unlock()
+	left := stepBytes
+	for n := range t.lanes {
+		i := (first + n) % len(t.lanes)
+		t.mu.Lock()
+		from, end := t.lanes[i].loose(), t.lanes[i].end
+		t.mu.Unlock()
+		if from >= end || left <= 0 {
+			continue
+		}
+		batches, next, err := t.s.o.Local.Read(ctx, eventlog.Position{Part: t.part(i), Offset: from}, laneBytes)
+		if err != nil {
+			return nil, err
+		}
+		if alone && len(batches) > 1 {
+			batches, next = batches[:1], batches[0].Next()
+		}
+		if len(batches) == 0 {
+			continue
+		}
+		t.mu.Lock()
+		l := &t.lanes[i]
+		for n, b := range batches {
+			if n > 0 && b.Raw().Codec() != batches[0].Raw().Codec() { // one transaction has one batch of a partition, compressed one way
+				next = batches[n-1].Next()
+				break
+			}
+			l.held = append(l.held, held{b, b.Next()})
+			left -= b.Size()
+		}
+		l.flight = next
+		t.mu.Unlock()
+		took = append(took, i)
+		if alone {
+			break
+		}
+	}
+	return took, nil
+}
+
+// moved makes of a local batch one of the cluster's topic, or several if that has other partitions by now.
+func (t *topic) moved(b *eventlog.Batch, index int32, to eventlog.Topic) ([]*eventlog.Batch, error) {
+	if to.Partitions == t.local.Partitions {
+		raw := slices.Clone(b.Raw())
+		raw.SetBase(0)
+		return []*eventlog.Batch{eventlog.NewRawBatch(eventlog.Part{Topic: to.ID, Index: index}, raw)}, nil
+	}
+	builders := map[int32]*eventlog.Builder{}
+	err := b.Each(func(r *eventlog.Record) error {
+		p := t.s.o.Partition(r.Key, to.Partitions)
+		if builders[p] == nil {
+			builders[p] = new(eventlog.Builder)
+		}
+		builders[p].Add(r.Timestamp, r.Key, r.Value, r.Headers)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	var out []*eventlog.Batch
+	for p, bl := range builders {
+		moved, _, err := bl.Batch(eventlog.Part{Topic: to.ID, Index: p}, eventlog.None)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, moved)
+	}
+	return out, nil
+}
