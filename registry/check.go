@@ -159,7 +159,7 @@ func (c *Check) current() *checking {
 	} else if was != nil {
 		was.mu.RLock()
 		for id, k := range was.byID {
-			if st.ids[id].content == k.of {
+			if v := c.version(st, id); v != nil && v.content == k.of {
 				n.byID[id] = k
 			}
 		}
@@ -218,14 +218,11 @@ func (c *Check) byID(n *checking, id int) (*compiled, *Invalid) {
 	k := n.byID[id]
 	n.mu.RUnlock()
 	if k == nil {
-		for _, v := range n.st.subjects[c.o.Subject] {
-			if v.id == id && !v.deleted && (c.o.Version == 0 || c.o.Version == v.number) {
-				k = c.compile(n.st, v.content)
-			}
-		}
-		if k == nil {
+		v := c.version(n.st, id)
+		if v == nil {
 			return nil, invalid(UnknownSchema, "schema %d is none of subject %q", id, c.o.Subject)
 		}
+		k = c.compile(n.st, v.content)
 		n.mu.Lock()
 		n.byID[id] = k
 		n.mu.Unlock()
@@ -234,6 +231,16 @@ func (c *Check) byID(n *checking, id int) (*compiled, *Invalid) {
 		return nil, k.err
 	}
 	return k, nil
+}
+
+// version finds the subject's version of an id; nil: it has none, or it is deleted.
+func (c *Check) version(st *state, id int) *version {
+	for _, v := range st.subjects[c.o.Subject] {
+		if v.id == id && !v.deleted && (c.o.Version == 0 || c.o.Version == v.number) {
+			return v
+		}
+	}
+	return nil
 }
 
 // CheckStats is what a check has done.

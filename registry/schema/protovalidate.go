@@ -143,6 +143,9 @@ func (t *protoType) validate(b []byte, depth int) error {
 		if n < 0 {
 			return fmt.Errorf("%s: %w", t.name, protowire.ParseError(n))
 		}
+		if number > protowire.MaxValidNumber {
+			return fmt.Errorf("%s: %d is no field's number", t.name, number)
+		}
 		b = b[n:]
 		f := t.fields[number]
 		if n = protowire.ConsumeFieldValue(number, wire, b); n < 0 {
