@@ -44,7 +44,7 @@ func sameState(t *testing.T, a, b *Registry) {
 
 // What was answered is in the log: another registry that replays it has the same, and gives no id twice.
 func TestReplay(t *testing.T) {
-	l := newLog(t)
+	l := newEngine(t)
 	r := open(t, l)
 	ctx := t.Context()
 	if _, err := r.SetLevel(ctx, "", None); err != nil {
@@ -240,7 +240,7 @@ func TestBounds(t *testing.T) {
 
 // A topic that goes away under a registry ends writing, not reading.
 func TestTopicDeleted(t *testing.T) {
-	l := newLog(t)
+	l := newEngine(t)
 	r := open(t, l)
 	register(t, r, "s", intSchema)
 	if err := l.DeleteTopic(t.Context(), Topic); err != nil {

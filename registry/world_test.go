@@ -15,6 +15,7 @@ import (
 
 	"github.com/millrace-io/millrace/eventlog"
 	"github.com/millrace-io/millrace/eventlog/engine"
+	"github.com/millrace-io/millrace/eventlog/logtest"
 	"github.com/millrace-io/millrace/identity"
 	"github.com/millrace-io/millrace/internal/vfs"
 )
@@ -23,7 +24,16 @@ var testTime atomic.Int64
 
 func testNow() int64 { return 1_760_000_000_000 + testTime.Add(1) }
 
+// newLog is a log in memory that does what it is told.
 func newLog(t testing.TB) *eventlog.Log {
+	t.Helper()
+	l := eventlog.New(logtest.NewMemory(1, logtest.Hostility{}))
+	t.Cleanup(func() { l.Close() })
+	return l
+}
+
+// newEngine is the embedded log.
+func newEngine(t testing.TB) *eventlog.Log {
 	t.Helper()
 	e, err := engine.Open(engine.Options{FS: vfs.NewMem(), WALFileBytes: 16 << 20, WALFiles: 2, ReserveBytes: 1})
 	if err != nil {

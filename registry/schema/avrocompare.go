@@ -69,7 +69,7 @@ func (c *avroComparison) fits(r, w *avroType) bool {
 	before, mark := c.differences, len(c.order)
 	c.differences = before.try()
 	c.compare(r, w, "")
-	fits := len(c.list) == 0
+	fits := len(c.list) == 0 && *c.steps > 0
 	c.differences = before
 	if !fits {
 		for _, pair := range c.order[mark:] {
@@ -120,6 +120,7 @@ func (c *avroComparison) enums(r, w *avroType, path string) {
 	if r.hasFall {
 		return
 	}
+	c.charge((len(r.symbols) + len(w.symbols)) / 8)
 	have := map[string]bool{}
 	for _, s := range r.symbols {
 		have[s] = true
@@ -133,6 +134,7 @@ func (c *avroComparison) enums(r, w *avroType, path string) {
 }
 
 func (c *avroComparison) records(r, w *avroType, path string) {
+	c.charge((len(r.fields) + len(w.fields)) / 8)
 	written := make(map[string]*avroField, len(w.fields))
 	for i := range w.fields {
 		written[w.fields[i].name] = &w.fields[i]

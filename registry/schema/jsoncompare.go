@@ -151,7 +151,7 @@ func (c *jsonComparison) fits(r, w jsonAt) bool {
 	before, mark := c.differences, len(c.order)
 	c.differences = before.try()
 	c.compare(r, w, "")
-	fits := len(c.list) == 0 && *c.steps < maxSteps
+	fits := len(c.list) == 0 && *c.steps > 0
 	c.differences = before
 	if !fits {
 		for _, pair := range c.order[mark:] {
@@ -301,6 +301,7 @@ func (c *jsonComparison) values(r, w jsonAt, path string) {
 		c.add("ENUM_ARRAY_ADDED", path, "only some values are allowed now")
 		return
 	}
+	c.charge((len(have) + len(written)) / 8)
 	in := map[string]bool{}
 	for _, v := range have {
 		in[textOf(v)] = true

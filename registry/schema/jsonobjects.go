@@ -40,6 +40,7 @@ func (c *jsonComparison) objects(r, w jsonAt, path string) {
 	c.limit(r, w, path, "maxProperties", true)
 	c.limit(r, w, path, "minProperties", false)
 	is, was := r.schemasOf("properties"), w.schemasOf("properties")
+	c.charge((len(is) + len(was)) / 8)
 	for _, name := range sortedKeys(was) {
 		at := path + "/properties/" + name
 		if v, kept := is[name]; kept {

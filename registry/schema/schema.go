@@ -160,7 +160,7 @@ const maxDifferences = 50
 // differences gathers them, within a bound on the work.
 type differences struct {
 	list  []Difference
-	steps *int // shared by all that is tried for one comparison
+	steps *int // that are left; shared by all that is tried for one comparison
 	depth *int // likewise
 }
 
@@ -173,21 +173,26 @@ func (d *differences) add(kind, path, format string, args ...any) {
 
 // enter counts work, which leave ends; false: it is too much, or too deep.
 func (d *differences) enter() bool {
-	*d.steps++
+	*d.steps--
 	if *d.depth++; *d.depth > maxCompareDepth {
-		*d.steps = maxSteps
+		*d.steps = 0
 	}
-	return *d.steps < maxSteps
+	return *d.steps > 0
 }
 
 func (d *differences) leave() { *d.depth-- }
+
+// charge counts work that enter does not.
+func (d *differences) charge(n int) { *d.steps -= n }
 
 // try is a comparison of whose differences only their number matters.
 func (d *differences) try() *differences { return &differences{steps: d.steps, depth: d.depth} }
 
 // Compare says what keeps a reader with one schema from reading what was written with another; nothing: it can read all of it.
-func Compare(reader, writer *Schema) []Difference {
-	d := &differences{steps: new(int), depth: new(int)}
+func Compare(reader, writer *Schema) []Difference { return compareWithin(reader, writer, maxSteps) }
+
+func compareWithin(reader, writer *Schema, steps int) []Difference {
+	d := &differences{steps: &steps, depth: new(int)}
 	if reader.Type != writer.Type {
 		d.add("SCHEMA_TYPE_CHANGED", "/", "the type of the schema changed from %s to %s", writer.Type, reader.Type)
 		return d.list
@@ -200,7 +205,7 @@ func Compare(reader, writer *Schema) []Difference {
 	case Protobuf:
 		compareProto(d, reader.proto, writer.proto)
 	}
-	if *d.steps >= maxSteps {
+	if steps <= 0 {
 		d.add("TOO_COMPLEX", "/", "the schemas are too large to be compared")
 	}
 	return d.list
