@@ -10,6 +10,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"path/filepath"
@@ -202,8 +203,12 @@ func (n *Node) check(context.Context) error {
 
 func (n *Node) serveHTTP(context.Context) error {
 	n.metrics.Collect(n.collect)
+	var backup func(context.Context, int64, io.Writer) error
+	if len(n.o.Config.Log.Kafka) == 0 {
+		backup = n.backup
+	}
 	n.http = console.New(console.Options{Metrics: n.metrics.Handler(), Status: n.consoleStatus, Streets: n.o.Streets,
-		Passwords: n.access.passwords, TLS: n.tlsOfHTTP(), MaxConnections: n.budget.http, Verify: n.verifyFor,
+		Passwords: n.access.passwords, TLS: n.tlsOfHTTP(), MaxConnections: n.budget.http, Verify: n.verifyFor, Backup: backup,
 		Hosts: n.o.Config.Listeners.HTTP.Hosts, Logger: n.o.Logger.With("part", "http")})
 	for _, d := range n.doorsOf(doorHTTP) {
 		n.accept(func() error { return n.http.Serve(d.listener) })

@@ -34,7 +34,10 @@ type endpoint struct {
 
 type param struct{ name, in, kind, doc string }
 
-const verifyPath = "/api/v1/verify"
+const (
+	verifyPath = "/api/v1/verify"
+	backupPath = "/api/v1/log/backup"
+)
 
 // endpoints is the whole API. What changes something is not a GET, and is marked for administrators: a test goes through them.
 var endpoints = append([]endpoint{
@@ -50,6 +53,8 @@ var endpoints = append([]endpoint{
 		kind: "application/x-ndjson", stream: (*Server).verify},
 	{method: "GET", path: "/api/v1/live", sum: "The WebSocket of the page, subprotocol millrace.live.v1: docs/live.md", status: http.StatusSwitchingProtocols,
 		stream: (*Server).live},
+	{method: "GET", path: backupPath, admin: true, sum: "A consistent copy of the embedded log, as a tar archive for `millrace backup`", params: backupParams,
+		kind: "application/x-tar", response: "", stream: (*Server).backup},
 	{method: "POST", path: "/api/v1/login", sum: "Begin a session, where the node has a password file", open: true, request: Login{}, response: LoggedIn{}, get: (*Server).login},
 	{method: "POST", path: "/api/v1/logout", sum: "End the session", open: true, status: http.StatusNoContent, get: (*Server).logout},
 	{method: "GET", path: "/api/v1/openapi.json", sum: "This description", open: true, response: map[string]any{}, get: (*Server).describe},

@@ -16,6 +16,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -39,6 +40,8 @@ type Options struct {
 	Streets   []byte              // GeoJSON below the map; nil: none
 	// Verify checks that everything adds up and gives its findings, one after the other, to emit. Nil: there is no such route.
 	Verify func(ctx context.Context, q VerifyQuery, emit func(any) error) error
+	// Backup writes a consistent copy of the log, but for segments last written before a time in nanoseconds since 1970. Nil: the log is not here.
+	Backup func(ctx context.Context, since int64, w io.Writer) error
 	Logger *slog.Logger
 	Now    func() time.Time // default time.Now
 
@@ -84,6 +87,7 @@ type Server struct {
 	hub       hub
 	tails     atomic.Int32
 	verifying atomic.Bool
+	backingUp atomic.Bool
 	measuring atomic.Bool // the rates of topics
 	times     times
 	streets   asset

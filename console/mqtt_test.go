@@ -206,6 +206,7 @@ var works = map[string]struct{ path, body string }{
 	"POST /api/v1/mqtt/drain":                  {"/api/v1/mqtt/drain", ""},
 	"DELETE /api/v1/mqtt/drain":                {"/api/v1/mqtt/drain", ""},
 	"GET /api/v1/mqtt/trace":                   {"/api/v1/mqtt/trace?client=a&duration=1ms", ""},
+	"GET /api/v1/log/backup":                   {"/api/v1/log/backup?since=5", ""},
 }
 
 // Nothing changes anything for anybody but an administrator, wherever the request comes from. The table is the API's own: what is added to it

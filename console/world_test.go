@@ -92,6 +92,11 @@ func newWorld(t testing.TB, change ...func(*Options)) *world {
 		},
 		Hosts: []string{"node.example"}, Logger: slog.New(slog.NewTextHandler(w.said, nil)), Now: w.clock, Streets: []byte(`{"type":"FeatureCollection"}`),
 	}
+	o.Backup = func(_ context.Context, since int64, out io.Writer) error {
+		w.mqtt.did("backup since %d", since)
+		_, err := io.WriteString(out, "archive")
+		return err
+	}
 	for _, f := range change {
 		f(&o)
 	}

@@ -305,6 +305,13 @@ func (e *Engine) deleteTrimmed(p *partition) error {
 type deletedTopics struct {
 	mu     sync.Mutex
 	topics []*topic
+	kept   bool // a Cut needs them as yet
+}
+
+func (d *deletedTopics) keep(on bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.kept = on
 }
 
 func (d *deletedTopics) add(t *topic) {
@@ -321,6 +328,9 @@ func (d *deletedTopics) take(s *snapshot) (gone []*topic) {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.kept {
+		return nil
+	}
 	d.topics = slices.DeleteFunc(d.topics, func(t *topic) bool {
 		if known[t.id] {
 			return false
