@@ -123,7 +123,7 @@ func compilePolicy(c *config.Config) (*policy.Policy, error) {
 	rs := policy.Rules{Allow: c.Policy.Default == "allow", Groups: c.Policy.Groups}
 	for i, r := range c.Policy.Rules {
 		rs.Rules = append(rs.Rules, policy.Rule{Who: r.Who, Deny: r.Deny != "", Rights: rightsOf[r.Allow+r.Deny], Topics: r.Topics,
-			LogTopics: r.LogTopics, ConsumerGroups: r.ConsumerGroups, TransactionalIDs: r.TransactionalIDs, Cluster: r.Cluster,
+			LogTopics: r.LogTopics, ConsumerGroups: r.ConsumerGroups, TransactionalIDs: r.TransactionalIDs, SchemaSubjects: r.SchemaSubjects, Cluster: r.Cluster,
 			Where: c.Where(fmt.Sprintf("policy.rules[%d]", i))})
 	}
 	p, err := policy.Compile(rs)

@@ -12,6 +12,7 @@ import (
 	"github.com/millrace-io/millrace/eventlog"
 	"github.com/millrace-io/millrace/identity"
 	"github.com/millrace-io/millrace/metrics"
+	"github.com/millrace-io/millrace/policy"
 	"github.com/millrace-io/millrace/registry"
 	"github.com/millrace-io/millrace/route"
 )
@@ -114,8 +115,17 @@ func (n *Node) registryChains(links map[string]identity.Link) {
 }
 
 // subjectAllowed asks the policy. The subject "" is what holds for all of them.
-func (n *Node) subjectAllowed(account string, write bool, subject string) bool {
-	return n.rights.policy.Load() == nil
+func (n *Node) subjectAllowed(account string, to registry.Right, subject string) bool {
+	p := n.rights.policy.Load()
+	if p == nil {
+		return true
+	}
+	right := [...]policy.Right{registry.Read: policy.Read, registry.Write: policy.Write, registry.Manage: policy.Manage}[to]
+	v := p.DecideOn(policy.Subject{Account: account}, right, policy.SchemaSubject, subject)
+	if v.Unusable {
+		n.rights.unusable.Add(1)
+	}
+	return v.Allowed
 }
 
 // letRegistryIn begins to answer the registry's clients.

@@ -20,7 +20,8 @@ type Rule struct {
 	LogTopics        []string `yaml:"log_topics"`
 	ConsumerGroups   []string `yaml:"consumer_groups"`
 	TransactionalIDs []string `yaml:"transactional_ids"`
-	Cluster          bool     `yaml:"cluster"` // the server itself: manage is who may change ACLs and credentials
+	SchemaSubjects   []string `yaml:"schema_subjects"` // of the schema registry
+	Cluster          bool     `yaml:"cluster"`         // the server itself: manage is who may change ACLs and credentials
 }
 
 // Configured tells whether there is a policy. Without one everything is allowed.

@@ -41,7 +41,7 @@ func Compile(rs Rules) (*Policy, error) {
 	c.policy.rules = slices.Clone(rs.Rules)
 	if rs.Allow {
 		c.policy.rules = append(c.policy.rules, Rule{Who: "*", Rights: All, Topics: []string{"#"}, Where: "default: allow",
-			LogTopics: []string{"*"}, ConsumerGroups: []string{"*"}, TransactionalIDs: []string{"*"}},
+			LogTopics: []string{"*"}, ConsumerGroups: []string{"*"}, TransactionalIDs: []string{"*"}, SchemaSubjects: []string{"*"}},
 			Rule{Who: "*", Rights: Of(Read, Write), Cluster: true, Where: "default: allow"})
 	}
 	for i := range c.policy.rules {
@@ -138,10 +138,10 @@ func (c *compiler) rule(path string, r *Rule, groups map[string][]string) {
 	if r.Rights == 0 {
 		c.problem(path, "says nothing", "write allow: or deny: and publish, subscribe, read, write, manage or all")
 	}
-	named := r.Cluster || len(r.LogTopics)+len(r.ConsumerGroups)+len(r.TransactionalIDs) > 0
+	named := r.Cluster || len(r.LogTopics)+len(r.ConsumerGroups)+len(r.TransactionalIDs)+len(r.SchemaSubjects) > 0
 	switch {
 	case len(r.Topics) == 0 && !named && r.Rights&onTopics == 0:
-		c.problem(path+".log_topics", "missing", `list log topics, such as ["orders", "fleet-*"], or consumer_groups, transactional_ids, cluster: true`)
+		c.problem(path+".log_topics", "missing", `list log topics, such as ["orders", "fleet-*"], or consumer_groups, transactional_ids, schema_subjects, cluster: true`)
 	case len(r.Topics) == 0 && !named:
 		c.problem(path+".topics", "missing", `list topic filters, such as ["fleet/${account}/#"], or ["#"] for all topics`)
 	case len(r.Topics) > 0 && r.Rights != 0 && r.Rights&onTopics == 0:

@@ -79,8 +79,8 @@ type Rule struct {
 	Topics []string // topic filters; ${account} and ${client} in them stand for the subject's own
 	Where  string   // it is written, for who asks why
 	// Names of resources, or prefix*; ${account} in them stands for the subject's own.
-	LogTopics, ConsumerGroups, TransactionalIDs []string
-	Cluster                                     bool
+	LogTopics, ConsumerGroups, TransactionalIDs, SchemaSubjects []string
+	Cluster                                                     bool
 }
 
 // Rules are what a policy is made of.
@@ -106,7 +106,7 @@ func (p *Policy) ByClient() bool { return p.byClient }
 
 // role is the rules for one somebody.
 type role struct {
-	root  node // MQTT's topics
+	root  node          // MQTT's topics
 	names [kinds]*names // nil: none
 }
 

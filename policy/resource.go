@@ -14,12 +14,13 @@ const (
 	LogTopic Kind = iota
 	ConsumerGroup
 	TransactionalID
+	SchemaSubject
 	Cluster // there is one, without a name: who may administer the server
 	kinds
 )
 
 func (k Kind) String() string {
-	return [...]string{"log topic", "consumer group", "transactional id", "cluster"}[k]
+	return [...]string{"log topic", "consumer group", "transactional id", "schema subject", "cluster"}[k]
 }
 
 // DecideOn says whether s has a right (Read, Write or Manage) on a resource. A deny beats every allow.
@@ -142,14 +143,14 @@ func (n *names) ask(m *matcher, name string) (denied bool) {
 
 // resources are those that a rule names.
 func (r *Rule) resources() (by [kinds][]string) {
-	by[LogTopic], by[ConsumerGroup], by[TransactionalID] = r.LogTopics, r.ConsumerGroups, r.TransactionalIDs
+	by[LogTopic], by[ConsumerGroup], by[TransactionalID], by[SchemaSubject] = r.LogTopics, r.ConsumerGroups, r.TransactionalIDs, r.SchemaSubjects
 	if r.Cluster {
 		by[Cluster] = []string{""}
 	}
 	return by
 }
 
-var resourceFields = [kinds]string{"log_topics", "consumer_groups", "transactional_ids", "cluster"}
+var resourceFields = [kinds]string{"log_topics", "consumer_groups", "transactional_ids", "schema_subjects", "cluster"}
 
 // resourcesOf checks a rule's resources and gives them to its role.
 func (c *compiler) resourcesOf(path string, r *Rule) {

@@ -102,15 +102,15 @@ func (s *Server) tell(r *request, v Version) (told, error) {
 }
 
 // subject is that of the path, if the account may do that to it.
-func (s *Server) subject(r *request, write bool) (string, error) {
+func (s *Server) subject(r *request, to Right) (string, error) {
 	name := r.PathValue("subject")
-	return name, s.may(r, write, name)
+	return name, s.may(r, to, name)
 }
 
 func (s *Server) getSubjects(r *request) (any, error) {
 	list := []string{}
 	for _, name := range s.o.Registry.Subjects(r.URL.Query().Get("subjectPrefix"), r.flag("deleted"), r.flag("deletedOnly")) {
-		if s.may(r, false, name) == nil {
+		if s.may(r, Read, name) == nil {
 			list = append(list, name)
 		}
 	}
@@ -118,7 +118,7 @@ func (s *Server) getSubjects(r *request) (any, error) {
 }
 
 func (s *Server) register(r *request) (any, error) {
-	name, err := s.subject(r, true)
+	name, err := s.subject(r, Write)
 	if err != nil {
 		return nil, err
 	}
@@ -142,7 +142,7 @@ func (s *Server) register(r *request) (any, error) {
 // mayRefer has a schema show no other that its author may not read.
 func (s *Server) mayRefer(r *request, n *Schema) error {
 	for _, ref := range n.References {
-		if err := s.may(r, false, ref.Subject); err != nil {
+		if err := s.may(r, Read, ref.Subject); err != nil {
 			return err
 		}
 	}
@@ -150,7 +150,7 @@ func (s *Server) mayRefer(r *request, n *Schema) error {
 }
 
 func (s *Server) lookup(r *request) (any, error) {
-	name, err := s.subject(r, false)
+	name, err := s.subject(r, Read)
 	if err != nil {
 		return nil, err
 	}
@@ -169,7 +169,7 @@ func (s *Server) lookup(r *request) (any, error) {
 }
 
 func (s *Server) compare(r *request) (any, error) {
-	name, err := s.subject(r, false)
+	name, err := s.subject(r, Read)
 	if err != nil {
 		return nil, err
 	}
@@ -201,7 +201,7 @@ func (s *Server) compare(r *request) (any, error) {
 }
 
 func (s *Server) deleteSubject(r *request) (any, error) {
-	name, err := s.subject(r, true)
+	name, err := s.subject(r, Manage)
 	if err != nil {
 		return nil, err
 	}
@@ -213,7 +213,7 @@ func (s *Server) deleteSubject(r *request) (any, error) {
 }
 
 func (s *Server) deleteVersion(r *request) (any, error) {
-	name, err := s.subject(r, true)
+	name, err := s.subject(r, Manage)
 	if err != nil {
 		return nil, err
 	}
@@ -229,7 +229,7 @@ func (s *Server) deleteVersion(r *request) (any, error) {
 }
 
 func (s *Server) getVersions(r *request) (any, error) {
-	name, err := s.subject(r, false)
+	name, err := s.subject(r, Read)
 	if err != nil {
 		return nil, err
 	}
@@ -244,7 +244,7 @@ func (s *Server) getVersions(r *request) (any, error) {
 }
 
 func (s *Server) version(r *request) (Version, error) {
-	name, err := s.subject(r, false)
+	name, err := s.subject(r, Read)
 	if err != nil {
 		return Version{}, err
 	}
@@ -273,7 +273,7 @@ func (s *Server) getVersionText(r *request) (any, error) {
 }
 
 func (s *Server) getReferencedBy(r *request) (any, error) {
-	name, err := s.subject(r, false)
+	name, err := s.subject(r, Read)
 	if err != nil {
 		return nil, err
 	}
@@ -299,7 +299,7 @@ func (s *Server) getSchemas(r *request) (any, error) {
 	}
 	deleted := r.flag("deleted")
 	for _, name := range s.o.Registry.Subjects(r.URL.Query().Get("subjectPrefix"), deleted, false) {
-		if s.may(r, false, name) != nil {
+		if s.may(r, Read, name) != nil {
 			continue
 		}
 		versions, err := s.o.Registry.Versions(name, deleted)
@@ -339,7 +339,7 @@ func (s *Server) byID(r *request, deleted bool) (v Version, versions []Version, 
 	}
 	allowed := false
 	for _, of := range all {
-		if s.may(r, false, of.Subject) == nil {
+		if s.may(r, Read, of.Subject) == nil {
 			allowed = true
 			if deleted || !of.Deleted {
 				versions = append(versions, of)
@@ -403,7 +403,7 @@ type levelTold struct {
 }
 
 func (s *Server) getLevel(r *request) (any, error) {
-	name, err := s.setting(r, false)
+	name, err := s.setting(r, Read)
 	if err != nil {
 		return nil, err
 	}
@@ -412,16 +412,16 @@ func (s *Server) getLevel(r *request) (any, error) {
 }
 
 // setting is the subject of the path, or none: what holds for all everybody may read who gets in.
-func (s *Server) setting(r *request, write bool) (string, error) {
+func (s *Server) setting(r *request, to Right) (string, error) {
 	name := r.PathValue("subject")
-	if name == "" && !write {
+	if name == "" && to == Read {
 		return "", nil
 	}
-	return name, s.may(r, write, name)
+	return name, s.may(r, to, name)
 }
 
 func (s *Server) putLevel(r *request) (any, error) {
-	name, err := s.setting(r, true)
+	name, err := s.setting(r, Manage)
 	if err != nil {
 		return nil, err
 	}
@@ -440,7 +440,7 @@ func (s *Server) putLevel(r *request) (any, error) {
 }
 
 func (s *Server) deleteLevel(r *request) (any, error) {
-	name, err := s.setting(r, true)
+	name, err := s.setting(r, Manage)
 	if err != nil {
 		return nil, err
 	}
@@ -453,7 +453,7 @@ type modeTold struct {
 }
 
 func (s *Server) getMode(r *request) (any, error) {
-	name, err := s.setting(r, false)
+	name, err := s.setting(r, Read)
 	if err != nil {
 		return nil, err
 	}
@@ -462,7 +462,7 @@ func (s *Server) getMode(r *request) (any, error) {
 }
 
 func (s *Server) putMode(r *request) (any, error) {
-	name, err := s.setting(r, true)
+	name, err := s.setting(r, Manage)
 	if err != nil {
 		return nil, err
 	}
@@ -478,7 +478,7 @@ func (s *Server) putMode(r *request) (any, error) {
 }
 
 func (s *Server) deleteMode(r *request) (any, error) {
-	name, err := s.setting(r, true)
+	name, err := s.setting(r, Manage)
 	if err != nil {
 		return nil, err
 	}

@@ -24,13 +24,27 @@ import (
 type ServerOptions struct {
 	Registry *Registry
 	Hosts    []string // names, beside addresses and localhost, under which those who have shown nothing reach the server
-	// Allowed says whether an account may read a subject, or write it. The subject "" is what holds for all of them; nil: everything is.
-	Allowed func(account string, write bool, subject string) bool
+	// Allowed says whether an account may do something to a subject. The subject "" is what holds for all of them. Nil: everything is.
+	Allowed func(account string, to Right, subject string) bool
 	Logger  *slog.Logger
 	Now     func() time.Time // default time.Now
 
 	MaxConnections int // default 256, of which half may be of one address
 }
+
+// Right is what somebody may do to a subject.
+type Right uint8
+
+const (
+	// Read its schemas, compare with them.
+	Read Right = iota
+	// Write: register versions.
+	Write
+	// Manage: delete, and set level and mode.
+	Manage
+)
+
+func (r Right) String() string { return [...]string{"Read", "Write", "Manage"}[r] }
 
 // Door is one listener, and who gets in there.
 type Door struct {
@@ -272,18 +286,15 @@ func (s *Server) known(host string) bool {
 }
 
 // may says why an account may not do something to a subject, or nil.
-func (s *Server) may(r *request, write bool, subject string) error {
-	if s.o.Allowed == nil || s.o.Allowed(r.account, write, subject) {
+func (s *Server) may(r *request, to Right, subject string) error {
+	if s.o.Allowed == nil || s.o.Allowed(r.account, to, subject) {
 		return nil
 	}
-	operation, what := "Read", "Subject: "+clip(subject)
-	if write {
-		operation = "Write"
-	}
+	what := "Subject: " + clip(subject)
 	if subject == "" {
 		what = "all subjects"
 	}
-	return errorf(40301, "User is denied operation %s on %s", operation, what)
+	return errorf(40301, "User is denied operation %s on %s", to, what)
 }
 
 // flag reads a boolean query parameter.

@@ -37,12 +37,12 @@ const (
 func TestLogins(t *testing.T) {
 	w := serve(t, open(t, newLog(t)), func(o *ServerOptions, d *Door) {
 		d.Chain.Add(identity.LinkPassword, byTable{"anna": "secret", "bert": "secret"})
-		o.Allowed = func(account string, write bool, subject string) bool {
+		o.Allowed = func(account string, to Right, subject string) bool {
 			switch account {
 			case "anna":
 				return true
 			case "bert":
-				return !write && strings.HasPrefix(subject, "public-")
+				return to == Read && strings.HasPrefix(subject, "public-")
 			}
 			return false
 		}
