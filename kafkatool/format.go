@@ -22,6 +22,8 @@ type Record struct {
 type Format struct {
 	pieces []piece
 	null   bool
+
+	Key, Value Pack // how to read them; "": as they are
 }
 
 // piece is a token's letter, or a text if that is zero.
@@ -109,16 +111,27 @@ func number(s string, base, most int) (v byte, n int) {
 	return byte(u), n
 }
 
-// Append writes a record.
-func (f *Format) Append(b []byte, r Record) []byte {
+// Append writes a record. An error is of bytes that are not what Key or Value say.
+func (f *Format) Append(b []byte, r Record) (_ []byte, err error) {
+	key, value := r.Key, r.Value
+	if f.Key != "" && key != nil {
+		if key, err = f.Key.Unpack(nil, key); err != nil {
+			return b, fmt.Errorf("the key of %s [%d] at %d: %w", r.Topic, r.Partition, r.Offset, err)
+		}
+	}
+	if f.Value != "" && value != nil {
+		if value, err = f.Value.Unpack(nil, value); err != nil {
+			return b, fmt.Errorf("the value of %s [%d] at %d: %w", r.Topic, r.Partition, r.Offset, err)
+		}
+	}
 	for _, p := range f.pieces {
 		switch p.token {
 		case 0:
 			b = append(b, p.text...)
 		case 's':
-			b = f.bytes(b, r.Value)
+			b = f.bytes(b, value)
 		case 'k':
-			b = f.bytes(b, r.Key)
+			b = f.bytes(b, key)
 		case 'h':
 			b = appendHeaders(b, r.Headers)
 		case 'S':
@@ -137,7 +150,7 @@ func (f *Format) Append(b []byte, r Record) []byte {
 			b = strconv.AppendInt(b, r.time(), 10)
 		}
 	}
-	return b
+	return b, nil
 }
 
 func (f *Format) bytes(b, v []byte) []byte {

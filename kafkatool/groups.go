@@ -27,6 +27,7 @@ type Group struct {
 type GroupDetail struct {
 	Name        string   `json:"name"`
 	State       string   `json:"state"`
+	Type        string   `json:"type"` // classic, or consumer
 	Assignor    string   `json:"assignor,omitempty"`
 	Coordinator int32    `json:"coordinator"`
 	Members     []Member `json:"members"`
@@ -103,7 +104,7 @@ func (c *Cluster) members(ctx context.Context, group string) (*membership, error
 	all, err := c.adm.DescribeGroups(ctx, group)
 	g, there := all[group]
 	if err == nil && there && g.Err == nil && g.State != dead {
-		m.State, m.Assignor, m.Coordinator = g.State, g.Protocol, g.Coordinator.NodeID
+		m.State, m.Type, m.Assignor, m.Coordinator = g.State, "classic", g.Protocol, g.Coordinator.NodeID
 		for _, one := range g.Members {
 			m.Members = append(m.Members, Member{one.MemberID, one.InstanceID, one.ClientID, one.ClientHost})
 			of := kadm.DescribedGroup{Members: []kadm.DescribedGroupMember{one}}
@@ -123,7 +124,7 @@ func (c *Cluster) members(ctx context.Context, group string) (*membership, error
 	if err != nil || !there || n.Err != nil || n.State == dead {
 		return nil, fmt.Errorf("%w: %q", ErrNoGroup, group)
 	}
-	m.State, m.Assignor, m.Coordinator = n.State, n.AssignorName, n.Coordinator.NodeID
+	m.State, m.Type, m.Assignor, m.Coordinator = n.State, "consumer", n.AssignorName, n.Coordinator.NodeID
 	for _, one := range n.Members {
 		m.Members = append(m.Members, Member{one.MemberID, one.InstanceID, one.ClientID, one.ClientHost})
 		of := kadm.DescribedConsumerGroup{Members: []kadm.ConsumerGroupMember{one}}

@@ -28,17 +28,24 @@ type consumeFlags struct {
 	json        bool
 	quiet       bool
 	uncommitted bool
+
+	group, instance string
+	serverAssigns   bool
+	packs           []string
 }
 
 func newConsume(e env) *cobra.Command {
 	f := consumeFlags{kafkaFlags: kafkaFlags{env: e}}
 	c := &cobra.Command{
-		Use: "consume -t TOPIC", Short: "Read records of a topic, with the manners of kcat", Args: cobra.NoArgs,
+		Use: "consume (-t TOPIC | -G GROUP TOPIC…)", Short: "Read records of a topic, with the manners of kcat",
 		Long: `Read records of a topic and write them out, with the flags of kcat -C. Records are read as they are, and written so: what is in them reaches your terminal.
-Nothing is committed. Records of transactions are seen when those are committed (--read-uncommitted: at once).
+Without -G nothing is committed. Records of transactions are seen when those are committed (--read-uncommitted: at once).
 
 Where to begin, -o: beginning (default), end, OFFSET, -N (the last N of each partition), s@TIME. Where to end: e@TIME (with another -o), -c, -e.
 TIME is in milliseconds, RFC 3339, or how long ago: s@90m.
+
+With -G you are a member of a group, which divides the partitions of the topics (^… is an expression) among its members and goes on where it was; -o beginning or
+end (default) says where it begins that has committed nothing. What was written out is committed. --server-assigns: by the protocol of KIP-848, where the cluster has it.
 
 In -f: %s value, %k key, %h headers, %t topic, %p partition, %o offset, %T time in milliseconds, %S %K length of value and key (-1: null), %R the
 value's length as four bytes, %% a percent sign; \n \t \r \xNN. -J writes one JSON object a line; -o is not the output, as it is in kcat.
@@ -47,8 +54,10 @@ Exit codes: 0 done, or interrupted; 1 failed; 2 wrong command line.`,
 		Example: `  millrace consume -t telemetry -o end
   millrace consume -t telemetry -e -f '%T %k %s\n'
   millrace consume -t telemetry -o s@2026-05-01T06:00:00Z -o e@2026-05-01T07:00:00Z -e -J | jq .payload
-  millrace consume -t orders -p 0 -o -10 -e -K : -b h1:9092`,
-		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd.Context(), time.Now()) },
+  millrace consume -t orders -p 0 -o -10 -e -K : -b h1:9092
+  millrace consume -G billing -o beginning orders '^invoices-.*'
+  millrace consume -t counts -s key=s -s 'value=>q' -K ': '`,
+		RunE: func(cmd *cobra.Command, args []string) error { return f.run(cmd.Context(), args, time.Now()) },
 	}
 	f.flags(c)
 	fl := c.Flags()
@@ -64,7 +73,10 @@ Exit codes: 0 done, or interrupted; 1 failed; 2 wrong command line.`,
 	fl.BoolVarP(&f.json, "json", "J", false, "write JSON objects")
 	fl.BoolVarP(&f.quiet, "quiet", "q", false, "say nothing on standard error but errors")
 	fl.BoolVar(&f.uncommitted, "read-uncommitted", false, "also what transactions have not committed, or have aborted")
-	_ = c.MarkFlagRequired("topic") // it is there
+	fl.StringVarP(&f.group, "group", "G", "", "read as a member of this group; the topics follow")
+	fl.StringVar(&f.instance, "instance", "", "with -G: be this static member")
+	fl.BoolVar(&f.serverAssigns, "server-assigns", false, "with -G: let the server assign (KIP-848), where it can")
+	fl.StringArrayVarP(&f.packs, "unpack", "s", nil, "how to read keys and values: key=PACK, value=PACK, or PACK for both, of < > bBhHiIqQ c s $")
 	return c
 }
 
@@ -97,13 +109,19 @@ func (f *consumeFlags) reading(now time.Time) (kafkatool.Reading, error) {
 }
 
 // writer says how records are written.
-func (f *consumeFlags) writer() (func([]byte, kafkatool.Record) []byte, error) {
+func (f *consumeFlags) writer() (func([]byte, kafkatool.Record) ([]byte, error), error) {
 	delimiter := kafkatool.Unescape(f.delimiter)
+	key, value, err := kafkatool.ParsePacks(f.packs)
+	if err != nil {
+		return nil, err
+	}
 	if f.json {
-		if f.format != "" {
-			return nil, errors.New("-J and -f exclude each other")
+		if f.format != "" || len(f.packs) > 0 {
+			return nil, errors.New("-J excludes -f and -s")
 		}
-		return func(b []byte, r kafkatool.Record) []byte { return append(kafkatool.AppendJSON(b, r), delimiter...) }, nil
+		return func(b []byte, r kafkatool.Record) ([]byte, error) {
+			return append(kafkatool.AppendJSON(b, r), delimiter...), nil
+		}, nil
 	}
 	format := f.format
 	if format == "" {
@@ -117,11 +135,50 @@ func (f *consumeFlags) writer() (func([]byte, kafkatool.Record) []byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	w.Key, w.Value = key, value
 	return w.Append, nil
 }
 
-func (f *consumeFlags) run(ctx context.Context, now time.Time) error {
-	r, err := f.reading(now)
+// member makes what the flags say into a membership.
+func (f *consumeFlags) member(topics []string) (m kafkatool.Membership, err error) {
+	m = kafkatool.Membership{Group: f.group, Topics: topics, Instance: f.instance, ServerSide: f.serverAssigns, Count: f.count, ToEnd: f.exit, Uncommitted: f.uncommitted}
+	switch {
+	case f.topic != "" || f.partition != -1:
+		return m, errors.New("-G: the topics follow the flags, without -t, and the group says which partitions")
+	case len(topics) == 0:
+		return m, errors.New("-G: name the topics, such as: millrace consume -G GROUP TOPIC")
+	case f.count < 0:
+		return m, errors.New("-c: 0 or more")
+	}
+	for _, o := range f.offsets {
+		switch o {
+		case "beginning":
+			m.FromEarliest = true
+		case "end":
+			m.FromEarliest = false
+		default:
+			return m, fmt.Errorf("-o %s: with -G, beginning or end; millrace group reset puts a group elsewhere", o)
+		}
+	}
+	return m, nil
+}
+
+func (f *consumeFlags) run(ctx context.Context, args []string, now time.Time) error {
+	var r kafkatool.Reading
+	var m kafkatool.Membership
+	var err error
+	switch {
+	case f.group != "":
+		m, err = f.member(args)
+	case len(args) > 0:
+		err = fmt.Errorf("what is %q? a topic is named with -t, or after -G GROUP", args[0])
+	case f.topic == "":
+		err = errors.New("-t TOPIC, or -G GROUP TOPIC: which topic?")
+	case f.instance != "" || f.serverAssigns:
+		err = errors.New("--instance and --server-assigns go with -G")
+	default:
+		r, err = f.reading(now)
+	}
 	if err != nil {
 		return err
 	}
@@ -136,20 +193,30 @@ func (f *consumeFlags) run(ctx context.Context, now time.Time) error {
 	defer c.Close()
 	out := bufio.NewWriterSize(f.env.Out, 64<<10)
 	var line []byte
-	r.Emit = func(k kafkatool.Record) error {
-		line = write(line[:0], k)
+	emit := func(k kafkatool.Record) (err error) {
+		if line, err = write(line[:0], k); err != nil {
+			return err
+		}
 		if _, err := out.Write(line); err != nil {
 			return fmt.Errorf("write the records: %w", err)
 		}
 		return nil
 	}
-	r.Idle = out.Flush
-	r.Note = func(format string, args ...any) {
+	note := func(format string, args ...any) {
 		if !f.quiet {
 			fmt.Fprintf(f.env.Err, "%% %s\n", printable(fmt.Sprintf(format, args...)))
 		}
 	}
-	err = c.Consume(ctx, r)
+	if f.group != "" {
+		m.Emit, m.Idle, m.Note = emit, out.Flush, note
+		err = c.ConsumeGroup(ctx, m)
+	} else {
+		r.Emit, r.Idle, r.Note = emit, out.Flush, note
+		err = c.Consume(ctx, r)
+	}
+	if flushed := out.Flush(); err == nil && flushed != nil { // what came before an error is seen too
+		err = fmt.Errorf("write the records: %w", flushed)
+	}
 	if ctx.Err() != nil && errors.Is(err, ctx.Err()) { // before there was anything to read
 		return nil
 	}

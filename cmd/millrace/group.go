@@ -78,6 +78,9 @@ by its timestamp and this machine's clock. LOST are offsets that retention took 
 
 func sayGroup(w io.Writer, g *kafkatool.GroupDetail) {
 	fmt.Fprintf(w, "%s: %s, %d members, coordinator %d", plain(g.Name), printable(g.State), len(g.Members), g.Coordinator)
+	if g.Type == "consumer" { // not the one that everybody knows
+		fmt.Fprint(w, ", the server assigns")
+	}
 	if g.Assignor != "" {
 		fmt.Fprintf(w, ", assignor %s", printable(g.Assignor))
 	}

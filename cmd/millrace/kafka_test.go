@@ -170,6 +170,10 @@ func TestProduceConsume(t *testing.T) {
 	if out := produce("x;y;z", exitOK, "-D", ";", "-c", "2", "-T"); out != "x;y;" {
 		t.Errorf("tee: %q", out)
 	}
+	_, grouped, said := k.call("", "consume", "-G", "readers", "-o", "beginning", "-e", "-f", `%t;`, "orders")
+	if !strings.Contains(grouped, "orders;") || !strings.Contains(said, "% Group readers rebalanced") {
+		t.Errorf("a group reads %q and says %q", grouped, said)
+	}
 	_, out, errs := k.call("", "consume", "-t", "orders", "-p", "0", "-e", "-f", `%k=%s %h|`)
 	if out != "a=1 h=1|b=2 h=1|key=whole\nfile |=l1 |=l2 |=x |=y |" || !strings.Contains(errs, "Reached end of topic orders [0] at offset 7") {
 		t.Errorf("%q %q", out, errs)
@@ -195,6 +199,13 @@ func TestProduceConsume(t *testing.T) {
 		{[]string{"consume", "-t", "orders", "-f", "%z"}, exitUsage, "format"},
 		{[]string{"consume", "-t", "orders", "-p", "7"}, exitUsage, "partitions 0 to 1"},
 		{[]string{"consume", "-t", "orders", "-J", "-f", "x"}, exitUsage, "exclude"},
+		{[]string{"consume", "-t", "orders", "-s", "z"}, exitUsage, "-s"},
+		{[]string{"consume"}, exitUsage, "-t TOPIC"},
+		{[]string{"consume", "orders"}, exitUsage, "-t"},
+		{[]string{"consume", "-G", "g"}, exitUsage, "name the topics"},
+		{[]string{"consume", "-G", "g", "-t", "orders"}, exitUsage, "without -t"},
+		{[]string{"consume", "-G", "g", "-o", "7", "orders"}, exitUsage, "group reset"},
+		{[]string{"consume", "-t", "orders", "--server-assigns"}, exitUsage, "-G"},
 	} {
 		if code, out, errs := k.call("", c.args...); code != c.code || !strings.Contains(errs, c.errs) || out != "" {
 			t.Errorf("%q: %d %s %s", c.args, code, out, errs)
