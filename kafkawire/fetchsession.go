@@ -205,6 +205,7 @@ func (s *fetchSet) rotate() {
 		}
 	}
 	s.parts = append(kept, s.moved...)
+	clear(s.moved)
 }
 
 // fetchSessions is the cache of sessions.

@@ -115,6 +115,15 @@ func TestFetchSession(t *testing.T) {
 		f.want(f.ask(map[int32]int64{0: 0}), "0") // the error is over
 		n.dial().produce(topic.Name, 2, "b")
 		f.want(f.ask(nil, 2))
+		other := *f
+		other.topic = n.topic(fmt.Sprint("u", v), 1, nil)
+		n.dial().produce(other.topic.Name, 0, "c")
+		f.want(other.ask(map[int32]int64{0: 0}), "0 records") // a second topic
+		f.epoch = other.epoch
+		f.want(f.ask(nil), "0 records")
+		other.epoch = f.epoch
+		f.want(other.ask(nil, 0))
+		f.epoch = other.epoch
 		resp = f.ask(nil, 0, 1, 3) // nothing is left: the session is closed
 		f.id = 0
 		f.want(resp)
