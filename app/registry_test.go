@@ -12,6 +12,7 @@ import (
 
 	"github.com/millrace-io/millrace/config"
 	"github.com/millrace-io/millrace/eventlog"
+	"github.com/millrace-io/millrace/internal/certs/certtest"
 	"github.com/millrace-io/millrace/mqtt/packet"
 )
 
@@ -197,4 +198,61 @@ func TestRegistryWithoutListener(t *testing.T) {
 	if _, err := n.schemas.registry.SetLevel(ctx, "", "FULL"); err == nil {
 		t.Error("a registry without a listener writes")
 	}
+}
+
+// Who gets in at the registry, by certificate or token, is judged at each request, and so is what they may do.
+func TestRegistryLoginsAndRights(t *testing.T) {
+	k := newKeys(t)
+	passwords := k.path("passwords")
+	token := passwordFile(t, passwords)
+	c := testConfig(t, "policy: {rules: [{who: builder, allow: all, schema_subjects: [team-*]}, {who: scraper, allow: read, schema_subjects: ['*']}, {who: scraper, deny: all, schema_subjects: [team-secret]}]}")
+	c.Auth.Passwords = config.File(passwords)
+	m := k.listener(true)
+	c.Listeners.Registry = []config.Registry{{Bind: "127.0.0.1:0", TLS: m.TLS, Auth: []string{"cert", "token"}}}
+	n := boot(t, c)
+	builder := k.ca.Client("builder")
+	client := func(p *certtest.Pair) *http.Client {
+		tr := &http.Transport{TLSClientConfig: k.client(p)}
+		t.Cleanup(tr.CloseIdleConnections)
+		return &http.Client{Transport: tr}
+	}
+	own, others := client(&builder), client(nil)
+	do := func(c *http.Client, token, method, path, body string, want int) {
+		t.Helper()
+		r, err := http.NewRequestWithContext(t.Context(), method, "https://"+n.Address("schema registry")+path, strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("Content-Type", "application/vnd.schemaregistry.v1+json")
+		if token != "" {
+			r.Header.Set("Authorization", "Bearer "+token)
+		}
+		a, err := c.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer a.Body.Close()
+		b, _ := io.ReadAll(a.Body)
+		if a.StatusCode != want {
+			t.Errorf("%s %s: %d %s, want %d", method, path, a.StatusCode, b, want)
+		}
+	}
+	const schema = `{"schema":"\"int\""}`
+	for _, s := range []string{"team-a", "team-secret"} {
+		do(own, "", "POST", "/subjects/"+s+"/versions", schema, 200)
+	}
+	do(own, "", "POST", "/subjects/other/versions", schema, 403)
+	do(own, "", "PUT", "/config", `{"compatibility":"NONE"}`, 403)
+	do(own, "", "PUT", "/config/team-a", `{"compatibility":"NONE"}`, 200)
+	do(others, "", "GET", "/subjects", "", 401)
+	do(others, "mlr_wrong", "GET", "/subjects", "", 401)
+	do(others, token, "GET", "/subjects/team-a/versions", "", 200)
+	do(others, token, "GET", "/subjects/team-secret/versions", "", 403)
+	do(others, token, "GET", "/schemas/ids/1", "", 200) // of team-a, too
+	do(others, token, "POST", "/subjects/team-a/versions", schema, 403)
+	do(others, token, "DELETE", "/subjects/team-a", "", 403)
+
+	k.write("crl.pem", k.ca.CRL(builder.Leaf))
+	n.Reload()
+	do(own, "", "GET", "/subjects", "", 401) // on the connection that was open
 }
