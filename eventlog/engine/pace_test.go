@@ -1,6 +1,8 @@
 package engine
 
 import (
+	"math/rand/v2"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -47,6 +49,75 @@ func TestPacer(t *testing.T) {
 	}
 }
 
+// simulated runs appends against a pacer for a second and a half, by a clock of its own, and says how many were answered in its last half. next
+// is when the first of those appends comes that come after t.
+func simulated(p *pacer, waiting []time.Duration, next func(answered time.Duration) time.Duration) (done, rests int) {
+	const sync = 300 * time.Microsecond
+	at := func(d time.Duration) time.Time { return time.Unix(1, 0).Add(d) }
+	for now := time.Duration(0); now < 1500*time.Millisecond; {
+		slices.Sort(waiting)
+		now = max(now, waiting[0])
+		if d := p.rest(at(now)); d > 0 {
+			now += d
+			rests++
+		}
+		n, _ := slices.BinarySearch(waiting, now+1)
+		p.begins(at(now), n)
+		now += sync
+		for i := range n {
+			waiting[i] = next(now)
+		}
+		if now > 750*time.Millisecond {
+			done += n
+		}
+	}
+	return done, rests
+}
+
+// A few that wait for their answers are hardly kept; who sends at a pace of its own is, and shares commits.
+func TestPacerTries(t *testing.T) {
+	for _, x := range []struct {
+		name   string
+		ours   func() (waiting []time.Duration, next func(time.Duration) time.Duration)
+		within float64 // of what comes without rests
+		rests  bool
+	}{
+		{"8 that wait for their answers", func() ([]time.Duration, func(time.Duration) time.Duration) {
+			r := rand.New(rand.NewPCG(1, 1))
+			return make([]time.Duration, 8), func(t time.Duration) time.Duration { return t + time.Duration(r.IntN(int(100*time.Microsecond))) }
+		}, 0.9, false},
+		{"10,000 a second that do not", func() ([]time.Duration, func(time.Duration) time.Duration) {
+			r := rand.New(rand.NewPCG(1, 1))
+			last := time.Duration(0)
+			next := func(time.Duration) time.Duration {
+				last += time.Duration(r.ExpFloat64() * float64(100*time.Microsecond))
+				return last
+			}
+			var first []time.Duration
+			for range 64 { // more than come at once
+				first = append(first, next(0))
+			}
+			return first, next
+		}, 0.97, true},
+	} {
+		waiting, next := x.ours()
+		all, none := simulated(&pacer{}, waiting, next)
+		waiting, next = x.ours()
+		p := &pacer{delay: time.Millisecond}
+		got, rests := simulated(p, waiting, next)
+		if float64(got) < x.within*float64(all) || none != 0 {
+			t.Errorf("%s: %d answers, %d without rests", x.name, got, all)
+		}
+		if p.awake == x.rests || rests == 0 || x.rests && rests < 1000 {
+			t.Errorf("%s: awake %v, %d rests", x.name, p.awake, rests)
+		}
+		p.begins(p.began.Add(time.Hour), 1) // a pause
+		if p.trial || p.items != 1 {
+			t.Errorf("%s: a pause was counted: %+v", x.name, *p)
+		}
+	}
+}
+
 // fakeAlarm, once it is armed, sleeps until it is rung, or told to go on.
 type fakeAlarm struct {
 	armed  atomic.Bool
@@ -84,6 +155,7 @@ func TestRest(t *testing.T) {
 	a := &fakeAlarm{slept: make(chan time.Duration, 64), goOn: make(chan struct{}), rung: make(chan struct{}, 8)}
 	o := small(vfs.Faults(vfs.NewMem(), s.hook))
 	o.CommitDelay, o.Alarm = time.Hour, a
+	o.Now = func() time.Time { return time.Unix(1_700_000_000, 0) } // it is never time for a trial
 	e := open(t, o)
 	t.Cleanup(func() { close(a.goOn) }) // before e is closed
 	p := topicOf(t, e, nil)
