@@ -40,9 +40,10 @@ func txnOffsetCommit(c *conn, req *kmsg.TxnOffsetCommitRequest) kmsg.Response {
 	}
 	topics := map[string]eventlog.Topic{}
 	ids := map[string]eventlog.TopicID{}
-	for _, t := range req.Topics {
+	for i := range req.Topics {
+		t := &req.Topics[i]
 		if topic, ok := c.s.topic(t.Topic); ok && c.mayTopic(kmsg.ACLOperationRead, t.Topic) {
-			topics[t.Topic], ids[t.Topic] = topic, topic.ID
+			topics[t.Topic], ids[t.Topic], t.TopicID = topic, topic.ID, topic.ID
 		}
 	}
 	c.s.groups.committing(ids)

@@ -91,6 +91,30 @@ func TestConsumerGroup(t *testing.T) {
 			t.Errorf("commit of %s with epoch %d in partition %d: %v, want %v", tc.id, tc.epoch, tc.partition, kerr.ErrorForCode(got), tc.want)
 		}
 	}
+	// Inside a transaction the same rule holds, under another name.
+	init := kmsg.NewPtrInitProducerIDRequest()
+	init.TransactionalID, init.TransactionTimeoutMillis = kmsg.StringPtr("x"), 60_000
+	producer := do[*kmsg.InitProducerIDResponse](c, 4, init)
+	inTxn := func(id string, epoch, partition int32) int16 {
+		req := kmsg.NewPtrTxnOffsetCommitRequest()
+		req.TransactionalID, req.Group, req.ProducerID, req.ProducerEpoch = "x", "g", producer.ProducerID, producer.ProducerEpoch
+		req.MemberID, req.Generation = id, epoch
+		req.Topics = []kmsg.TxnOffsetCommitRequestTopic{{Topic: "t", Partitions: []kmsg.TxnOffsetCommitRequestTopicPartition{{Partition: partition, Offset: 9}}}}
+		return do[*kmsg.TxnOffsetCommitResponse](c, 5, req).Topics[0].Partitions[0].ErrorCode
+	}
+	for _, tc := range []struct {
+		epoch, partition int32
+		want             int16
+	}{{2, 0, 0}, {1, 0, 0}, {3, 0, kerr.IllegalGeneration.Code}, {1, 3, kerr.IllegalGeneration.Code}} {
+		if got := inTxn("a", tc.epoch, tc.partition); got != tc.want {
+			t.Errorf("commit in a transaction with epoch %d in partition %d: %v", tc.epoch, tc.partition, kerr.ErrorForCode(got))
+		}
+	}
+	end := kmsg.NewPtrEndTxnRequest()
+	end.TransactionalID, end.ProducerID, end.ProducerEpoch = "x", producer.ProducerID, producer.ProducerEpoch
+	if r := do[*kmsg.EndTxnResponse](c, 5, end); r.ErrorCode != 0 {
+		t.Errorf("abort: %v", kerr.ErrorForCode(r.ErrorCode))
+	}
 	old := commitRequest("g", "t", 0, 7)
 	old.MemberID, old.Generation = "a", 2
 	if got := do[*kmsg.OffsetCommitResponse](c, 8, old).Topics[0].Partitions[0].ErrorCode; got != kerr.UnsupportedVersion.Code {

@@ -21,12 +21,12 @@ type pendingOffset struct {
 	old   bool   // something newer is committed already
 }
 
-// CommitTxn is a TxnOffsetCommit request. What it wants appended belongs to its producer's transaction; once that is durable, Pend is
+// CommitTxn is a TxnOffsetCommit request, whose topics the caller has resolved to ids. What it wants appended belongs to its producer's transaction; once that is durable, Pend is
 // called with it. Partitions that refused names keep its error.
 func (g *Group) CommitTxn(now time.Time, req *kmsg.TxnOffsetCommitRequest, refused func(topic string, partition int32) *kerr.Error) ([]Record, *kmsg.TxnOffsetCommitResponse) {
 	g.now = now
 	resp := req.ResponseKind().(*kmsg.TxnOffsetCommitResponse)
-	all := g.mayCommitTxn(req)
+	late, all := g.mayCommitTxn(req)
 	var records []Record
 	for _, t := range req.Topics {
 		rt := kmsg.NewTxnOffsetCommitResponseTopic()
@@ -39,6 +39,9 @@ func (g *Group) CommitTxn(now time.Time, req *kmsg.TxnOffsetCommitRequest, refus
 				o.Metadata = *p.Metadata
 			}
 			refusal := all
+			if late != nil && late.mayCommitOld(t.TopicID, p.Partition, req.Generation) != nil {
+				refusal = kerr.IllegalGeneration // what this request calls a stale epoch
+			}
 			if refusal == nil {
 				refusal = refused(t.Topic, p.Partition)
 			}
@@ -58,36 +61,38 @@ func (g *Group) CommitTxn(now time.Time, req *kmsg.TxnOffsetCommitRequest, refus
 }
 
 // mayCommitTxn decides whether the sender owns what it commits. The transactional id fences producers already, so one that says nothing of
-// a member is believed (KIP-447).
-func (g *Group) mayCommitTxn(req *kmsg.TxnOffsetCommitRequest) *kerr.Error {
+// a member is believed (KIP-447). A member that says a past epoch is returned, see mayCommitConsumer.
+func (g *Group) mayCommitTxn(req *kmsg.TxnOffsetCommitRequest) (late *consumerMember, err *kerr.Error) {
 	if g.unwelcome() {
-		return kerr.GroupMaxSizeReached
+		return nil, kerr.GroupMaxSizeReached
 	}
 	if req.Generation < 0 && req.MemberID == "" && req.InstanceID == nil {
-		return nil
+		return nil, nil
 	}
 	if g.consumer != nil {
 		m := g.consumer.members[req.MemberID]
 		switch {
 		case m == nil:
-			return kerr.UnknownMemberID
-		case req.Generation != m.epoch: // what this request calls a stale epoch
-			return kerr.IllegalGeneration
+			return nil, kerr.UnknownMemberID
+		case req.Generation > m.epoch:
+			return nil, kerr.IllegalGeneration
+		case req.Generation < m.epoch:
+			return m, nil
 		}
-		return nil
+		return nil, nil
 	}
 	if g.Forgettable() {
-		return kerr.IllegalGeneration
+		return nil, kerr.IllegalGeneration
 	}
 	m, err := g.find(req.MemberID, req.InstanceID)
 	switch {
 	case err != nil:
-		return err
+		return nil, err
 	case req.Generation != g.generation:
-		return kerr.IllegalGeneration
+		return nil, kerr.IllegalGeneration
 	}
 	g.alive(m)
-	return nil
+	return nil, nil
 }
 
 // Pend notes a record that is durable as a part of a producer's transaction.
