@@ -66,3 +66,28 @@ func TestLogCommands(t *testing.T) {
 	}
 	expect(t, exitOK, "damage  topic: mqtt", "", "log", "dump", "--data", data, "segments", "--topic", "mqtt")
 }
+
+// TestBackupCommands: the log of a stopped node is backed up, listed, verified and restored; of a running one only an administrator gets it.
+func TestBackupCommands(t *testing.T) {
+	dir := t.TempDir()
+	data, to, back := filepath.Join(dir, "data"), filepath.Join(dir, "backup"), filepath.Join(dir, "back")
+	node, mqtt, http := httpNode(t, data)
+	expect(t, exitOK, "", "", "sim", "load", "--broker", mqtt, "--clients", "3", "--count", "50", "--watch")
+	expect(t, exitFailed, "", "password_file", "backup", to, "--http", http)
+	expect(t, exitFailed, "", "through --http", "backup", to, "--data", data)
+	node.cancel()
+	node.wait()
+	expect(t, exitFailed, "", "is no backup", "restore", dir, "--check")
+	expect(t, exitOK, "were copied", "", "backup", to, "--data", data)
+	c := expect(t, exitOK, "", "", "backup", to, "--data", data, "-o", "json", "--keep", "1")
+	var r struct{ Commit, Bytes, Copied int64 }
+	if err := json.Unmarshal([]byte(c.out.String()), &r); err != nil || r.Bytes == 0 || r.Copied > r.Bytes {
+		t.Errorf("%+v, %v", r, err)
+	}
+	expect(t, exitOK, "commit ", "", "backup", "list", to)
+	expect(t, exitOK, "segments", "", "restore", to, "--check")
+	expect(t, exitUsage, "", "--data, or only --check", "restore", to)
+	expect(t, exitOK, "segments", "", "restore", to, "--data", back)
+	expect(t, exitFailed, "", "not empty", "restore", to, "--data", back)
+	expect(t, exitOK, "complete: 150 records", "", "verify", "--data", back)
+}
