@@ -55,6 +55,7 @@ type tuning struct {
 	broker func(*broker.Options)
 	bridge func(*bridge.Options)
 	kafka  func(*kafka.Options)
+	clock  func() time.Time // of records on a cluster
 	spill  func(*spill.Options)
 }
 

@@ -25,14 +25,18 @@ func (n *Node) openCluster(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	o.Logger, o.Now = n.o.Logger.With("part", "log"), n.o.Now
+	now := n.o.Now
+	if n.o.tune.clock != nil {
+		now = n.o.tune.clock
+	}
+	o.Logger, o.Now = n.o.Logger.With("part", "log"), now
 	if n.o.tune.kafka != nil {
 		n.o.tune.kafka(&o)
 	}
 	if n.cluster, err = kafka.Open(ctx, o); err != nil {
 		return fmt.Errorf("open the log on the Kafka cluster at %v (log.kafka): %w", c.Kafka, err)
 	}
-	n.log, n.now = eventlog.New(n.cluster), newClock(n.o.Now).now
+	n.log, n.now = eventlog.New(n.cluster), newClock(now).now
 	return nil
 }
 

@@ -189,9 +189,13 @@ func onFake(t *testing.T, more string) (*faulty, *kfake.Cluster) {
 
 // bootTuned is boot with a driver that is small and quick.
 func bootTuned(t *testing.T, c *config.Config, tune func(*kafka.Options)) *Node {
+	return bootTimed(t, c, tune, nil)
+}
+
+func bootTimed(t *testing.T, c *config.Config, tune func(*kafka.Options), clock func() time.Time) *Node {
 	t.Helper()
 	log, _ := testLogger(t)
-	n, err := Start(t.Context(), Options{Config: c, Version: "test", Logger: log, tune: tuning{kafka: tune}})
+	n, err := Start(t.Context(), Options{Config: c, Version: "test", Logger: log, tune: tuning{kafka: tune, clock: clock}})
 	if err != nil {
 		t.Fatal(err)
 	}

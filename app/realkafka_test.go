@@ -21,14 +21,8 @@ import (
 // nothing else, which is what MILLRACE_KAFKA_CONTROL says.
 func onCluster(t *testing.T) (n *Node, c client, prefix string) {
 	t.Helper()
-	seeds := os.Getenv("MILLRACE_KAFKA")
-	if seeds == "" || os.Getenv("MILLRACE_KAFKA_CONTROL") == "" {
-		t.Skip("MILLRACE_KAFKA and MILLRACE_KAFKA_CONTROL are not set: no Kafka cluster to boot a node on (make test-all starts one; " +
-			"or make kafka-up, MILLRACE_KAFKA=$(scripts/kafka bootstrap), MILLRACE_KAFKA_CONTROL=$PWD/scripts/kafka)")
-	}
+	seeds := clusterToBreak(t)
 	prefix = fmt.Sprintf("node-%d-", time.Now().UnixMilli())
-	sweep(t, seeds, eventlog.InternalPrefix)
-	sweep(t, seeds, "mqtt")
 	t.Cleanup(func() { sweep(t, seeds, prefix) })
 	routes := strings.NewReplacer("topic: telemetry", "topic: "+prefix+"telemetry", "topic: commands", "topic: "+prefix+"commands").Replace(fleetRoutes)
 	conf := testConfig(t, "log: {kafka: ["+strings.ReplaceAll(seeds, ",", ", ")+"]}\n"+routes)
@@ -37,6 +31,19 @@ func onCluster(t *testing.T) (n *Node, c client, prefix string) {
 	c = clientsOf(t, n)
 	c.kafka = seeds
 	return n, c, prefix
+}
+
+// clusterToBreak is where a cluster is that is there for this test alone, for as long as it runs.
+func clusterToBreak(t *testing.T) string {
+	t.Helper()
+	seeds := os.Getenv("MILLRACE_KAFKA")
+	if seeds == "" || os.Getenv("MILLRACE_KAFKA_CONTROL") == "" {
+		t.Skip("MILLRACE_KAFKA and MILLRACE_KAFKA_CONTROL are not set: no Kafka cluster to boot a node on (make test-all starts one; " +
+			"or make kafka-up, MILLRACE_KAFKA=$(scripts/kafka bootstrap), MILLRACE_KAFKA_CONTROL=$PWD/scripts/kafka)")
+	}
+	sweep(t, seeds, eventlog.InternalPrefix)
+	sweep(t, seeds, "mqtt")
+	return seeds
 }
 
 // sweep deletes the topics whose names begin so, but for the one that other tests use at the same time.

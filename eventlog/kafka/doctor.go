@@ -342,6 +342,9 @@ func (d *doctor) writers(ctx context.Context, w *Wanted) {
 	slices.Sort(others)
 	switch list := strings.Join(others, ", "); {
 	case list == "":
+	case w.Internal && d.c.Principal == "":
+		d.find(Unknown, w.Name, "may be written by "+list+"; which of them the node is cannot be told from its certificate or token",
+			"whoever else it is can alter sessions and retained messages, or pass records off as ours", "take the right away from all but the node, with kafka-acls.sh --remove")
 	case w.Internal:
 		d.find(Broken, w.Name, "others may write it: "+list, "who does can alter sessions and retained messages, or pass records off as ours", "take the right away with kafka-acls.sh --remove")
 	default:

@@ -158,7 +158,7 @@ func TestRealKafkaBrokersKilled(t *testing.T) {
 }
 
 // TestRealKafkaBrokerHangs: a broker that hangs, its connections open, is waited for in vain only so long; what it was sent is
-// then given to another, and is there once. (It takes long, and is not part of make test-all.)
+// then given to another, and is there once.
 func TestRealKafkaBrokerHangs(t *testing.T) {
 	r, _ := realRig(t, nil)
 	b := killable(t, r)

@@ -261,7 +261,7 @@ func TestRealKafka(t *testing.T) {
 	}, nil)
 }
 
-// A doctor finds nothing to say against a cluster that is well, but that it asks nobody who they are.
+// A doctor finds nothing to say against a cluster that is well, but for one without an authorizer that it asks nobody who they are.
 func TestRealKafkaDoctor(t *testing.T) {
 	c := newReal(t)
 	d := c.open(t)
@@ -272,7 +272,11 @@ func TestRealKafkaDoctor(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if said := r.said(); r.Brokers != 3 || r.Topics != 2 || len(said) != 1 || !strings.Contains(said[0], "no authorizer") {
+	said := r.said()
+	if os.Getenv("MILLRACE_KAFKA_SECURE") == "" && len(said) == 1 && strings.Contains(said[0], "no authorizer") {
+		said = nil
+	}
+	if r.Brokers != 3 || r.Topics != 2 || len(said) != 0 {
 		t.Errorf("%d brokers, %d topics: %v", r.Brokers, r.Topics, said)
 	}
 }
