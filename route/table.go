@@ -184,6 +184,9 @@ func compile(s Spec) (*route, error) {
 		}
 		return r, nil
 	}
+	if s.Spill && s.Invalid == DeadLetter {
+		return nil, errors.New("spill: true keeps no dead letters on the local disk; check the schema with warn or reject")
+	}
 	if err := checkTopicName(s.Topic); err != nil {
 		return nil, err
 	}
