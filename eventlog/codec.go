@@ -68,6 +68,9 @@ var (
 	})
 	gzipPool = sync.Pool{New: func() any { return gzip.NewWriter(nil) }}
 	lz4Pool  = sync.Pool{New: func() any { return lz4.NewWriter(nil) }}
+
+	gzipReaders = sync.Pool{New: func() any { return new(gzip.Reader) }}
+	lz4Readers  = sync.Pool{New: func() any { return lz4.NewReader(nil) }}
 )
 
 // Compress appends src, compressed, to dst.
@@ -115,12 +118,16 @@ func Decompress(c Codec, src []byte, limit int) (out []byte, err error) {
 	case Zstd:
 		out, err = zstdDec().DecodeAll(src, nil)
 	case Gzip:
-		var r *gzip.Reader
-		if r, err = gzip.NewReader(bytes.NewReader(src)); err == nil {
+		r := gzipReaders.Get().(*gzip.Reader)
+		defer gzipReaders.Put(r)
+		if err = r.Reset(bytes.NewReader(src)); err == nil {
 			out, err = readBounded(r, limit)
 		}
 	case LZ4:
-		out, err = readBounded(lz4.NewReader(bytes.NewReader(src)), limit)
+		r := lz4Readers.Get().(*lz4.Reader)
+		defer lz4Readers.Put(r)
+		r.Reset(bytes.NewReader(src))
+		out, err = readBounded(r, limit)
 	default:
 		return nil, fmt.Errorf("%w: unknown %v", ErrCorrupt, c)
 	}
