@@ -65,6 +65,16 @@ func TestListenerProblems(t *testing.T) {
 		{"mqtt: [{bind: '127.0.0.1:1883', limits: {handshake_timeout: 1h}}]", "not between 1s and 2m"},
 		{"kafka: [{bind: 'unix:/s'}]", "only MQTT is spoken"},
 		{"kafka: [{bind: ':9093', tls: {cert: c, key: k}}]", "ask for certificates"},
+		{"kafka: [{bind: ':9093', tls: {cert: c, key: k}, auth: [anonymous]}]", "is reached from other machines"},
+		{"kafka: [{bind: ':9093', tls: {cert: c, key: k}, auth: [scram, anonymous]}]", "anonymous clients are let in"},
+		{"kafka: [{bind: ':9093', auth: []}]", "nobody could come in"},
+		{"kafka: [{bind: ':9093', auth: [cert]}]", "clients are not asked for certificates"},
+		{"kafka: [{bind: ':9093', auth: [password]}]", "there is no password file"},
+		{"kafka: [{bind: ':9093', auth: [scarm]}]", "did you mean scram?"},
+		{"kafka: [{bind: ':9093', auth: [scram, scram]}]", "stands twice"},
+		{"kafka: [{bind: ':9093', auth: [anonymous, scram]}]", "write it last"},
+		{"kafka: [{bind: ':9093', auth: [scram], session: 1s}]", "not between 10s and 7d"},
+		{"mqtt: [{bind: '127.0.0.1:1883', auth: [scram]}]", `"scram" is not one of cert, password`},
 		{"kafka: [{bind: '127.0.0.1:9093', tls: {key: k}}]", "kafka[0].tls.key: a key needs its certificate"},
 	} {
 		if _, err := Parse("listeners: {"+c.text+"}", "f"); err == nil || !strings.Contains(err.Error(), c.want) {
@@ -76,5 +86,26 @@ func TestListenerProblems(t *testing.T) {
 	}
 	if _, err := Parse("listeners: {kafka: [{bind: ':9093', tls: {cert: c, key: k, client_ca: a}}]}", "f"); err != nil {
 		t.Errorf("and for Kafka: %v", err)
+	}
+	const several = `auth: {passwords: users}
+listeners:
+  kafka:
+    - {bind: ":9093", tls: {cert: c, key: k, client_ca: a}, auth: [cert, scram, password], session: 1h}
+    - {bind: ":9094", auth: [scram], advertise: log.example:9094}
+    - {bind: "127.0.0.1:9092"}
+`
+	c, err := Parse(several, "f")
+	if err != nil {
+		t.Fatal(err)
+	}
+	readBack(t, c)
+	for i, want := range []struct {
+		optional, anonymous, shown bool
+		mechanism                  string
+	}{{true, false, true, "SCRAM-SHA-512"}, {false, false, false, "SCRAM-SHA-512"}, {false, true, false, ""}} {
+		k := &c.Listeners.Kafka[i]
+		if k.CertificateOptional() != want.optional || k.AllowAnonymous() != want.anonymous || k.SecretsShown() != want.shown || k.Mechanism() != want.mechanism {
+			t.Errorf("listener %d: %+v", i, k)
+		}
 	}
 }

@@ -54,6 +54,13 @@ func (r *fakeRights) forget() {
 	clear(r.said)
 }
 
+// questions is how often a decision was asked for.
+func (r *fakeRights) questions() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.asked
+}
+
 func (r *fakeRights) Epoch() uint64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -649,12 +656,12 @@ func TestAnswersAreRemembered(t *testing.T) {
 		t.Fatal(resp, err)
 	}
 	c.produce("t", 0, "a")
-	before := r.asked
+	before := r.questions()
 	for range 50 {
 		c.produce("t", 0, "a")
 	}
-	if r.asked != before {
-		t.Errorf("asked %d times more", r.asked-before)
+	if now := r.questions(); now != before {
+		t.Errorf("asked %d times more", now-before)
 	}
 }
 
@@ -765,5 +772,65 @@ func TestACLsThatCannotBeRead(t *testing.T) {
 	if s, err := New(o); err == nil {
 		s.Close()
 		t.Error("it starts")
+	}
+}
+
+// What may not be described is not listed; a transaction is nobody's business but whose may.
+func TestListedTransactions(t *testing.T) {
+	r := &fakeRights{}
+	n, _ := securedNode(t, r)
+	r.allow("anna", opWrite, idKind, "x")
+	r.allow("anna", opDescribe, idKind, "x")
+	c, other := n.dial(), n.dial()
+	for cl, as := range map[*client][2]string{c: {"anna", "correct horse"}, other: {"bert", "battery staple"}} {
+		if resp, err := cl.login(2, as[0], as[1]); err != nil || resp.ErrorCode != 0 {
+			t.Fatal(resp, err)
+		}
+	}
+	init := kmsg.NewPtrInitProducerIDRequest()
+	init.TransactionalID, init.TransactionTimeoutMillis = kmsg.StringPtr("x"), 10_000
+	if resp := do[*kmsg.InitProducerIDResponse](c, 4, init); resp.ErrorCode != 0 {
+		t.Fatalf("%+v", resp)
+	}
+	if resp := do[*kmsg.InitProducerIDResponse](other, 4, init); resp.ErrorCode != kerr.TransactionalIDAuthorizationFailed.Code {
+		t.Errorf("somebody else's id: %+v", resp)
+	}
+	for cl, want := range map[*client]int{c: 1, other: 0} {
+		if resp := do[*kmsg.ListTransactionsResponse](cl, 1, kmsg.NewPtrListTransactionsRequest()); len(resp.TransactionStates) != want {
+			t.Errorf("%+v, want %d", resp, want)
+		}
+	}
+}
+
+// A right that goes within a transaction is missed at the next record; who lost the id cannot commit, and the transaction ends by its timeout.
+func TestRevokedWithinATransaction(t *testing.T) {
+	r := &fakeRights{}
+	n, _ := securedNode(t, r)
+	r.allow("anna", opWrite, idKind, "x")
+	r.allow("anna", opDescribe, idKind, "x")
+	r.allow("anna", opWrite, topicKind, "t")
+	r.allow("anna", opDescribe, topicKind, "t")
+	cl := n.as("anna", "correct horse", kgo.TransactionalID("x"), kgo.DefaultProduceTopic("t"))
+	if err := cl.BeginTransaction(); err != nil {
+		t.Fatal(err)
+	}
+	if err := cl.ProduceSync(patience(t), kgo.StringRecord("a")).FirstErr(); err != nil {
+		t.Fatal(err)
+	}
+	r.say(acl.None, "anna", opWrite, topicKind, "t")
+	if err := cl.ProduceSync(patience(t), kgo.StringRecord("b")).FirstErr(); !errors.Is(err, kerr.TopicAuthorizationFailed) {
+		t.Errorf("a record after the right went: %v", err)
+	}
+	r.say(acl.None, "anna", opWrite, idKind, "x")
+	if err := cl.EndTransaction(patience(t), kgo.TryCommit); err == nil {
+		t.Error("committed without the right")
+	}
+	topic, _ := n.eng.TopicByName("t")
+	for p := range topic.Partitions {
+		for _, b := range n.stored(topic, p) {
+			if b.Attributes()&eventlog.AttrControl != 0 {
+				t.Error("the transaction has ended")
+			}
+		}
 	}
 }

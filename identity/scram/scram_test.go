@@ -78,6 +78,24 @@ func TestExchange(t *testing.T) {
 	}
 }
 
+// Older librdkafka puts its own nonce before the whole one, and Kafka lets it.
+func TestNonceOfOldLibrdkafka(t *testing.T) {
+	v, err := New(nil, SHA256, "correct horse")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const first = "n,,n=anna,r=abcdefghijkl"
+	for nonce, want := range map[string]error{"abcdefghijkl%": nil, "%": nil, "abcdefghijkl": ErrMalformed, "%x": ErrMalformed} {
+		e := NewExchange(SHA256, nil)
+		e.Name([]byte(first))
+		challenge, _ := e.Challenge(v)
+		last := client(t, e, first, strings.Replace(string(challenge), "r="+e.nonce, "r="+strings.Replace(nonce, "%", e.nonce, 1), 1), "correct horse")
+		if _, err := e.Prove(last); want == nil && errors.Is(err, ErrMalformed) || want != nil && !errors.Is(err, want) {
+			t.Errorf("%s: %v", nonce, err)
+		}
+	}
+}
+
 // A verifier of nobody is passed by nobody, is the same each time, and tells names apart.
 func TestNobody(t *testing.T) {
 	a, b, c := Nobody([]byte("secret"), SHA256, "anna", 4096), Nobody([]byte("secret"), SHA256, "anna", 4096), Nobody([]byte("secret"), SHA256, "bert", 4096)
