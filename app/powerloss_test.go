@@ -33,10 +33,10 @@ func TestNodePowerLoss(t *testing.T) {
 		t.Skip("long")
 	}
 	defer debug.SetGCPercent(debug.SetGCPercent(400)) // it makes much that is soon forgotten
-	n := uint64(tier.N(2000))
+	n := uint64(tier.Dear(2000))
 	var next atomic.Uint64
 	var wg sync.WaitGroup
-	for range max(2, runtime.GOMAXPROCS(0)) {
+	for range 2 * max(2, runtime.GOMAXPROCS(0)) { // lives wait more than they work
 		wg.Go(func() {
 			for !t.Failed() {
 				i := next.Add(1) - 1

@@ -20,6 +20,15 @@ func N(full int) int {
 	return max(1, full/10)
 }
 
+// Dear is N for a test whose rounds cost about ten times as much under the race detector: a fifth of them under it, for the races that they
+// find, and all of them without it. `make test` runs these tests both ways (DEAR in the Makefile names them).
+func Dear(full int) int {
+	if raced && !Soak() {
+		return max(1, N(full)/5)
+	}
+	return N(full)
+}
+
 // Seed is the first seed of a randomised test; the i-th round uses Seed()+i.
 func Seed() uint64 {
 	s, err := strconv.ParseUint(os.Getenv("MILLRACE_SEED"), 10, 64)
