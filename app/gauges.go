@@ -172,5 +172,8 @@ func (n *Node) collectKafka(s *metrics.Samples) {
 	s.Counter("kafka_unsupported_requests", "Connections ended because of an API or version that is not served.", float64(k.Unsupported))
 	s.Counter("kafka_stalled_connections", "Connections ended because nothing moved for too long.", float64(k.Stalled))
 	s.Gauge("kafka_groups", "Consumer groups.", float64(k.Groups))
+	s.Gauge("kafka_fetch_sessions", "Fetch sessions of Kafka clients.", float64(k.FetchSessions))
+	s.Gauge("kafka_fetch_session_partitions", "Partitions in fetch sessions.", float64(k.FetchSessionPartitions))
+	s.Counter("kafka_fetch_sessions_evicted", "Fetch sessions that went for others: above the bounds, their clients fetch in full.", float64(k.FetchSessionsEvicted))
 	metrics.Counters(s, "kafka_requests", "Requests.", "api", k.Requests)
 }

@@ -361,6 +361,9 @@ type Stats struct {
 	TransactionalIDs  int       // known
 	OpenTransactions  int       // and not ended yet
 	OldestTransaction time.Time // of those; zero: none
+
+	FetchSessions, FetchSessionPartitions int
+	FetchSessionsEvicted                  uint64 // sessions that others took the place of
 }
 
 // Stats returns the counters as they are.
@@ -377,6 +380,7 @@ func (s *Server) Stats() Stats {
 	}
 	out.TransactionalIDs, out.OpenTransactions, out.OldestTransaction = s.txns.counts()
 	out.addSecurity(s)
+	out.FetchSessions, out.FetchSessionPartitions, out.FetchSessionsEvicted = s.sessions.stats()
 	s.mu.Lock()
 	out.Connections, out.HalfOpen = len(s.conns), s.half.all
 	s.mu.Unlock()
