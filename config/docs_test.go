@@ -40,12 +40,17 @@ func TestDocumented(t *testing.T) {
 	}
 }
 
-// The examples of docs/authentication.md are configurations.
+// The examples of docs/authentication.md and docs/kafka-security.md are configurations.
 func TestAuthenticationExamples(t *testing.T) {
 	b, err := os.ReadFile("../docs/authentication.md")
 	if err != nil {
 		t.Fatal(err)
 	}
+	kafka, err := os.ReadFile("../docs/kafka-security.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b = append(b, kafka...)
 	var block string
 	n := 0
 	for line := range strings.Lines(string(b) + "\n") {
@@ -61,7 +66,7 @@ func TestAuthenticationExamples(t *testing.T) {
 		}
 		block = ""
 	}
-	if n != 4 {
+	if n != 5 {
 		t.Errorf("%d examples were found", n)
 	}
 }

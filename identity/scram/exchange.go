@@ -119,7 +119,7 @@ func (e *Exchange) Prove(message []byte) ([]byte, error) {
 	if len(fields) < 2 || fields[0] != "c="+wire64.EncodeToString([]byte(e.header)) {
 		return nil, malformed("it is bound to another channel")
 	}
-	if !strings.HasPrefix(fields[1], "r=") || !strings.HasSuffix(fields[1], e.nonce) { // librdkafka before 2.3 says its own part twice
+	if !strings.HasPrefix(fields[1], "r=") || !strings.HasSuffix(fields[1], e.nonce) { // librdkafka 2.0 says its own part twice
 		return nil, malformed("it answers something else")
 	}
 	signed := []byte(e.bare + "," + e.first + "," + without)
