@@ -252,7 +252,7 @@ func (n *Node) startKafka(context.Context) (err error) {
 	}
 	groups, txns := &n.o.Config.Log.Groups, &n.o.Config.Log.Transactions
 	n.kafka, err = kafkawire.New(kafkawire.Options{Engine: n.engine, Logger: n.o.Logger.With("part", "kafka"), Now: n.o.Now,
-		AutoCreate: true, Fixed: n.store.Fixed, Carries: n.carries, MaxConnections: n.budget.kafka, LogDir: logDir(n.o.Config.Log.Data),
+		AutoCreate: true, Fixed: n.topicFixed, Carries: n.carries, MaxConnections: n.budget.kafka, LogDir: logDir(n.o.Config.Log.Data),
 		RebalanceDelay: time.Duration(groups.RebalanceDelay), OffsetRetention: time.Duration(groups.OffsetsRetention),
 		ConsumerSession: time.Duration(groups.Session), ConsumerHeartbeat: time.Duration(groups.Heartbeat),
 		MaxTransactionTimeout: time.Duration(txns.MaxTimeout), TransactionalIDExpiry: time.Duration(txns.IDExpiry),

@@ -160,8 +160,29 @@ func (d *door) tryRegistry() (does, line string) {
 	return "list the subjects of the schema registry", line + scheme + "://" + d.listener.Addr().String() + "/subjects"
 }
 
-// schemaWarnings name routes whose payloads cannot be checked at present.
+// topicFixed says why the number of partitions of a topic must not change, or "" if it may.
+func (n *Node) topicFixed(topic string) (reason string) {
+	if topic == registry.Topic && n.schemas.registry != nil {
+		return "the schema registry needs one order of all schemas"
+	}
+	return n.store.Fixed(topic)
+}
+
+// schemaWarnings name what is weak about the registry's listeners, and routes whose payloads cannot be checked at present.
 func (n *Node) schemaWarnings() (ws []string) {
+	doors, p := n.doorsOf(doorRegistry), n.rights.policy.Load()
+	for _, d := range doors {
+		m := d.registry.Admission()
+		if m.TLS.Cert == "" && !m.Bind.Loopback() && m.SecretsShown() {
+			ws = append(ws, d.path+": passwords and tokens cross the network unencrypted: set tls, or put it behind something that does TLS")
+		}
+		if p == nil && !m.Bind.Loopback() {
+			ws = append(ws, d.path+": whoever is let in may register and delete every schema: write a policy (docs/schema-registry.md)")
+		}
+	}
+	if len(doors) > 0 && p != nil && !p.SpeaksOf(policy.SchemaSubject) {
+		ws = append(ws, "policy: no rule speaks of the schema registry's subjects, so nobody may read or write them: write rules with schema_subjects (docs/schema-registry.md)")
+	}
 	for i := range n.o.Config.Routes {
 		if c := n.schemas.checks[i]; c != nil {
 			if err := c.Ready(); err != nil {

@@ -204,6 +204,11 @@ func (p *Policy) Overlapping(s Subject, right Right, filter string) (by []Verdic
 	return by
 }
 
+// SpeaksOf tells whether a rule is about resources of a kind.
+func (p *Policy) SpeaksOf(kind Kind) bool {
+	return slices.ContainsFunc(p.rules, func(r Rule) bool { return len(r.resources()[kind]) > 0 })
+}
+
 // SpeaksOfLog tells whether a rule is about resources of the log's clients.
 func (p *Policy) SpeaksOfLog() bool {
 	return slices.ContainsFunc(p.rules, func(r Rule) bool {
