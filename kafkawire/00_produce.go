@@ -177,6 +177,9 @@ func (p *production) append(topic string, part eventlog.Part, raw []byte, rp *km
 			p.errs.Add(1)
 		} else {
 			rp.BaseOffset, rp.LogAppendTime = done.Base, done.LogAppendTime
+			if mutant(mutantWrongOffset) && done.Base%16 == 7 {
+				rp.BaseOffset++
+			}
 		}
 		p.done()
 	}

@@ -288,6 +288,9 @@ func (f *fetch) collect() {
 			continue
 		}
 		p.raw, p.high, p.stable, p.low, p.aborted = got.Raw, got.High, got.Stable, got.Start, got.Aborted
+		if mutant(mutantFetchSkips) {
+			p.raw = skipBatch(p.raw)
+		}
 		if f.req.Version < 10 {
 			p.withoutZstd()
 		}

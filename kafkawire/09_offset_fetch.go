@@ -104,6 +104,9 @@ func (c *conn) fetchOffsets(req *kmsg.OffsetFetchRequest, rg *kmsg.OffsetFetchRe
 				if req.RequireStable && g.Unstable(ot.Topic, p) {
 					op = unstableOffset(p)
 				}
+				if req.RequireStable && op.Offset > 0 && mutant(mutantStaleOffset) {
+					op.Offset--
+				}
 			}
 			ot.Partitions = append(ot.Partitions, op)
 		}

@@ -22,6 +22,7 @@ import (
 type node struct {
 	t    testing.TB
 	fs   *vfs.Mem
+	wrap func(*vfs.Mem) vfs.FS // nil, or what the engine sees of fs
 	opts Options
 	eng  *engine.Engine
 	srv  *Server
@@ -33,25 +34,37 @@ type node struct {
 
 // start runs a node until the test ends.
 func start(t testing.TB, o Options) *node {
+	n := startOn(t, o, nil)
+	t.Cleanup(n.stop)
+	return n
+}
+
+// startOn is start for a node on files that may fail, and that the caller stops.
+func startOn(t testing.TB, o Options, wrap func(*vfs.Mem) vfs.FS) *node {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := &node{t: t, fs: vfs.NewMem(), opts: o, listener: l, conns: make(chan net.Conn), addr: l.Addr().String()}
+	n := &node{t: t, fs: vfs.NewMem(), wrap: wrap, opts: o, listener: l, conns: make(chan net.Conn), addr: l.Addr().String()}
 	n.up()
 	go n.doorman()
-	t.Cleanup(func() {
-		l.Close()
-		n.down()
-	})
 	return n
+}
+
+func (n *node) stop() {
+	n.listener.Close()
+	n.down()
 }
 
 func (n *node) up() {
 	n.t.Helper()
 	var err error
+	var files vfs.FS = n.fs
+	if n.wrap != nil {
+		files = n.wrap(n.fs)
+	}
 	n.eng, err = engine.Open(engine.Options{
-		FS: n.fs, Logger: testLogger(n.t), WALFileBytes: 2 << 20, WALFiles: 2, SegmentBytes: 4 << 20, DefaultPartitions: 2, MaintainEvery: -1,
+		FS: files, Logger: testLogger(n.t), WALFileBytes: 2 << 20, WALFiles: 2, SegmentBytes: 4 << 20, DefaultPartitions: 2, MaintainEvery: -1,
 	})
 	if err != nil {
 		n.t.Fatal(err)

@@ -13,6 +13,7 @@ const (
 	mutantTearEnd     = "tear-transaction"
 	mutantReadOpen    = "read-open-transaction"
 	mutantShowAborted = "read-aborted"
+	mutantForgetSeqs  = "forget-sequences" // for the check of histories (kafkawire)
 )
 
 // swapBatches exchanges the first two neighbours of one partition that are ours: a foreign producer's sequences would not have it.
