@@ -84,7 +84,26 @@ func (l *life) fatal(format string, args ...any) {
 	if o := l.hit.Load(); o != nil {
 		op = fmt.Sprintf("%v %s", o.Kind, o.Name)
 	}
-	l.t.Fatalf("%s (%s): %s", l.what, op, fmt.Sprintf(format, args...))
+	panic(wrong(fmt.Sprintf("%s (%s): %s", l.what, op, fmt.Sprintf(format, args...))))
+}
+
+// wrong is what ends a life that is not as it should be.
+type wrong string
+
+// run is the script, and a look at what is left.
+func (l *life) run(power bool) (err error) {
+	defer func() {
+		switch r := recover().(type) {
+		case nil:
+		case wrong:
+			err = errors.New(string(r))
+		default:
+			panic(r)
+		}
+	}()
+	l.script()
+	l.verify(power)
+	return nil
 }
 
 func (l *life) options() Options {
@@ -318,8 +337,9 @@ func newLife(t *testing.T, at int64, how failing) *life {
 // by kill and by power cut, with all that was acknowledged.
 func TestEveryOperationFails(t *testing.T) {
 	calm := newLife(t, -1, failings[0])
-	calm.script()
-	calm.verify(false)
+	if err := calm.run(false); err != nil {
+		t.Fatal(err)
+	}
 	n := calm.ops.Load()
 	if n < 300 || len(calm.refused)+len(calm.unsure) > 0 {
 		t.Fatalf("%d operations; %d refused, %d unsure", n, len(calm.refused), len(calm.unsure))
@@ -333,11 +353,12 @@ func TestEveryOperationFails(t *testing.T) {
 	for i, how := range failings {
 		for at := (int64(i) + int64(tier.Seed())) % step; at < n; at += step {
 			l := newLife(t, at, how)
-			l.script()
+			if err := l.run(at%2 == 0); err != nil {
+				t.Fatal(err)
+			}
 			if op := l.hit.Load(); op != nil {
 				kinds[op.Kind]++
 			}
-			l.verify(at%2 == 0)
 			lives++
 		}
 	}

@@ -10,6 +10,7 @@ const (
 	mutantSwapBatches = "swap-batches"
 	mutantSkipDirSync = "skip-dir-sync"
 	mutantServeEarly  = "serve-before-sync"
+	mutantIgnoreSync  = "ignore-failed-sync"
 	mutantTearEnd     = "tear-transaction"
 	mutantReadOpen    = "read-open-transaction"
 	mutantShowAborted = "read-aborted"

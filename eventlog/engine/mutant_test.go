@@ -25,3 +25,21 @@ func TestMutants(t *testing.T) {
 		})
 	}
 }
+
+// TestMutantsOfEveryOperation shows that the test of failing operations has teeth.
+func TestMutantsOfEveryOperation(t *testing.T) {
+	for _, m := range []string{mutantAckEarly, mutantIgnoreSync} {
+		t.Run(m, func(t *testing.T) {
+			t.Setenv("MILLRACE_MUTANT", m)
+			for _, how := range failings[:2] {
+				for at := int64(0); at < 1500; at += 7 {
+					if err := newLife(t, at, how).run(true); err != nil {
+						t.Logf("caught: %.300v", err)
+						return
+					}
+				}
+			}
+			t.Error("not caught")
+		})
+	}
+}
