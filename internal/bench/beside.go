@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -8,10 +9,13 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
 )
 
 const (
 	replayed      = 1_000_000
+	bulkRecords   = 1_000_000
 	listedClients = 100_000
 	besideWithin  = 2 * time.Minute
 	besideWarm    = 5 * time.Second // of the others
@@ -25,6 +29,7 @@ func beside(b *bench) error {
 	for _, k := range named(b.ours, b.kinds) {
 		for _, work := range []burden{
 			{"one client replays 1,000,000 messages of 100 B, QoS 1", publishHistory, replayHistory},
+			{"a Kafka client writes 1 GB, records of 1,024 B, as fast as it can", func(*server) error { return nil }, writeBulk},
 			{"the API lists 100,000 clients, 1,000 at a time", leaveClients, listClients},
 		} {
 			_, err := b.once(k, nil, func(s *server, _, _ func()) (result, error) {
@@ -98,6 +103,35 @@ func replayHistory(s *server) error {
 		if time.Now().After(until) {
 			return fmt.Errorf("%d of %d messages are replayed in %v", total.Load(), replayed, besideWithin)
 		}
+	}
+	return nil
+}
+
+// writeBulk returns when all is acknowledged.
+func writeBulk(s *server) error {
+	ctx, cancel := context.WithTimeout(context.Background(), besideWithin)
+	defer cancel()
+	cl, err := kgo.NewClient(kgo.SeedBrokers(s.kafka), kgo.AllowAutoTopicCreation(), kgo.DefaultProduceTopic("bulk"),
+		kgo.ProducerBatchCompression(kgo.NoCompression()), kgo.MaxBufferedRecords(1<<14))
+	if err != nil {
+		return err
+	}
+	defer cl.Close()
+	m := newMessage("", 0, 1024)
+	value := m.bytes[m.stamp:]
+	var failed atomic.Pointer[error]
+	for range bulkRecords {
+		cl.Produce(ctx, &kgo.Record{Value: value}, func(_ *kgo.Record, err error) {
+			if err != nil {
+				failed.CompareAndSwap(nil, &err)
+			}
+		})
+	}
+	if err := cl.Flush(ctx); err != nil {
+		return err
+	}
+	if e := failed.Load(); e != nil {
+		return *e
 	}
 	return nil
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"net"
 	"sync"
 	"sync/atomic"
 )
@@ -44,7 +43,7 @@ func shared(addr string, pubs, members, window, size int, p pace, begin, end fun
 		if err != nil {
 			return result{}, err
 		}
-		defer func(c net.Conn) { c.Close() }(c)
+		defer c.Close()
 		go drain(c)
 		wg.Go(func() {
 			m := newMessage(fmt.Sprintf("bench/%d/data", i), 1, size)
