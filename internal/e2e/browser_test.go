@@ -293,8 +293,21 @@ func (d *demo) counts(t *testing.T, p *browser.Page) {
 	}
 }
 
-// verify holds the log against what the broker counted, as the command does; and its number of records against the strip's.
+// verify holds the log against what the broker counted, as the command does; and its number of records against the strip's. On a busy machine
+// a message may be on its way into the log just then, and the command says so; one that is lost stays missing however often it is asked.
 func (d *demo) verify(t *testing.T) {
+	t.Helper()
+	said := ""
+	for range 20 {
+		if said = d.verified(t); said == "" {
+			return
+		}
+	}
+	t.Errorf("verify says otherwise than /metrics, twenty times:\n%s", said)
+}
+
+// verified runs the command once. It returns what it said if the counts differ.
+func (d *demo) verified(t *testing.T) (said string) {
 	t.Helper()
 	routed := d.metric(t, "millrace_routed_total")
 	var out, errs bytes.Buffer
@@ -320,10 +333,14 @@ func (d *demo) verify(t *testing.T) {
 	}
 	now := d.metric(t, "millrace_routed_total")
 	t.Logf("verify: published %.0f, logged %.0f, found %.0f; /metrics: %.0f before, %.0f after", counts.Published, counts.Logged, counts.Found, routed, now)
-	// The window ends with the minute count that is written when it is asked for: between the two readings.
-	if !complete || counts.Published != counts.Logged || counts.Logged != counts.Found || counts.Logged < routed || counts.Logged > now {
-		t.Errorf("verify says otherwise than /metrics:\n%s", &out)
+	if !complete {
+		t.Errorf("verify finds the log incomplete:\n%s", &out)
 	}
+	// The window ends with the minute count that is written when it is asked for: between the two readings.
+	if counts.Published != counts.Logged || counts.Logged != counts.Found || counts.Logged < routed || counts.Logged > now {
+		return out.String()
+	}
+	return ""
 }
 
 // shoot writes a picture for the README, if somebody asked for it.
