@@ -10,10 +10,15 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
+
 	"github.com/millrace-io/millrace/config"
 	"github.com/millrace-io/millrace/eventlog"
+	"github.com/millrace-io/millrace/eventlog/kafka"
 	"github.com/millrace-io/millrace/internal/certs/certtest"
 	"github.com/millrace-io/millrace/mqtt/packet"
+	"github.com/millrace-io/millrace/registry"
 )
 
 const schemaRoutes = `routes:
@@ -255,4 +260,79 @@ func TestRegistryLoginsAndRights(t *testing.T) {
 	k.write("crl.pem", k.ca.CRL(builder.Leaf))
 	n.Reload()
 	do(own, "", "GET", "/subjects", "", 401) // on the connection that was open
+}
+
+// Registries on a Kafka cluster share its schemas: each decides on what the other has written. What is on the cluster is what Confluent's
+// registry would have written. (The cluster is kfake, in this process.)
+func TestRegistryOnAKafkaCluster(t *testing.T) {
+	cluster, err := kfake.NewCluster(kfake.NumBrokers(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(cluster.Close)
+	c := withRegistry(t, "log: {kafka: ["+cluster.ListenAddrs()[0]+`]}
+routes: [{mqtt: "dlq/{v}", topic: dlq, key: "{v}", partitions: 1, schema: {subject: s, check: dlq}}]`)
+	c.Log.Data = ""
+	n := boot(t, c)
+	d, err := kafka.Open(t.Context(), kafka.Options{Seeds: cluster.ListenAddrs()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := registry.Open(t.Context(), registry.Options{Log: eventlog.New(d), Now: func() int64 { return time.Now().UnixMilli() }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	defer other.Close()
+	const a, b = true, false
+	register := func(here bool, subject, schema, want string) {
+		t.Helper()
+		_, body := 0, ""
+		if here {
+			_, body = askRegistry(t, n, "POST", "/subjects/"+subject+"/versions", `{"schema":"`+strings.ReplaceAll(schema, `"`, `\"`)+`"}`)
+		} else if id, err := other.Register(t.Context(), subject, &registry.Schema{Text: schema}); err != nil {
+			t.Error(err)
+		} else {
+			body = fmt.Sprintf(`{"id":%d}`, id)
+		}
+		if body != want {
+			t.Errorf("%s, want %s", body, want)
+		}
+	}
+	register(a, "s", `"int"`, `{"id":1}`)
+	register(b, "s", `"int"`, `{"id":1}`)
+	register(b, "s", `"long"`, `{"id":2}`)
+	register(a, "s", `"long"`, `{"id":2}`)
+	register(a, "s", `"string"`, `{"error_code":409,"message":"Schema being registered is incompatible with an earlier schema for subject \"s\", details: [{errorType:'TYPE_MISMATCH', description:'reader type string is not compatible with writer type long', path:'/'} {oldSchemaVersion: 2} {compatibility: 'BACKWARD'}]"}`)
+	register(a, "t", `"string"`, `{"id":3}`)
+	register(b, "t", `"bytes"`, `{"id":4}`)
+
+	w := dialNode(t, n)
+	w.hello("truck", nil)
+	for id, payload := range []string{1: "\x02", 2: "\x80"} {
+		if id > 0 && w.post("dlq/a", payload, 1, uint16(id)) >= 0x80 {
+			t.Errorf("%q is refused", payload)
+		}
+	}
+	if got := letters(t, n, "dlq.dlq"); got != 1 {
+		t.Errorf("%d dead letters", got)
+	}
+	consumer, err := kgo.NewClient(kgo.SeedBrokers(cluster.ListenAddrs()...), kgo.ConsumeTopics("_schemas"), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer consumer.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	var got []string
+	for len(got) < 4 && ctx.Err() == nil {
+		for _, r := range consumer.PollFetches(ctx).Records() {
+			if len(r.Value) > 0 {
+				got = append(got, string(r.Key)+" "+string(r.Value))
+			}
+		}
+	}
+	if want := `{"keytype":"SCHEMA","subject":"s","version":1,"magic":1} {"subject":"s","version":1,"id":1,"schema":"\"int\"","deleted":false}`; len(got) == 0 || got[0] != want {
+		t.Errorf("the cluster has\n%s, want\n%s", strings.Join(got, "\n"), want)
+	}
 }
