@@ -1,6 +1,7 @@
 package group
 
 import (
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -58,8 +59,12 @@ const (
 	promptMembers = 100
 	assignEvery   = time.Second
 
-	// lookEvery is how long a look at the topics serves, unless subscriptions change.
+	// lookEvery is how long a look at the topics serves, unless subscriptions change; expressions make it longer, by matchCost for
+	// each topic that is tried.
 	lookEvery = time.Second
+	matchCost = 10 * time.Microsecond
+
+	maxExpressions = 10 // different ones in a group
 
 	// buryEvery is how often it is tried to write that a member is gone.
 	buryEvery = time.Second
@@ -236,7 +241,7 @@ func (g *Group) consumerHeartbeat(who Caller, req *kmsg.ConsumerGroupHeartbeatRe
 	if f := s.begin(who, req); f != nil {
 		return f
 	}
-	s.subscribe(req)
+	s.subscribe()
 	if f := s.fits(); f != nil {
 		return f
 	}
@@ -424,7 +429,9 @@ func (s *step) take(who Caller, req *kmsg.ConsumerGroupHeartbeatRequest) *fault 
 	if req.SubscribedTopicRegex != nil {
 		m.regex = *req.SubscribedTopicRegex
 	}
-	m.subscription = subscriptionOf(m.topics, m.regex)
+	if req.SubscribedTopicNames != nil || req.SubscribedTopicRegex != nil {
+		m.subscription = subscriptionOf(m.topics, m.regex)
+	}
 	return nil
 }
 
@@ -453,10 +460,10 @@ func (s *step) each(f func(*consumerMember)) {
 }
 
 // subscribe begins a new epoch if the member wants something else, or the topics changed.
-func (s *step) subscribe(req *kmsg.ConsumerGroupHeartbeatRequest) {
+func (s *step) subscribe() {
 	s.subscribed = s.subscribed || s.next.subscription != s.was.subscription
 	s.view = s.c.seen
-	if s.view == nil || s.subscribed || s.replaced != "" || !s.g.now.Before(s.view.at.Add(lookEvery)) {
+	if s.view == nil || s.subscribed || s.replaced != "" || !s.g.now.Before(s.view.until) {
 		s.view = s.look()
 		s.c.seen = s.view
 	}
@@ -465,18 +472,38 @@ func (s *step) subscribe(req *kmsg.ConsumerGroupHeartbeatRequest) {
 	}
 }
 
-// fits refuses a member that says too much: all of it is kept.
+// fits refuses a member that says too much: all of it is kept, and every expression is tried on every topic.
 func (s *step) fits() *fault {
-	if !s.subscribed {
+	if s.next.sameMetadata(&s.was) {
 		return nil
 	}
-	n := 0
-	s.each(func(m *consumerMember) { n += len(m.subscription) + len(m.id) })
-	if n > s.g.cfg.MaxBytes {
+	n, expressions := 0, map[string]bool{}
+	s.each(func(m *consumerMember) {
+		n += m.size()
+		if m.regex != "" {
+			expressions[m.regex] = true
+		}
+	})
+	switch {
+	case n > s.g.cfg.MaxBytes:
 		s.c.seen = nil
-		return &fault{kerr.GroupMaxSizeReached, "The members of the group subscribe to more than can be kept."}
+		return &fault{kerr.GroupMaxSizeReached, "The members of the group say more of themselves than can be kept."}
+	case len(expressions) > maxExpressions && s.next.regex != s.was.regex:
+		s.c.seen = nil
+		return &fault{kerr.InvalidRegularExpression, "The members of the group subscribe with too many different expressions."}
 	}
 	return nil
+}
+
+// size is what the member says of itself, in bytes.
+func (m *consumerMember) size() int {
+	n := len(m.id) + len(m.subscription) + len(m.clientID)
+	for _, s := range []*string{m.instance, m.rack} {
+		if s != nil {
+			n += len(*s)
+		}
+	}
+	return n
 }
 
 // assign runs the assignor if there is a newer epoch than its last.
@@ -659,17 +686,23 @@ func (g *Group) MayFetch(member *string, epoch int32) *kerr.Error {
 	return nil
 }
 
-// wants tells whether a member subscribes to a topic.
-func (c *consumer) wants(topic string) bool {
+// wanted tells of topics whether a member subscribes to them.
+func (c *consumer) wanted() func(topic string) bool {
+	names, known := map[string]bool{}, map[string]bool{}
+	var expressions []*regexp.Regexp
 	for _, m := range c.members {
-		if _, ok := slices.BinarySearch(m.topics, topic); ok {
-			return true
+		if known[m.subscription] {
+			continue
 		}
-		if m.regex != "" {
-			if re, err := compileTopics(m.regex); err == nil && re.MatchString(topic) {
-				return true
-			}
+		known[m.subscription] = true
+		for _, t := range m.topics {
+			names[t] = true
+		}
+		if re, err := compileTopics(m.regex); err == nil && m.regex != "" {
+			expressions = append(expressions, re)
 		}
 	}
-	return false
+	return func(topic string) bool {
+		return names[topic] || slices.ContainsFunc(expressions, func(re *regexp.Regexp) bool { return re.MatchString(topic) })
+	}
 }

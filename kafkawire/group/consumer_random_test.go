@@ -18,7 +18,7 @@ import (
 // would believe have the same partition, a group that replays the log knows what the group knows that wrote it, and once nothing
 // happens any more everybody has what the assignor says, all of it.
 func TestRandomConsumerGroup(t *testing.T) {
-	for i := range uint64(tier.N(2000)) {
+	for i := range uint64(tier.N(1000)) {
 		if why := newCrowd(tier.Seed() + i).run(250); why != "" {
 			t.Fatalf("seed %d: %s", tier.Seed()+i, why)
 		}

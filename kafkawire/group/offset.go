@@ -172,7 +172,7 @@ func (g *Group) expires(topic string, o *Offset, subscribed map[string]bool) (at
 	case !o.Expires.IsZero():
 		return o.Expires, true
 	case g.consumer != nil:
-		return o.Committed.Add(g.cfg.Retention), !g.consumer.wants(topic)
+		return o.Committed.Add(g.cfg.Retention), !subscribed[topic]
 	case g.state == Empty && g.protocolType != "":
 		return later(g.since, o.Committed).Add(g.cfg.Retention), true
 	case g.state == Empty:
@@ -190,8 +190,16 @@ func later(a, b time.Time) time.Time {
 	return b
 }
 
-// subscribed returns the topics that the members of a group of consumers named; nil if that cannot be known.
+// subscribed returns the topics that the members of a group of consumers named; nil if that cannot be known. Of a group of the
+// consumer protocol it returns those with offsets only.
 func (g *Group) subscribed() map[string]bool {
+	if g.consumer != nil {
+		topics, wanted := map[string]bool{}, g.consumer.wanted()
+		for t := range g.offsets {
+			topics[t] = wanted(t)
+		}
+		return topics
+	}
 	if g.protocolType != "consumer" || g.protocol == nil {
 		return nil
 	}
@@ -278,7 +286,7 @@ func (g *Group) mayDeleteOffsets() *kerr.Error {
 // wanted tells of topics whether a member subscribes to them. Who cannot be understood may subscribe to all of them.
 func (g *Group) wanted() func(topic string) bool {
 	if g.consumer != nil {
-		return g.consumer.wants
+		return g.consumer.wanted()
 	}
 	topics := g.subscribed()
 	return func(topic string) bool {

@@ -14,7 +14,7 @@ import (
 
 // view is the topics that a group's members subscribe to, as they were at a time.
 type view struct {
-	at     time.Time
+	until  time.Time                // when it is time for another look
 	topics map[[16]byte]int32       // partitions
 	wants  map[string]*subscription // by consumerMember.subscription
 	hash   int64                    // changes when a topic of these comes, goes or grows
@@ -40,7 +40,7 @@ func (v *view) of(m *consumerMember) *subscription {
 
 // look finds the topics that the members want, as they are now.
 func (s *step) look() *view {
-	v := &view{at: s.g.now, topics: map[[16]byte]int32{}, wants: map[string]*subscription{}}
+	v := &view{until: s.g.now.Add(lookEvery), topics: map[[16]byte]int32{}, wants: map[string]*subscription{}}
 	var all []Topic
 	found := map[[16]byte]Topic{}
 	s.each(func(m *consumerMember) {
@@ -61,6 +61,7 @@ func (s *step) look() *view {
 				all = s.topics.All()
 			}
 			if re, err := compileTopics(m.regex); err == nil {
+				v.until = v.until.Add(time.Duration(len(all)) * matchCost)
 				for _, t := range all {
 					if re.MatchString(t.Name) {
 						want(t)
