@@ -124,6 +124,9 @@ func TestCompactAgainstModel(t *testing.T) {
 		}
 		st := c.sync()
 		check(t, c.log.Close())
+		if seed%8 == 0 {
+			verified(t, m, st)
+		}
 		if m = m.Crash(r); r.IntN(2) == 0 {
 			m = m.Kill()
 		}
