@@ -29,12 +29,13 @@ type JudgedRule struct {
 	Where  string `json:"where"` // it is written
 	Who    string `json:"who"`
 	Effect string `json:"effect"` // allow | deny
-	Action string `json:"action"` // publish | subscribe | all
-	Topic  string `json:"topic"`
+	Action string `json:"action"` // publish | subscribe | read | write | manage | all
+	Of     string `json:"of"`     // topics, log_topics, consumer_groups, transactional_ids or cluster
+	Topic  string `json:"topic"`  // or name
 }
 
 func (r *JudgedRule) String() string {
-	return fmt.Sprintf("%s: {who: %s, %s: %s, topics: %s}", r.Where, r.Who, r.Effect, r.Action, r.Topic)
+	return fmt.Sprintf("%s: {who: %s, %s: %s, %s: %s}", r.Where, r.Who, r.Effect, r.Action, r.Of, r.Topic)
 }
 
 func judged(v policy.Verdict) *JudgedRule {
@@ -45,7 +46,7 @@ func judged(v policy.Verdict) *JudgedRule {
 	if v.Rule.Deny {
 		effect = "deny"
 	}
-	return &JudgedRule{Where: v.Rule.Where, Who: v.Rule.Who, Effect: effect, Action: v.Rule.Rights.String(), Topic: v.Filter}
+	return &JudgedRule{Where: v.Rule.Where, Who: v.Rule.Who, Effect: effect, Action: v.Rule.Rights.String(), Of: "topics", Topic: v.Filter}
 }
 
 // Judge says what a node with this configuration would decide: whether account, through a client, may publish to a topic, subscribe to a
@@ -60,7 +61,7 @@ func Judge(c *config.Config, account, client, action, topicOrFilter string) (*Ju
 		what = plainFilter(topicOrFilter)
 	case "receive":
 	default:
-		return nil, fmt.Errorf("%q is none of publish, subscribe, receive", action)
+		return nil, fmt.Errorf("%q is none of publish, subscribe, receive (MQTT), read, write, manage (Kafka)", action)
 	}
 	err := topic.ValidateName([]byte(what))
 	if action == "subscribe" {

@@ -71,11 +71,12 @@ func (g *kafkaGate) connected(ctx context.Context, state *tls.ConnectionState, p
 	if g.banned("", peer) {
 		return identity.Grant{}, errBanned
 	}
-	var err error
+	shown, err := g.certificate(state)
+	if err != nil {
+		return identity.Grant{}, err
+	}
 	if g.cert {
-		if claim.Certificate, err = g.certificate(state); err != nil {
-			return identity.Grant{}, err
-		}
+		claim.Certificate = shown
 	}
 	if claim.Certificate.Name == "" && !g.anonymous {
 		return identity.Grant{}, identity.ErrNotMine

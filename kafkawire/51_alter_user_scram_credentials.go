@@ -2,6 +2,7 @@ package kafkawire
 
 import (
 	"cmp"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -64,7 +65,8 @@ func alterUserSCRAMCredentials(c *conn, req *kmsg.AlterUserSCRAMCredentialsReque
 		resp.Results = append(resp.Results, r)
 	}
 	if changed > 0 {
-		c.s.Recheck()
+		c.s.recheckBut(c)
+		time.AfterFunc(failureDelay, c.recheck) // who changed their own hear the answer first
 	}
 	return resp
 }

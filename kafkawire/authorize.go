@@ -2,6 +2,7 @@ package kafkawire
 
 import (
 	"fmt"
+	"strings"
 	"sync"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -61,8 +62,11 @@ type question struct {
 // opPublish asks for all that a topic's records go on to; it is no operation of the protocol.
 const opPublish kmsg.ACLOperation = -1
 
-// maxKnown bounds what is remembered for a connection.
-const maxKnown = 4096
+// Bounds of what is remembered for a connection: answers, and bytes of a name.
+const (
+	maxKnown     = 4096
+	maxKnownName = 256
+)
 
 // may tells whether the connection's principal may do something to a resource. Any goroutine; it never waits.
 func (c *conn) may(op kmsg.ACLOperation, kind kmsg.ACLResourceType, name string) bool {
@@ -92,9 +96,13 @@ func (c *conn) know(q question, ask func(account string) bool) bool {
 	if r.as.who != nil {
 		yes = ask(r.as.who.account)
 	}
+	if len(q.name) > maxKnownName {
+		return yes
+	}
 	if r.known == nil {
 		r.known = map[question]bool{}
 	}
+	q.name = strings.Clone(q.name) // it may be a part of a request
 	r.known[q] = yes
 	return yes
 }

@@ -78,3 +78,18 @@ func BenchmarkShape(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkMay is what a decision costs that was made before.
+func BenchmarkMay(b *testing.B) {
+	r := &fakeRights{}
+	r.allow("anonymous", opRead, topicKind, "fleet-telemetry")
+	n := start(b, Options{Rights: r})
+	c := newConn(n.srv, n.dial().nc, &ListenerOptions{}, "", 0)
+	c.become(anonymous)
+	b.ReportAllocs()
+	for b.Loop() {
+		if !c.mayTopic(opRead, "fleet-telemetry") {
+			b.Fatal("no")
+		}
+	}
+}

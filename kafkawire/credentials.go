@@ -135,16 +135,17 @@ func (c *credentials) keepSecret(ctx context.Context) error {
 // find returns what a login is to be checked against: of a name that there is not, what nobody can pass.
 func (c *credentials) find(m scram.Mechanism, name string) (*scram.Verifier, identity.Grant) {
 	v, g, stands := c.file(m, name)
-	if v != nil {
-		return v, g
-	}
 	k := credential{Name: name, Mechanism: m}
 	c.mu.RLock()
 	defer c.mu.RUnlock()
+	nobody := scram.Nobody(c.secret, m, name, c.usual(name)) // whether it is needed or not: time tells nothing, either
+	if v != nil {
+		return v, g
+	}
 	if v = c.of[k]; v != nil && !stands {
 		return v, identity.Grant{Name: name, Holds: func() bool { return c.holds(k, v) }}
 	}
-	return scram.Nobody(c.secret, m, name, c.usual(name)), identity.Grant{}
+	return nobody, identity.Grant{}
 }
 
 // holds tells whether a credential is still what it was.

@@ -97,6 +97,9 @@ func (c *conn) admit() error {
 	switch {
 	case err == nil:
 		c.become(&principal{account: grant.Name, until: grant.Until, holds: grant.Holds})
+		if grant.Holds != nil && !grant.Holds() { // once more, now that Recheck sees it
+			return ended(endedRevoked, "the connection: what was shown is in force no more")
+		}
 		return nil
 	case errors.Is(err, identity.ErrNotMine) && len(g.Mechanisms) > 0:
 		return nil
@@ -163,7 +166,9 @@ func (c *conn) allowedNow(key int16) error {
 
 // Recheck looks again at what every client has shown, and ends the connections of those for whom it is in force no more. It is to
 // be called when what decides on that has changed, and now and then, for certificates expire.
-func (s *Server) Recheck() {
+func (s *Server) Recheck() { s.recheckBut(nil) }
+
+func (s *Server) recheckBut(one *conn) {
 	s.mu.Lock()
 	conns := make([]*conn, 0, len(s.conns))
 	for c := range s.conns {
@@ -171,7 +176,9 @@ func (s *Server) Recheck() {
 	}
 	s.mu.Unlock()
 	for _, c := range conns {
-		c.recheck()
+		if c != one {
+			c.recheck()
+		}
 	}
 }
 

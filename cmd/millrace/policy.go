@@ -13,7 +13,7 @@ import (
 func newPolicy(e env) *cobra.Command {
 	c := &cobra.Command{
 		Use: "policy", Short: "Ask a policy who may do what", Args: cobra.NoArgs, RunE: help,
-		Long: "The policy says which account may publish and subscribe to what. It is `policy:` of the configuration, or the file that this names.",
+		Long: "The policy says which account may publish and subscribe to what, and what Kafka clients may do. It is `policy:` of the configuration, or the file that this names.",
 	}
 	c.AddCommand(newPolicyCheck(e))
 	return c
@@ -21,21 +21,31 @@ func newPolicy(e env) *cobra.Command {
 
 func newPolicyCheck(e env) *cobra.Command {
 	var s settings
-	var output, as, client string
+	var output, as, client, of string
 	c := &cobra.Command{
-		Use: "check (publish|subscribe|receive) TOPIC", Short: "May somebody do something, and which rule says so?", Args: cobra.ExactArgs(2),
+		Use: "check (publish|subscribe|receive) TOPIC | (read|write|manage) NAME", Short: "May somebody do something, and which rule says so?", Args: cobra.ExactArgs(2),
 		Long: `Say what a node with this configuration would answer, and which rule decides. Exit code 0: it is allowed; 1: it is denied.
 
-Of a filter that may be subscribed to, it names the rules that deny a part: what is published there does not reach the subscriber.`,
+Of a filter that may be subscribed to, it names the rules that deny a part: what is published there does not reach the subscriber.
+
+read, write and manage are what Kafka clients do to the log topic NAME, or, with --of, to a consumer group, a transactional id or the cluster. ACLs of
+the running node may deny more, and allow what no rule speaks of.`,
 		Example: `  millrace policy check --config millrace.yaml --as truck-7 publish fleet/truck-7/telemetry
   millrace policy check --config millrace.yaml --as alice --client alice-laptop subscribe 'fleet/#'
+  millrace policy check --config millrace.yaml --as etl write orders
+  millrace policy check --config millrace.yaml --as etl --of group read etl-1
   millrace policy check --config millrace.yaml receive '$SYS/broker/uptime' -o json`,
 		RunE: func(_ *cobra.Command, args []string) error {
 			cfg, err := s.load(e)
 			if err != nil {
 				return err
 			}
-			j, err := app.Judge(cfg, as, cmp.Or(client, as), args[0], args[1])
+			var j *app.Judgement
+			if app.LogAction(args[0]) {
+				j, err = app.JudgeLog(cfg, as, args[0], of, args[1])
+			} else {
+				j, err = app.Judge(cfg, as, cmp.Or(client, as), args[0], args[1])
+			}
 			if err != nil {
 				return err
 			}
@@ -51,6 +61,7 @@ Of a filter that may be subscribed to, it names the rules that deny a part: what
 	s.flags(c)
 	outputFlag(c, &output)
 	c.Flags().StringVar(&as, "as", "anonymous", "the account that asks")
+	c.Flags().StringVar(&of, "of", "topic", "what is read, written or managed: topic, group, transactional-id or cluster")
 	c.Flags().StringVar(&client, "client", "", "its client id (default: the account's name)")
 	return c
 }

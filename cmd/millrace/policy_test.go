@@ -15,6 +15,10 @@ const policyConfig = `policy:
     - {who: "truck-*", allow: publish, topics: ["fleet/${client}/telemetry"]}
     - {who: group:operators, allow: all, topics: ["fleet/#"]}
     - {who: "*", deny: all, topics: ["fleet/secret/#"]}
+    - {who: etl, allow: all, log_topics: ["orders", "commands"], consumer_groups: ["etl-*"]}
+    - {who: alice, allow: read, log_topics: ["*"]}
+routes:
+  - {mqtt: "fleet/{vehicle}/cmd", topic: commands, key: "{vehicle}", direction: both}
 `
 
 func TestPolicyCheck(t *testing.T) {
@@ -40,6 +44,13 @@ func TestPolicyCheck(t *testing.T) {
 		{[]string{"--as", "alice", "subscribe", "$replay/-15m/fleet/+"}, "allowed: ", exitOK},
 		{[]string{"--as", "alice", "receive", "fleet/secret/x"}, "denied: " + file + ":7", exitFailed},
 		{[]string{"publish", "x"}, "denied: no rule", exitFailed},
+		{[]string{"--as", "etl", "read", "orders"}, "allowed: " + file + ":8: {who: etl, allow: all, log_topics: orders}", exitOK},
+		{[]string{"--as", "etl", "--of", "group", "read", "etl-1"}, "allowed: ", exitOK},
+		{[]string{"--as", "etl", "--of", "cluster", "manage", "x"}, "denied: no rule allows it", exitFailed},
+		{[]string{"--as", "etl", "write", "commands"}, "allowed: " + file + ":8: {who: etl, allow: all, log_topics: commands}; its records go on to MQTT", exitOK},
+		{[]string{"--as", "alice", "read", "orders"}, "allowed: ", exitOK},
+		{[]string{"--as", "alice", "read", "commands"}, "denied: " + file + ":7: {who: *, deny: all, topics: fleet/secret/#}, and MQTT's fleet/+/cmd is in the topic", exitFailed},
+		{[]string{"--of", "thing", "read", "x"}, "", exitUsage},
 		{[]string{"--as", "alice", "publish", "$SYS/x"}, "denied: clients may not publish", exitFailed},
 		{[]string{"publish", "x/+"}, "", exitUsage},
 		{[]string{"administer", "x"}, "", exitUsage},
