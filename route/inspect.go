@@ -96,6 +96,16 @@ func DeadSource(r *eventlog.Record) (topicID string, partition int32, offset int
 	return topicID, partition, offset, n == 3
 }
 
+// DeadOnArrival tells whether a dead letter is a message that a device sent, and that was never anywhere else.
+func DeadOnArrival(r *eventlog.Record) bool {
+	why, from := false, false
+	for i := range r.Headers {
+		why = why || r.Headers[i].Key == hDeadReason
+		from = from || r.Headers[i].Key == hDeadOffset
+	}
+	return why && !from
+}
+
 // Filters gives, for each route, its plain MQTT filter and whether its messages are kept. The first that matches a topic decides.
 func (t *Table) Filters(f func(filter string, stored bool)) {
 	for _, r := range t.routes {

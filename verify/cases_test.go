@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -168,6 +169,38 @@ func TestWhatIsNoLoss(t *testing.T) {
 		t.Errorf("%s", r)
 	}
 	if f := r.find(verify.SequenceMissing); f.Severity != verify.Note || f.Count != 2 {
+		t.Errorf("%+v", f)
+	}
+	w.stop()
+}
+
+// nothingGood takes no payload.
+type nothingGood struct{}
+
+func (nothingGood) Validate([]byte) error { return errors.New("nothing is good") }
+
+// Messages that became dead letters for their payload are counted, and looked for.
+func TestDeadOnArrival(t *testing.T) {
+	w := newWorld(t)
+	w.stop()
+	w.specs = append(slices.Clone(w.specs), route.Spec{MQTT: "strict/{v}", Topic: "strict", Key: "{v}", Partitions: 2, Payloads: nothingGood{}, Invalid: route.DeadLetter})
+	w.open()
+	for i := range 5 {
+		if r := w.publish(session.Message{Topic: fmt.Sprintf("strict/%d", i), Client: "c", QoS: 1, Payload: []byte("x")}); r[0].Err != nil {
+			t.Fatal(r[0].Err)
+		}
+	}
+	r := w.verify(w.live)
+	w.want(r, true)
+	if k := r.totals["strict"]; k.Refused["dead_lettered"] != 5 || k.Published != 0 || k.Found != 0 {
+		t.Errorf("%s", r)
+	}
+	if err := w.log.DeleteTopic(t.Context(), "strict.dlq"); err != nil { // with what was in it
+		t.Fatal(err)
+	}
+	r = w.verify(w.live)
+	w.want(r, false, verify.DeadMissing)
+	if f := r.find(verify.DeadMissing); f.Topic != "strict" || f.Count != 5 {
 		t.Errorf("%+v", f)
 	}
 	w.stop()

@@ -262,6 +262,9 @@ func (c *check) count(r *meter.Row) {
 			switch prefix, reason, _ := strings.Cut(n.Name, ":"); prefix + ":" {
 			case meter.RefusedPrefix:
 				add(&k.Refused, reason, n.N)
+				if reason == route.DeadLettered {
+					c.dead.counted[r.Topic] += n.N
+				}
 			case meter.FailedPrefix:
 				add(&k.Failed, reason, n.N)
 			case meter.DroppedPrefix:
