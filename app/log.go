@@ -39,7 +39,7 @@ func (n *Node) openEngine() error {
 	}
 	retention := time.Duration(c.Retention)
 	o := engine.Options{FS: fsys, Now: n.o.Now, Logger: n.o.Logger.With("part", "log"), DefaultPartitions: int32(c.Partitions),
-		DefaultRetention: retention, OpenFiles: n.budget.files, CheckpointEvery: n.o.Test.CheckpointEvery, CommitDelay: time.Duration(c.CommitDelay)}
+		DefaultRetention: retention, ScrubEvery: time.Duration(c.Scrub), OpenFiles: n.budget.files, CheckpointEvery: n.o.Test.CheckpointEvery, CommitDelay: time.Duration(c.CommitDelay)}
 	if o.MaxLogBytes, err = maxLogBytes(fsys, c.MaxBytes); err != nil {
 		return n.dataError(err)
 	}

@@ -79,6 +79,7 @@ func (ck *checker) log() {
 		ck.problem("log.max_bytes", "less than 256MiB", "give the log room, or write a percentage")
 	}
 	ck.retention("log.retention", l.Retention)
+	ck.retention("log.scrub", l.Scrub)
 	if d := l.CommitDelay; d < 0 || d > Duration(100*time.Millisecond) {
 		ck.problem("log.commit_delay", "not between 0 and 100ms", "write a time span such as 1ms, or 0")
 	}

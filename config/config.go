@@ -39,6 +39,7 @@ type Log struct {
 	Data               string       `yaml:"data"`
 	MaxBytes           Share        `yaml:"max_bytes"` // of all topics together
 	Retention          Duration     `yaml:"retention"` // of topics that do not say; forever: no limit
+	Scrub              Duration     `yaml:"scrub"`     // how long reading all segments to verify them takes; forever: they are not read
 	Partitions         int          `yaml:"partitions"`
 	CommitDelay        Duration     `yaml:"commit_delay"`       // between the beginnings of commits of few appends; 0: none
 	SessionPartitions  int          `yaml:"session_partitions"` // 0: as they are, 4 in a new log
@@ -160,7 +161,7 @@ func Default() *Config {
 		},
 		Auth: Auth{JWT: JWT{NameClaim: "sub", Refresh: Duration(5 * time.Minute)},
 			Hook: Hook{Timeout: Duration(5 * time.Second), Concurrency: 32, Cache: Duration(time.Minute), CacheDenied: Duration(5 * time.Second)}},
-		Log: Log{Data: "./millrace-data", MaxBytes: Share{Percent: 80}, Retention: Duration(7 * 24 * time.Hour), Partitions: 8, CommitDelay: Duration(time.Millisecond), Groups: defaultGroups(), Transactions: defaultTransactions(),
+		Log: Log{Data: "./millrace-data", MaxBytes: Share{Percent: 80}, Retention: Duration(7 * 24 * time.Hour), Scrub: Duration(7 * 24 * time.Hour), Partitions: 8, CommitDelay: Duration(time.Millisecond), Groups: defaultGroups(), Transactions: defaultTransactions(),
 			Spill: Spill{MaxBytes: 1 << 30, WhenFull: "reject"}},
 		Limits: Limits{PacketBytes: 1_000_000, ReceiveMaximum: 1024, SessionExpiry: Duration(7 * 24 * time.Hour),
 			Sessions: 1_000_000, Subscriptions: 10_000, AllSubs: 2_000_000, Replays: 8, AllReplays: 256, Retained: 1_000_000, RetainedBytes: 1 << 30,

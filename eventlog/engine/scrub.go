@@ -23,6 +23,7 @@ type scrubber struct {
 
 const (
 	scrubSlowest = 64 << 10 // bytes per second: a small log is through in an hour, not in a week
+	scrubStep    = 256 << 10 // bytes between two sleeps, at most
 	scrubPause   = time.Minute
 	scrubNotes   = time.Minute // how often it is written down how far it is
 )
@@ -60,9 +61,17 @@ func (s *scrubber) sleep(d time.Duration) error {
 	}
 }
 
-// at sets the pace, in bytes per second.
+// at sets the pace, in bytes per second. It sleeps once there is something to sleep for.
 func (s *scrubber) at(rate int64) {
-	s.pace = func(n int64) error { return s.sleep(time.Duration(float64(n) / float64(rate) * float64(time.Second))) }
+	owed := int64(0)
+	s.pace = func(n int64) error {
+		if owed += n; owed < min(rate, scrubStep) {
+			return s.open()
+		}
+		d := time.Duration(float64(owed) / float64(rate) * float64(time.Second))
+		owed = 0
+		return s.sleep(d)
+	}
 }
 
 // resume takes up what the last life has left: it reads the partitions in which damage was found, for somebody may have mended it.
