@@ -179,12 +179,14 @@ func ownRecord(r *eventlog.Record) group.Record {
 
 // restoreTopics notes which topics the group committed in.
 func (co *coordinator) restoreTopics(e *entry) {
-	e.g.Offsets(func(topic string, _ int32, _ group.Offset) {
+	note := func(topic string) {
 		if _, ok := co.topics[topic]; !ok {
 			t, _ := co.log.TopicByName(topic)
 			co.topics[topic] = t.ID // the zero id of one that is gone is no topic's: it will be forgotten
 		}
-	})
+	}
+	e.g.Offsets(func(topic string, _ int32, _ group.Offset) { note(topic) })
+	e.g.PendingTopics(note)
 }
 
 func (co *coordinator) entry(name string) *entry {

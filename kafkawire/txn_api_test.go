@@ -352,6 +352,14 @@ func TestPendingOffsets(t *testing.T) {
 	n.topic("a", 1, nil)
 	c := n.dial()
 	x, y := c.transactional("x"), c.transactional("y")
+	x.commitOffset(5, "first", "a", 4)
+	n.restart()
+	c = n.dial()
+	x.c, y.c = c, c
+	x.mustEnd(true)
+	if got, _ := c.offsetOf("first", "a", false); got != 4 {
+		t.Errorf("a first offset, whose transaction was open over a restart, is %d", got)
+	}
 	at := func(want int64) {
 		t.Helper()
 		if got, _ := c.offsetOf("g", "a", false); got != want {

@@ -157,3 +157,12 @@ func (g *Group) Unstable(topic string, partition int32) bool {
 	}
 	return false
 }
+
+// PendingTopics calls f with the topics of offsets that open transactions would commit; more than once with some.
+func (g *Group) PendingTopics(f func(topic string)) {
+	for _, t := range g.txns {
+		for topic := range t {
+			f(topic)
+		}
+	}
+}
