@@ -82,7 +82,7 @@ func New(o Options) *Broker {
 	b.bans.tell = o.OnBan
 	b.roster.wall = o.Now
 	b.roster.idle = max(1, ticks(o.Limits.ParkAfter))
-	b.parkAtOnce = o.Limits.ParkAfter < tick
+	b.parkAtOnce = o.Limits.ParkAfter >= 0 && o.Limits.ParkAfter < tick
 	b.flushers.wake.L = &b.flushers.mu
 	b.ctx, b.cancel = context.WithCancel(context.Background())
 	b.history.max = historyBytes

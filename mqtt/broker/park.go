@@ -16,7 +16,7 @@ import (
 // It is the roster's ticker that finds a connection idle and wakes its reader with a read deadline; the reader parks itself. conn.place says
 // whether it has, under c.mu, which is what makes a parked connection have exactly one successor to its reader.
 
-// lot is where connections are parked. Its goroutine is lot.run.
+// lot is where connections are parked. Its goroutine is Broker.runLot.
 type lot struct {
 	opened sync.Once
 	watch  *transport.Watch // nil: nothing is parked
@@ -90,7 +90,7 @@ func (l *lot) close() (cs []*conn) {
 	return cs
 }
 
-// openLot prepares parking, with the first connection that may be parked. Without it the broker works as well, with a goroutine for every
+// openLot prepares parking, with the first connection that may be parked: a broker without sockets waits for none. Without a watch the broker works as well, with a goroutine for every
 // connection.
 func (b *Broker) openLot() {
 	if b.o.Limits.ParkAfter < 0 {

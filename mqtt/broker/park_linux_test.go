@@ -194,6 +194,19 @@ func TestParkedAtClose(t *testing.T) {
 	eventually(t, "all descriptors are closed", func() bool { return descriptors() <= before })
 }
 
+// TestNeverParked: who does not want it has a goroutine for each connection.
+func TestNeverParked(t *testing.T) {
+	n := parking(t, -1)
+	c := n.connected("CONNECT v5 clean id=a")
+	for range 3 {
+		c.send("PINGREQ")
+		c.expect("PINGRESP")
+	}
+	if s := n.b.Stats(); s.Parked != 0 || readersNow(t) != 1 {
+		t.Errorf("%d parked, %d readers", s.Parked, readersNow(t))
+	}
+}
+
 // TestParkStress parks at every chance while clients send, in pieces, with pauses, and are cut off; descriptors are used again all the while. Nothing is lost, nothing comes twice.
 func TestParkStress(t *testing.T) {
 	n := parking(t, 1)
