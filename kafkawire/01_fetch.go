@@ -364,7 +364,9 @@ func (f *fetch) encode(out *frame) {
 	}
 	e.tags()
 	out.bufs = e.buffers()
-	f.set.rotate()
+	if f.session != 0 {
+		f.set.rotate()
+	}
 }
 
 // nextRun is the longest run of partitions of one topic that parts begins with, and how many of them are to be told. Those of

@@ -73,10 +73,10 @@ type fetchSet struct {
 	byID    bool
 	topics  []*fetchTopic
 	parts   []*fetchPart
-	index   map[fetchKey]*fetchPart
-	moved   []*fetchPart // scratch of rotate
-	changes int          // counts what a watch must know
-	rights  stamp        // of when the client was asked after
+	index   map[fetchKey]*fetchPart // nil while there are few
+	moved   []*fetchPart            // scratch of rotate
+	changes int                     // counts what a watch must know
+	rights  stamp                   // of when the client was asked after
 
 	// A session's, guarded by fetchSessions.mu:
 	id            int32
@@ -88,24 +88,20 @@ type fetchSet struct {
 
 // update takes over what a request says.
 func (s *fetchSet) update(req *kmsg.FetchRequest) {
-	if s.index == nil {
-		s.index = make(map[fetchKey]*fetchPart, len(req.Topics))
-	}
 	for i := range req.Topics {
 		rt := &req.Topics[i]
 		var topic *fetchTopic
 		for j := range rt.Partitions {
 			rp := &rt.Partitions[j]
 			key := s.key(rt.Topic, rt.TopicID, rp.Partition)
-			p := s.index[key]
+			p := s.find(key)
 			if p == nil {
 				if topic == nil {
 					topic = s.topic(key)
 				}
 				p = &fetchPart{topic: topic, index: rp.Partition, toldHigh: -1, toldLow: -1}
 				topic.parts++
-				s.index[key], s.parts = p, append(s.parts, p)
-				s.changes++
+				s.add(key, p)
 			}
 			p.offset, p.maxBytes, p.epoch = rp.FetchOffset, int(max(rp.PartitionMaxBytes, 0)), rp.CurrentLeaderEpoch
 		}
@@ -114,7 +110,7 @@ func (s *fetchSet) update(req *kmsg.FetchRequest) {
 		ft := &req.ForgottenTopics[i]
 		for _, index := range ft.Partitions {
 			key := s.key(ft.Topic, ft.TopicID, index)
-			if p := s.index[key]; p != nil {
+			if p := s.find(key); p != nil {
 				delete(s.index, key)
 				p.topic.parts--
 				p.topic = nil // gone, see prune
@@ -132,6 +128,37 @@ func (s *fetchSet) key(name string, id [16]byte, index int32) fetchKey {
 		return fetchKey{id: id, index: index}
 	}
 	return fetchKey{name: name, index: index}
+}
+
+// smallSet is how many partitions are found by looking at each: most sets are no larger.
+const smallSet = 8
+
+func (s *fetchSet) find(key fetchKey) *fetchPart {
+	if s.index != nil {
+		return s.index[key]
+	}
+	for _, p := range s.parts {
+		if p.topic != nil && p.index == key.index && s.key(p.topic.name, p.topic.id, p.index) == key {
+			return p
+		}
+	}
+	return nil
+}
+
+func (s *fetchSet) add(key fetchKey, p *fetchPart) {
+	s.parts = append(s.parts, p)
+	s.changes++
+	switch {
+	case s.index != nil:
+		s.index[key] = p
+	case len(s.parts) > smallSet:
+		s.index = make(map[fetchKey]*fetchPart, 2*len(s.parts))
+		for _, p := range s.parts {
+			if p.topic != nil {
+				s.index[s.key(p.topic.name, p.topic.id, p.index)] = p
+			}
+		}
+	}
 }
 
 // topic finds the set's entry for a topic: that of the last partition, most likely.
