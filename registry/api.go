@@ -288,8 +288,11 @@ func (s *Server) getReferencedBy(r *request) (any, error) {
 	return ids, err
 }
 
-// maxListed is how many schemas one answer lists.
-const maxListed = 1000
+// What one answer lists at most; offset brings the others.
+const (
+	maxListed      = 1000
+	maxListedBytes = 8 << 20
+)
 
 func (s *Server) getSchemas(r *request) (any, error) {
 	list, skip := []told{}, max(r.number("offset", 0), 0)
@@ -297,7 +300,7 @@ func (s *Server) getSchemas(r *request) (any, error) {
 	if limit < 0 || limit > maxListed {
 		limit = maxListed
 	}
-	deleted := r.flag("deleted")
+	deleted, size := r.flag("deleted"), 0
 	for _, name := range s.o.Registry.Subjects(r.URL.Query().Get("subjectPrefix"), deleted, false) {
 		if s.may(r, Read, name) != nil {
 			continue
@@ -311,7 +314,7 @@ func (s *Server) getSchemas(r *request) (any, error) {
 		}
 		for _, v := range versions {
 			switch {
-			case len(list) >= limit:
+			case len(list) >= limit || size > maxListedBytes:
 				return list, nil
 			case skip > 0:
 				skip--
@@ -320,7 +323,7 @@ func (s *Server) getSchemas(r *request) (any, error) {
 				if err != nil {
 					return nil, err
 				}
-				list = append(list, t)
+				list, size = append(list, t), size+len(t.Schema)
 			}
 		}
 	}

@@ -99,6 +99,8 @@ func TestAPI(t *testing.T) {
 	w.want("GET", "/schemas/ids/2", nil, 404, `{"error_code":40403,…`)
 	w.want("DELETE", "/subjects/s", nil, 404, `{"error_code":40401,…`)
 
+	w.want("GET", "/schemas?limit=1&offset=1", nil, 200, `[{"subject":"t",…`)
+
 	// Modes.
 	w.want("PUT", "/mode/m", `{"mode":"READONLY"}`, 200, `{"mode":"READONLY"}`)
 	w.want("POST", "/subjects/m/versions", of(intSchema), 422, `{"error_code":42205,…`)

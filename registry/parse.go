@@ -2,6 +2,7 @@ package registry
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/millrace-io/millrace/registry/schema"
 )
@@ -104,8 +105,14 @@ func (r *Registry) parse(st *state, c *content) (*schema.Schema, error) {
 	return s, nil
 }
 
-// parseNew parses what a client has sent.
+// parseNew parses what a client has sent. References to a latest version are to that of now.
 func (st *state) parseNew(n *Schema) (*schema.Schema, error) {
+	n.References = slices.Clone(n.References)
+	for i, ref := range n.References {
+		if v := st.find(ref.Subject, ref.Version, false); v != nil {
+			n.References[i].Version = v.number
+		}
+	}
 	typ, err := schema.ParseType(n.Type)
 	if err != nil {
 		return nil, invalidSchema(err)

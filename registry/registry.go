@@ -47,13 +47,13 @@ type Registry struct {
 	part  eventlog.Part
 	tail  eventlog.Tail
 
-	state   atomic.Pointer[state] // of follow alone until it is replayed, and never changed after: another one takes its place
+	state   atomic.Pointer[state] // once it is replayed it is never changed: another one takes its place
 	mu      sync.Mutex            // of the next three
 	applied int64                 // the next offset to apply
 	moved   chan struct{}         // closed when applied has moved
 	failed  error                 // the topic is gone: nothing can be written any more
 
-	opened  atomic.Bool
+	opened  bool          // the state is others', too
 	skipped atomic.Uint64 // records of the topic that are none of a registry's
 
 	writing chan struct{} // holds a token while somebody writes
@@ -85,13 +85,39 @@ func Open(ctx context.Context, o Options) (*Registry, error) {
 	if r.tail, err = o.Log.Tail(eventlog.Vector{r.part: starts[0]}); err != nil {
 		return nil, fmt.Errorf("tail topic %q: %w", Topic, err)
 	}
-	r.work.Go(r.follow)
-	if err := r.catchUp(ctx); err != nil {
-		r.Close()
+	if err := r.replay(ctx); err != nil {
+		r.tail.Close()
 		return nil, fmt.Errorf("replay topic %q: %w", Topic, err)
 	}
-	r.opened.Store(true)
+	r.opened = true
+	r.work.Go(r.follow)
 	return r, nil
+}
+
+// replay applies everything that is in the topic now.
+func (r *Registry) replay(ctx context.Context) error {
+	ends, err := r.o.Log.Ends(ctx, r.topic.ID)
+	if err != nil {
+		return err
+	}
+	var events []eventlog.Event
+	for r.applied < ends[0] && r.failed == nil {
+		if events, err = r.tail.Poll(events[:0], 1<<20); err != nil {
+			return err
+		}
+		for i := range events {
+			r.event(&events[i])
+		}
+		if len(events) > 0 {
+			continue
+		}
+		select {
+		case <-r.tail.Wake():
+		case <-ctx.Done():
+			return fmt.Errorf("at offset %d of %d: %w", r.applied, ends[0], ctx.Err())
+		}
+	}
+	return r.failed
 }
 
 func (r *Registry) openTopic(ctx context.Context) (err error) {
@@ -177,7 +203,7 @@ func (r *Registry) event(ev *eventlog.Event) {
 // apply takes a batch over. Whoever has the state as it was keeps that.
 func (r *Registry) apply(b *eventlog.Batch) {
 	st, from := r.state.Load(), r.applied
-	if r.opened.Load() {
+	if r.opened {
 		st = st.clone()
 	}
 	err := b.Each(func(rec *eventlog.Record) error {

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 
 	"github.com/millrace-io/millrace/registry/schema"
@@ -18,6 +19,9 @@ type Reference struct {
 	Subject string `json:"subject"`
 	Version int    `json:"version"`
 }
+
+// maxID is the highest id, and the highest version: payloads have 32 bits for the one.
+const maxID = math.MaxInt32
 
 // content is a schema under its id. It never changes.
 type content struct {
@@ -204,7 +208,7 @@ func (st *state) apply(key, value []byte) error {
 		return nil
 	case keyNoop:
 		var n noopValue
-		if value != nil && json.Unmarshal(value, &n) == nil {
+		if value != nil && json.Unmarshal(value, &n) == nil && n.LastID <= maxID {
 			st.lastID = max(st.lastID, n.LastID)
 		}
 		return nil
@@ -240,7 +244,7 @@ func (st *state) applySetting(keyType, subject string, value []byte) error {
 }
 
 func (st *state) applyVersion(subject string, number int, value []byte) error {
-	if subject == "" || number < 1 {
+	if subject == "" || number < 1 || number > maxID {
 		return fmt.Errorf("version %d of the subject %.100q", number, subject)
 	}
 	list := st.subjects[subject]
@@ -257,7 +261,7 @@ func (st *state) applyVersion(subject string, number int, value []byte) error {
 		return fmt.Errorf("version %d of %.100q: %w", number, subject, err)
 	}
 	typ, err := schema.ParseType(string(s.SchemaType))
-	if err != nil || s.ID < 1 || len(s.Schema) > schema.MaxText {
+	if err != nil || s.ID < 1 || s.ID > maxID || len(s.Schema) > schema.MaxText {
 		return fmt.Errorf("version %d of %.100q: id %d, %d bytes: %w", number, subject, s.ID, len(s.Schema), err)
 	}
 	v := &version{subject: subject, number: number, deleted: s.Deleted, content: st.keep(&content{id: s.ID, typ: typ, text: s.Schema, refs: s.References})}

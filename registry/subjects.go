@@ -100,6 +100,9 @@ func (r *Registry) decide(ctx context.Context, st *state, subject string, n *Sch
 	case mode != Import && (n.ID > 0 || n.Version > 0):
 		return nil, false, errorf(codeNotPermitted, "Subject %s is not in import mode: ids and versions are given by the registry", clip(subject))
 	}
+	if n.ID > maxID || n.Version > maxID {
+		return nil, false, errorf(codeNotPermitted, "Ids and versions are at most %d", maxID)
+	}
 	s, err := st.parseNew(n)
 	if err != nil {
 		return nil, false, err
@@ -131,6 +134,9 @@ func (r *Registry) decide(ctx context.Context, st *state, subject string, n *Sch
 	if n.Version == 0 {
 		v.number++
 	}
+	if v.number > maxID {
+		return nil, false, errorf(codeNotPermitted, "There are no more versions: the highest was given")
+	}
 	return v, true, nil
 }
 
@@ -153,7 +159,9 @@ func (r *Registry) contentOf(ctx context.Context, st *state, subject string, s *
 	if v != nil {
 		return v.content, nil
 	}
-	c.id = st.lastID + 1
+	if c.id = st.lastID + 1; c.id > maxID {
+		return nil, errorf(codeNotPermitted, "There are no more ids: the highest was given")
+	}
 	return c, nil
 }
 

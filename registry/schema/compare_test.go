@@ -166,6 +166,9 @@ func TestJSONCompatibility(t *testing.T) {
 		{"dependency added", object(a), object(a, `"dependencies":{"a":["b"]}`), "DEPENDENCY_ADDED", ""},
 		{"dependency extended", object(a, `"dependentRequired":{"a":["b"]}`), object(a, `"dependentRequired":{"a":["b","c"]}`), "DEPENDENCY_ARRAY_EXTENDED", ""},
 		{"behind a reference", `{"$ref":"#/definitions/x","definitions":{"x":{"type":"integer"}}}`, `{"$ref":"#/definitions/y","definitions":{"y":{"type":"number"}}}`, "", "TYPE_NARROWED"},
+		{"beside a reference, 2020-12", `{"$schema":"https://json-schema.org/draft/2020-12/schema","$ref":"#/$defs/x","$defs":{"x":{"type":"string"}}}`,
+			`{"$schema":"https://json-schema.org/draft/2020-12/schema","$ref":"#/$defs/x","maxLength":3,"$defs":{"x":{"type":"string"}}}`, "MAX_LENGTH_ADDED", ""},
+		{"beside a reference, draft 7", `{"$ref":"#/definitions/x","definitions":{"x":{"type":"string"}}}`, `{"$ref":"#/definitions/x","maxLength":3,"definitions":{"x":{"type":"string"}}}`, "", ""},
 		{"a circle", `{"$id":"http://x.example/tree.json","properties":{"v":{"type":"integer"},"next":{"$ref":"#"}}}`, `{"$id":"http://x.example/tree.json","properties":{"v":{"type":"number"},"next":{"$ref":"tree.json"}}}`, "", "TYPE_NARROWED"},
 	})
 }

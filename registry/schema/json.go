@@ -18,6 +18,8 @@ type jsonSchema struct {
 	docs map[string]any // by the address that references resolve to; the root is at jsonRoot
 	// patterns are those of properties' names. One that RE2 does not know matches nothing here.
 	patterns map[string]*regexp.Regexp
+	// siblings of $ref count, as they do from 2019-09 on.
+	siblings bool
 }
 
 // jsonRoot is the address of a schema that gives itself none. What it refers to by a plain name is beside it.
@@ -38,6 +40,8 @@ func (s *Schema) parseJSON() error {
 		if id, ok := root["$id"].(string); ok {
 			base = join(jsonRoot, id)
 		}
+		draft, _ := root["$schema"].(string)
+		j.siblings = strings.Contains(draft, "/draft/20")
 	case bool:
 	default:
 		return fmt.Errorf("a JSON Schema is an object or a boolean, not %s", jsonKind(j.root))

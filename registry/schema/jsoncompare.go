@@ -2,6 +2,7 @@ package schema
 
 import (
 	"encoding/json"
+	"maps"
 	"math/big"
 	"net/url"
 	"strconv"
@@ -70,6 +71,12 @@ func (s jsonAt) resolve() (to jsonAt, ref string) {
 		if !ok {
 			return s, ref
 		}
+		if s.in.siblings && hasSiblings(m) {
+			product := maps.Clone(m)
+			delete(product, "$ref")
+			product["allOf"] = append([]any{map[string]any{"$ref": text}}, s.list("allOf")...)
+			return s.sub(product), ref
+		}
 		at := join(s.base, text)
 		next, found := s.in.find(at)
 		if !found {
@@ -78,6 +85,16 @@ func (s jsonAt) resolve() (to jsonAt, ref string) {
 		s, ref = next, at
 	}
 	return s, ref
+}
+
+// hasSiblings tells whether a schema demands more than what it refers to.
+func hasSiblings(m map[string]any) bool {
+	for k := range m {
+		if k != "$ref" && !annotations[k] {
+			return true
+		}
+	}
+	return false
 }
 
 // find looks a reference up: in the documents by their addresses or their $id, then by JSON pointer or anchor.
@@ -100,11 +117,14 @@ func (j *jsonSchema) find(at string) (jsonAt, bool) {
 		return jsonAt{}, false
 	}
 	v := doc
-	if fragment != "" && !strings.HasPrefix(fragment, "/") {
+	if fragment == "" {
+		return jsonAt{v, address, j}, true
+	}
+	if !strings.HasPrefix(fragment, "/") {
 		v = anchored(doc, fragment, maxNesting)
 		return jsonAt{v, address, j}, v != nil
 	}
-	for _, token := range strings.Split(fragment, "/")[min(1, len(fragment)):] {
+	for _, token := range strings.Split(fragment, "/")[1:] {
 		token = strings.ReplaceAll(strings.ReplaceAll(token, "~1", "/"), "~0", "~")
 		switch in := v.(type) {
 		case map[string]any:
@@ -182,6 +202,9 @@ func (c *jsonComparison) compare(r, w jsonAt, path string) {
 	case r.nothing():
 		c.add("TYPE_CHANGED", path, "nothing is allowed any more")
 		return
+	}
+	if is, was := r.object()["$ref"], w.object()["$ref"]; is != nil && textOf(is) != textOf(was) { // one that leads nowhere
+		c.add("REFERENCE_CHANGED", path+"/$ref", "the reference changed, and does not lead to a schema that could be compared")
 	}
 	if c.combined(r, w, path) {
 		return

@@ -8,7 +8,7 @@ import (
 
 // maxUnfolded is how many schemas one value may have to be looked at with: those that apply to the same place of a payload, unfolded. Thirty
 // lines can make it a billion.
-const maxUnfolded = 20_000
+const maxUnfolded = 5000
 
 // affordable refuses schemas with which one small payload keeps a processor busy.
 func affordable(root *jsonschema.Schema) error {
