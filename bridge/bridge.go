@@ -98,8 +98,8 @@ func (s Spec) withDefaults() Spec {
 	s.KeepAlive = cmp.Or(s.KeepAlive, time.Minute)
 	s.Patience = cmp.Or(s.Patience, max(s.KeepAlive/2, minPatience))
 	usual := 64
-	if s.Version < packet.V5 { // it cannot say what it takes, and Mosquitto ends connections with more than 20
-		usual = 20
+	if s.Version < packet.V5 {
+		usual = safeWindow
 	}
 	s.Window = min(cmp.Or(s.Window, usual), maxWindow)
 	s.RetryMin = cmp.Or(s.RetryMin, time.Second)
@@ -108,6 +108,10 @@ func (s Spec) withDefaults() Spec {
 	s.Private = s.Private && s.Version < packet.V5
 	return s
 }
+
+// safeWindow is how many messages of QoS 2 every remote takes on 3.1.1, where it cannot say so: a Mosquitto with its defaults drops what is more,
+// and acknowledges it, since PUBREC has no place for a refusal.
+const safeWindow = 20
 
 // Set is the bridges of a node.
 type Set struct {
@@ -198,6 +202,10 @@ func Open(ctx context.Context, o Options) (*Set, error) {
 func (s *Set) open(ctx context.Context, spec Spec, starts, ends session.Vector) (*bridge, error) {
 	b := &bridge{set: s, spec: spec, client: ClientID(spec.Name), books: newBooks(spec.Window), up: make(chan struct{}),
 		log: s.o.Logger.With("bridge", spec.Name)}
+	if spec.Version < packet.V5 && spec.Window > safeWindow && len(spec.Out) > 0 {
+		b.log.Warn("the window is larger than what a Mosquitto takes unless its max_inflight_messages is raised too: it acknowledges messages of QoS 2 beyond that, and drops them",
+			"window", spec.Window, "usual", safeWindow, "remote", spec.Remote)
+	}
 	b.condition.set(Connecting, s.o.Now())
 	b.private.Store(spec.Private)
 	b.quota.Store(int64(spec.Window))
