@@ -169,7 +169,7 @@ func TestJSONCompatibility(t *testing.T) {
 		{"beside a reference, 2020-12", `{"$schema":"https://json-schema.org/draft/2020-12/schema","$ref":"#/$defs/x","$defs":{"x":{"type":"string"}}}`,
 			`{"$schema":"https://json-schema.org/draft/2020-12/schema","$ref":"#/$defs/x","maxLength":3,"$defs":{"x":{"type":"string"}}}`, "MAX_LENGTH_ADDED", ""},
 		{"beside a reference, draft 7", `{"$ref":"#/definitions/x","definitions":{"x":{"type":"string"}}}`, `{"$ref":"#/definitions/x","maxLength":3,"definitions":{"x":{"type":"string"}}}`, "", ""},
-		{"a circle", `{"$id":"http://x.example/tree.json","properties":{"v":{"type":"integer"},"next":{"$ref":"#"}}}`, `{"$id":"http://x.example/tree.json","properties":{"v":{"type":"number"},"next":{"$ref":"tree.json"}}}`, "", "TYPE_NARROWED"},
+		{"a circle", `{"$id":"http://x.example/tree.json","properties":{"v":{"type":"integer"},"next":{"$ref":"#"}}}`, `{"$id":"http://x.example/tree.json","properties":{"v":{"type":"number"},"next":{"$ref":"tree.json"}}}`, "", "TYPE_NARROWED TYPE_NARROWED"}, // told where it is, and where it is reached
 	})
 }
 
