@@ -122,22 +122,22 @@ func (f *fetch) begin() {
 	sessions, byID := f.c.s.sessions, f.req.Version >= 13
 	if epoch := f.req.SessionEpoch; !f.sessions() || epoch == newSessionEpoch || epoch == finalSessionEpoch {
 		if f.sessions() && f.req.SessionID != 0 {
-			sessions.close(f.req.SessionID)
+			sessions.close(f.req.SessionID, f.c.account())
 		}
 		f.req.ForgottenTopics = nil
-		f.set, f.all = &fetchSet{byID: byID}, true
+		f.set, f.all = &fetchSet{byID: byID, account: f.c.account()}, true
 		f.set.update(&f.req)
 		return
 	}
-	set, err := sessions.take(f.req.SessionID, f.req.SessionEpoch, byID)
+	set, err := sessions.take(f.req.SessionID, f.req.SessionEpoch, byID, f.c.account())
 	if err != nil {
 		f.code = err.Code
 		return
 	}
 	if len(f.req.Topics)+len(f.req.ForgottenTopics) > 0 {
 		if set.update(&f.req); len(set.parts) == 0 { // nothing left of it
-			sessions.close(set.id)
-			f.set, f.all = &fetchSet{byID: byID}, true
+			sessions.close(set.id, set.account)
+			f.set, f.all = &fetchSet{byID: byID, account: f.c.account()}, true
 			return
 		}
 		if !sessions.grown(set) {

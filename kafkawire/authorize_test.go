@@ -619,6 +619,34 @@ func TestRevokedWithinAFetchSession(t *testing.T) {
 	}
 }
 
+// A session is its account's: nobody else goes on with it, sees what it reads, or ends it.
+func TestFetchSessionOfSomebodyElse(t *testing.T) {
+	r := &fakeRights{}
+	n, _ := securedNode(t, r)
+	topic, _ := n.eng.TopicByName("t")
+	r.allow("anna", opRead, topicKind, "t")
+	anna, bert := n.dial(), n.dial()
+	for cl, as := range map[*client][2]string{anna: {"anna", "correct horse"}, bert: {"bert", "battery staple"}} {
+		if resp, err := cl.login(2, as[0], as[1]); err != nil || resp.ErrorCode != 0 {
+			t.Fatal(resp, err)
+		}
+	}
+	first := fetchRequest(topic, 0, 0, 0, 0)
+	first.SessionEpoch = 0
+	id := do[*kmsg.FetchResponse](anna, 12, first).SessionID
+	next := kmsg.NewPtrFetchRequest()
+	next.SessionID, next.SessionEpoch, next.MaxBytes = id, 1, 1<<20
+	if got := do[*kmsg.FetchResponse](bert, 12, next); got.ErrorCode != kerr.FetchSessionIDNotFound.Code || len(got.Topics) > 0 {
+		t.Errorf("%+v", got)
+	}
+	end := kmsg.NewPtrFetchRequest()
+	end.SessionID, end.SessionEpoch = id, -1
+	do[*kmsg.FetchResponse](bert, 12, end)
+	if got := do[*kmsg.FetchResponse](anna, 12, next); id == 0 || got.ErrorCode != 0 || got.SessionID != id {
+		t.Errorf("session %d: %+v", id, got)
+	}
+}
+
 // What a record's key leads to decides, where not everything does; a batch with one that may not go is refused whole.
 func TestPublishingByKey(t *testing.T) {
 	r := &fakeRights{publish: map[string]func([]byte) bool{"t": func(key []byte) bool { return bytes.HasPrefix(key, []byte("mine/")) }}}

@@ -78,6 +78,8 @@ type fetchSet struct {
 	changes int                     // counts what a watch must know
 	rights  stamp                   // of when the client was asked after
 
+	account string // whose it is
+
 	// A session's, guarded by fetchSessions.mu:
 	id            int32
 	epoch         int32
@@ -261,13 +263,13 @@ func randomSessionID() int32 {
 }
 
 // take finds the session that a request goes on with; release must follow. A session answers one request at a time: a second
-// one, on another connection, is out of order.
-func (c *fetchSessions) take(id, epoch int32, byID bool) (*fetchSet, *kerr.Error) {
+// one, on another connection, is out of order. A session of another account is none: its partitions are nobody else's business.
+func (c *fetchSessions) take(id, epoch int32, byID bool, account string) (*fetchSet, *kerr.Error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	s := c.byID[id]
 	switch {
-	case s == nil:
+	case s == nil || s.account != account:
 		return nil, kerr.FetchSessionIDNotFound
 	case s.epoch != epoch || s.busy:
 		return nil, kerr.InvalidFetchSessionEpoch
@@ -358,10 +360,10 @@ func (c *fetchSessions) drop(s *fetchSet) {
 }
 
 // close ends a session, if there is one of this id.
-func (c *fetchSessions) close(id int32) {
+func (c *fetchSessions) close(id int32, account string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if s := c.byID[id]; s != nil {
+	if s := c.byID[id]; s != nil && s.account == account {
 		c.drop(s)
 	}
 }

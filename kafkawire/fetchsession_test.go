@@ -304,7 +304,7 @@ func TestFetchSessionCache(t *testing.T) {
 		return id
 	}
 	use := func(id, epoch int32) bool {
-		s, err := c.take(id, epoch, false)
+		s, err := c.take(id, epoch, false, "")
 		if err == nil {
 			c.release(s)
 		}
@@ -373,9 +373,9 @@ func TestFetchSessionCacheRandom(t *testing.T) {
 				c.release(s)
 			}
 		case 1:
-			c.close(id)
+			c.close(id, "")
 		default:
-			if s, err := c.take(id, epochs[id], false); err == nil {
+			if s, err := c.take(id, epochs[id], false, ""); err == nil {
 				epochs[id]++
 				s.parts = make([]*fetchPart, 1+rng.IntN(60))
 				c.grown(s)

@@ -120,7 +120,7 @@ func TestResourcesAgainstAWalk(t *testing.T) {
 	for range 300 {
 		var rs Rules
 		for range 1 + rng.IntN(8) {
-			r := Rule{Who: []string{"a", "a*", "*", "ab"}[rng.IntN(4)], Deny: rng.IntN(3) == 0, Rights: Of(Right(Read) + Right(rng.IntN(3)))}
+			r := Rule{Who: []string{"a", "a*", "*", "ab"}[rng.IntN(4)], Deny: rng.IntN(3) == 0, Rights: Of(Read + Right(rng.IntN(3)))}
 			name := names[rng.IntN(len(names))]
 			if rng.IntN(2) == 0 || name == "" {
 				name += "*"
