@@ -2,6 +2,7 @@ package backup
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -306,6 +307,17 @@ func TestDamage(t *testing.T) {
 		t.Fatal(logs, err)
 	}
 	flip(logs[0], 1500)
+	other := eventlog.Part{Topic: topic(t, e, "other", nil).ID, Index: 1} // of one segment, which is being written
+	for i := range 3 {
+		put(t, e, other, "k", fmt.Sprint(i, strings.Repeat("x", 900)))
+	}
+	if err := e.Maintain(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	last, err := filepath.Glob(filepath.Join(dataName, "topics", hex.EncodeToString(other.Topic[:]), "1", "00000000000000000000.log"))
+	if err != nil || len(last) != 1 {
+		t.Fatal(last, err)
+	}
 	empty, _ := dir(t)
 	if _, err := Take(empty, Options{}, from(t.Context(), e)); !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), "offsets 1 to 1") {
 		t.Errorf("a backup of a damaged log: %v", err)
@@ -313,20 +325,29 @@ func TestDamage(t *testing.T) {
 	if list, err := List(empty); err != nil || len(list) > 0 {
 		t.Errorf("it left %+v, %v", list, err)
 	}
+	flip(last[0], 100)
 	r, err := Take(empty, Options{AllowDamaged: true}, from(t.Context(), e))
-	if err != nil || len(r.Damaged) != 1 {
+	if err != nil || len(r.Damaged) != 2 {
 		t.Fatalf("%+v, %v", r, err)
 	}
 	fresh, _ := dir(t)
 	info, err := Restore(t.Context(), empty, fresh, RestoreOptions{})
-	if err != nil || info.Left != 1 {
+	if err != nil || info.Left != 2 {
 		t.Fatalf("%+v, %v", info, err)
 	}
 	copied := open(t, fresh)
-	if _, _, err := copied.Read(t.Context(), eventlog.Position{Part: p}, 100); !errors.Is(err, eventlog.ErrCorrupt) {
-		t.Errorf("a read of what was left out: %v", err)
+	for _, p := range []eventlog.Part{p, other} {
+		if _, _, err := copied.Read(t.Context(), eventlog.Position{Part: p}, 100); !errors.Is(err, eventlog.ErrCorrupt) {
+			t.Errorf("a read of what was left out: %v", err)
+		}
+		at := put(t, copied, p, "on", "and on")
+		if err := copied.Maintain(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if batches, _, err := copied.Read(t.Context(), eventlog.Position{Part: p, Offset: at}, 100); err != nil || len(batches) != 1 {
+			t.Errorf("a read behind it: %d batches, %v", len(batches), err)
+		}
 	}
-	put(t, copied, p, "on", "and on")
 }
 
 // TestTornStream: a stream that ends too soon makes no cut, and what came of it is not copied again.

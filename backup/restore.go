@@ -77,10 +77,11 @@ func Restore(ctx context.Context, from, to vfs.FS, o RestoreOptions) (*Info, err
 		}
 	}
 	info := m.info()
-	done := int64(0)
+	done, left := int64(0), map[string]bool{}
 	for i := range m.Parts {
 		p := &m.Parts[i]
 		if p.Left {
+			left[p.Name] = true
 			continue
 		}
 		r := &restoring{ctx: ctx, from: from, to: to, p: p, check: o.Check, wrote: func(n int64) {
@@ -94,7 +95,7 @@ func Restore(ctx context.Context, from, to vfs.FS, o RestoreOptions) (*Info, err
 		done += p.Size
 	}
 	if !o.Check {
-		if err := engine.Restore(engine.Options{FS: to}, m.Checkpoint); err != nil {
+		if err := engine.Restore(engine.Options{FS: to}, m.Checkpoint, left); err != nil {
 			return nil, err
 		}
 	}

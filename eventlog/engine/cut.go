@@ -104,42 +104,39 @@ func (c *Cut) Copy(p CutPart, w io.Writer) error {
 }
 
 // Restore makes a log of a cut in an empty folder whose segments have been put in place already: it writes the checkpoint, without which the
-// folder is no log.
-func Restore(o Options, checkpoint []byte) error {
+// folder is no log. Segments that are left out, by the names of their files, are damage of the log, which goes on behind them.
+func Restore(o Options, checkpoint []byte, left map[string]bool) error {
 	s, err := decodeCheckpoint(checkpoint)
 	if err != nil {
 		return fmt.Errorf("restore: %w", err)
 	}
+	dirs := []string{topicsDir, "."}
 	for i := range s.topics {
-		for j := range s.topics[i].parts {
-			dir := topicDir(s.topics[i].id) + "/" + strconv.Itoa(j)
-			if err := o.FS.SyncDir(dir); err != nil && s.topics[i].parts[j].state.Bytes > 0 {
-				return fmt.Errorf("restore: %w", err)
+		t := &s.topics[i]
+		for j := range t.parts {
+			st := &t.parts[j].state
+			dir := topicDir(t.id) + "/" + strconv.Itoa(j)
+			if st.Bytes > 0 {
+				dirs = append(dirs, dir, topicDir(t.id))
 			}
-		}
-		if err := o.FS.SyncDir(topicDir(s.topics[i].id)); err != nil && hasBytes(s.topics[i].parts) {
-			return fmt.Errorf("restore: %w", err)
+			if left[segment.FileName(dir, st.Base)] { // there is nothing to append to: the next batch begins a segment
+				st.Base, st.Size, st.Entries = st.End, 0, 0
+			}
 		}
 	}
 	if err := o.FS.MkdirAll(topicsDir); err != nil {
 		return fmt.Errorf("restore: %w", err)
 	}
-	for _, dir := range []string{topicsDir, "."} {
+	for _, dir := range dirs {
+		if err := o.FS.MkdirAll(dir); err != nil { // of nothing but what is left out there is no folder yet
+			return fmt.Errorf("restore: %w", err)
+		}
 		if err := o.FS.SyncDir(dir); err != nil {
 			return fmt.Errorf("restore: %w", err)
 		}
 	}
-	if err := replaceFile(o.FS, checkpointTemp, checkpointName, checkpoint); err != nil {
+	if err := replaceFile(o.FS, checkpointTemp, checkpointName, s.encode()); err != nil {
 		return fmt.Errorf("restore: %w", err)
 	}
 	return nil
-}
-
-func hasBytes(parts []partSnapshot) bool {
-	for i := range parts {
-		if parts[i].state.Bytes > 0 {
-			return true
-		}
-	}
-	return false
 }

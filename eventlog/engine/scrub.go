@@ -22,7 +22,7 @@ type scrubber struct {
 }
 
 const (
-	scrubSlowest = 64 << 10 // bytes per second: a small log is through in an hour, not in a week
+	scrubSlowest = 64 << 10  // bytes per second: a small log is through in an hour, not in a week
 	scrubStep    = 256 << 10 // bytes between two sleeps, at most
 	scrubPause   = time.Minute
 	scrubNotes   = time.Minute // how often it is written down how far it is

@@ -49,6 +49,9 @@ func (l *Log) CutAt(end int64) (State, []Part, error) {
 	return st, parts, nil
 }
 
+// FileName is the name of the file of the segment with a base offset, in a log's folder.
+func FileName(dir string, base int64) string { return path.Join(dir, fileName(base, logSuffix)) }
+
 // sizeAt is the size of the segment before the batch that begins at an offset.
 func (s *segment) sizeAt(end int64) (int64, error) {
 	h, err := s.log.acquire()
