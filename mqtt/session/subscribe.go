@@ -245,7 +245,7 @@ func (c *Core) refuse(s *session, ch change) {
 	c.answered(s, &ch)
 	b := ch.sub
 	b.writes--
-	b.gone = b.pending && b.writes == 0
+	b.gone = b.gone || b.pending && b.writes == 0
 	switch {
 	case s.ended:
 	case b.gone && s.queue.subs.get(b.filter) == b:
