@@ -39,9 +39,9 @@ type Membership struct {
 const (
 	pollRecords = 1000
 	pollWait    = 500 * time.Millisecond
-	// quiet is how long nothing must have come before an end is believed that no record says: what is before it may be left over
-	// from transactions.
-	quiet = 3 * time.Second
+	// quiet is how long nothing must have come before a partition is looked at from beside: what is left may be of aborted
+	// transactions, of which no record tells.
+	quiet = time.Second
 )
 
 // member runs a Membership.
@@ -54,7 +54,7 @@ type member struct {
 	at       map[string]map[int32]int64           // where reading goes on, as far as it is known
 	assigned map[string]map[int32]bool
 	emitted  int64
-	last     time.Time // when something came, or the assignment changed
+	last     time.Time // when something came, or what it has changed
 }
 
 // ConsumeGroup reads as a member of a group until there is nothing more to read, or ctx ends, which is no error. What was emitted
@@ -176,7 +176,9 @@ func (r *member) run(ctx context.Context) error {
 			err = r.commit()
 		}
 		if err == nil && !full && r.m.ToEnd && fs.NumRecords() == 0 {
-			full, err = r.atEnd(ctx)
+			if full, err = r.atEnd(ctx); err != nil && passing(err) && ctx.Err() == nil {
+				err = nil // the member's own reading goes on, or fails for good
+			}
 		}
 		r.cl.AllowRebalance()
 		if err != nil || full {
@@ -280,8 +282,15 @@ func (r *member) atEnd(ctx context.Context) (bool, error) {
 	}
 	for _, t := range topics {
 		for p := range r.assigned[t] {
-			if at, known := r.place(committed, t, p, all[t][p]); known && at < all[t][p].end && time.Since(r.last) < quiet {
+			at, known := r.place(committed, t, p, all[t][p])
+			if !known || at >= all[t][p].end {
+				continue
+			}
+			if time.Since(r.last) < quiet {
 				return false, nil
+			}
+			if empty, err := r.empty(ctx, t, p, at); err != nil || !empty {
+				return false, err
 			}
 		}
 	}
@@ -291,6 +300,29 @@ func (r *member) atEnd(ctx context.Context) (bool, error) {
 		}
 	}
 	return true, nil
+}
+
+// empty tells whether a partition has no records from an offset on, though it goes on.
+func (r *member) empty(ctx context.Context, topic string, partition int32, from int64) (bool, error) {
+	d, err := r.c.topic(ctx, topic)
+	if err != nil {
+		return false, err
+	}
+	h := how{bytes: fetchBytes, partBytes: partitionBytes, uncommitted: r.m.Uncommitted}
+	cu := &cursor{topic: topic, id: d.ID, partition: partition, next: from}
+	for {
+		resp, err := r.c.fetch(ctx, d.Partitions[partition].Leader, []*cursor{cu}, h)
+		if err != nil {
+			return false, err
+		}
+		g := cu.take(resp, h)
+		if g.err != nil || len(g.records) > 0 || g.next <= cu.next {
+			return false, nil // the member will read it, or hear of it
+		}
+		if cu.next = g.next; g.next >= g.end {
+			return true, nil
+		}
+	}
 }
 
 // place is where reading a partition goes on.
