@@ -62,7 +62,7 @@ func TestBitFlips(t *testing.T) {
 		}
 		for at := int64(0); at < size; at++ {
 			header := strings.HasSuffix(name, logSuffix) && at < eventlog.HeaderSize
-			if short && !header && r.IntN(25) > 0 {
+			if short && !header && r.IntN(50) > 0 {
 				continue
 			}
 			only := r.IntN(8)
