@@ -85,7 +85,7 @@ func (c client) java(in, class string, args ...string) string {
 // TestRealKafkaNode: what devices publish is in the cluster, keys and headers and all, for kcat and for Kafka's own consumer; what
 // kcat, Kafka's own producer and franz-go write to a route that runs both ways reaches devices, unless it is aborted.
 func TestRealKafkaNode(t *testing.T) {
-	_, c, prefix := onCluster(t)
+	n, c, prefix := onCluster(t)
 	c.pub("-V", "mqttv5", "-q", "1", "-t", "fleet/truck-7/telemetry", "-m", "21.5", "-i", "device-7", "-D", "publish", "user-property", "unit", "C")
 	c.pub("-V", "mqttv311", "-q", "2", "-t", "fleet/truck-7/telemetry", "-m", "22.5", "-i", "device-7")
 	out := c.kcat("", "-C", "-t", prefix+"telemetry", "-e", "-f", `%k|%s|%h\n`)
@@ -137,6 +137,21 @@ func TestRealKafkaNode(t *testing.T) {
 	c.java("truck-7:turn\n", "org.apache.kafka.tools.ConsoleProducer", "--topic", prefix+"commands", "--reader-property", "parse.key=true",
 		"--reader-property", "key.separator=:")
 	expect("turn")
+	verified(t, n, prefix+"telemetry", 2)
+}
+
+// verified wants verify to find that as much was published, logged and in the log, and nothing amiss.
+func verified(t *testing.T, n *Node, topic string, least int64) {
+	t.Helper()
+	var v verdict
+	eventually(t, "everything is counted", func() bool {
+		v = verifyNode(t, n)
+		c := v.totals[topic]
+		return int64(c.Published) >= least && c.Published == c.Logged
+	})
+	if len(v.findings) > 0 {
+		t.Errorf("verify on the cluster: %+v", v.findings)
+	}
 }
 
 // TestRealKafkaNodeBrokerKilled: a broker of the cluster dies under QoS 1 and QoS 2 load. Nothing acknowledged is missing at the

@@ -179,7 +179,7 @@ func (d *Driver) offsets(ctx context.Context, id eventlog.TopicID, what string,
 		return nil, d.fail(err, "%s of topic %v", what, id)
 	}
 	out := make([]int64, len(t.leaders))
-	listed, err := list(ctx, t.name)
+	listed, err := d.listed(ctx, t, list)
 	if err != nil {
 		return nil, d.fail(err, "%s of topic %q", what, t.name)
 	}
@@ -194,6 +194,31 @@ func (d *Driver) offsets(ctx context.Context, id eventlog.TopicID, what string,
 		out[i] = o.Offset
 	}
 	return out, nil
+}
+
+// listing is how long the offsets of a topic are asked for again while a broker of it cannot be reached: until others lead.
+const listing = 20 * time.Second
+
+// listed asks for offsets of all partitions, again where leaders are on the move.
+func (d *Driver) listed(ctx context.Context, t *topic, list func(context.Context, ...string) (kadm.ListedOffsets, error)) (kadm.ListedOffsets, error) {
+	for until, n := time.Now().Add(listing), 0; ; n++ {
+		got, err := list(ctx, t.name)
+		if err == nil {
+			err = got.Error()
+		}
+		if s := stateOf(err); err == nil || s != Unreachable && s != NoAnswer && s != NoLeader || time.Now().After(until) || d.ctx.Err() != nil {
+			if err != nil && len(got) > 0 { // the caller looks at each partition
+				return got, nil
+			}
+			return got, err
+		}
+		if pauseErr := d.pause(ctx, n); pauseErr != nil {
+			return got, fmt.Errorf("%w: %w", pauseErr, err)
+		}
+		if refreshErr := d.topics.refresh(ctx); refreshErr != nil {
+			d.o.Logger.Debug("no metadata from the cluster", "error", refreshErr)
+		}
+	}
 }
 
 // OffsetByTime implements eventlog.Driver.

@@ -26,6 +26,14 @@ func (h *histogram) add(d time.Duration) {
 	h.mu.Unlock()
 }
 
+// merge adds what another one, which nobody uses any more, has counted.
+func (h *histogram) merge(o *histogram) {
+	for i, n := range o.counts {
+		h.counts[i] += n
+	}
+	h.n += o.n
+}
+
 func (h *histogram) quantile(q float64) time.Duration {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -94,6 +94,7 @@ func (b *bench) run(bin, beside, peers, only string) (err error) {
 		fmt.Printf("Not there, and so not measured: %s.\n", strings.Join(missing, ", "))
 	}
 	for _, letter := range cmp.Or(only, letters()) {
+		scenarios := append(scenarios[:len(scenarios):len(scenarios)], onCluster...)
 		i := slices.IndexFunc(scenarios, func(s scenario) bool { return s.letter == string(letter) })
 		if i < 0 {
 			return fmt.Errorf("there is no scenario %q; there are %s", string(letter), letters())

@@ -60,6 +60,13 @@ var scenarios = []scenario{
 	{"k", "Kafka: one idempotent producer, then one consumer, 16 partitions (MB/s of values, server CPU s per GB)", kafka},
 }
 
+// onCluster are those that `make bench-kafka` runs, on a Kafka cluster that is there.
+var onCluster = []scenario{
+	{"t", "devices (50, QoS 1) → Millrace → cluster beside a plain franz-go producer, acks=all, 3 replicas: peaks, and at half the producer's", besideProducer},
+	{"u", "devices (50, QoS 1, 5,000 msg/s, 100 B) → cluster: Millrace beside Mosquitto with a bridge", besideBridge},
+	{"v", "all brokers hang for a minute under 20,000 msg/s offered (200 devices, QoS 1, 100 B, at most 512 unacknowledged each)", hung},
+}
+
 func (b *bench) compare(load loader, kinds []kind) error {
 	all, errs := b.each(kinds, load)
 	b.table(kinds, all, errs)

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -113,7 +114,10 @@ func freePort(t *testing.T) string {
 // start starts the process and waits until it is ready; it returns how long that took.
 func (n *node) start() time.Duration {
 	n.t.Helper()
-	args := []string{"serve", "--data", filepath.Join(n.dir, "data"), "--kafka-listen", n.kafka, "--http-listen", n.http}
+	args := []string{"serve", "--data", filepath.Join(n.dir, "data"), "--http-listen", n.http}
+	if n.kafka != "" { // else the log is on a cluster
+		args = append(args, "--kafka-listen", n.kafka)
+	}
 	if n.mqtt != "" { // else the configuration says it
 		args = append(args, "--mqtt-listen", n.mqtt)
 	}
@@ -123,6 +127,7 @@ func (n *node) start() time.Duration {
 	began := time.Now()
 	n.cmd = exec.Command(n.bin, args...)
 	n.cmd.Stdout, n.cmd.Stderr = n.log, n.log
+	n.cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "MILLRACE_KAFKA") }) // which says where the test's cluster is, and is no setting
 	if err := n.cmd.Start(); err != nil {
 		n.t.Fatal(err)
 	}
