@@ -50,7 +50,9 @@ func addPartitionsToTxn(c *conn, req *kmsg.AddPartitionsToTxnRequest) kmsg.Respo
 		_, err := c.s.txns.known(c.ctx, req.TransactionalID, func(t *txn.Txn, _ int64) (txn.Output, *kerr.Error) {
 			out, err := t.Add(c.s.Now(), req.ProducerID, req.ProducerEpoch, txnVersion1, 0, parts...)
 			for _, topic := range limited {
-				t.Limit(c.s.txns.limit(topic))
+				if err == nil {
+					t.Limit(c.s.txns.limit(topic))
+				}
 			}
 			return out, err
 		})
