@@ -113,7 +113,7 @@ func (c *checking) run() error {
 	switch {
 	case errors.Is(err, ErrDamaged):
 		c.lost(Fault{File: checkpointName, What: err.Error(), Meaning: noStart})
-		return nil //nolint:nilerr // it is in the report
+		return nil
 	case err != nil:
 		return err
 	}

@@ -293,10 +293,10 @@ func (e *Engine) checkpointFailed(err error) {
 
 // passing tells whether an error is that of a full disk and nothing else, met before anything was synced: what the system could not keep is known.
 func passing(err error) bool {
-	if err == errNoRoom { //nolint:errorlint // all that an error wraps is looked at
+	if err == errNoRoom { // not errors.Is: all that an error wraps is looked at
 		return true
 	}
-	switch x := err.(type) { //nolint:errorlint // as above
+	switch x := err.(type) {
 	case nil:
 		return false
 	case *fs.PathError:
