@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"context"
 	"fmt"
 	"math"
 
@@ -37,12 +38,42 @@ func (e *Engine) compactBelow(p *partition, c *topicConfig) error {
 	}
 	o := segment.CompactOptions{DeleteRetention: millis(c.deleteRetentionMs), MinDirty: c.minDirtyRatio,
 		Aborted: func(b eventlog.RawBatch) bool { return p.isAborted(b.ProducerID(), b.Base()) },
-		Ended:   IsCommit, // an abort's marker stays: it tells a consumer where what it must skip ends
+		Ended:   p.markerEnded,
 	}
 	if c.minDirtyRatio <= 0 || c.maxLagMs < math.MaxInt64 {
 		o.MinDirty = math.SmallestNonzeroFloat64 // whatever there is
 	}
 	defer e.markDirty(p)
-	_, err = log.Compact(e.o.Now(), below, o)
-	return err
+	if _, err = log.Compact(e.o.Now(), below, o); err != nil {
+		return err
+	}
+	return e.forgetAborted(p, log.Clean())
+}
+
+// markerEnded tells whether nobody needs a marker any more. An abort's tells a consumer where what it must skip ends, for as long as the
+// consumer is told to skip anything.
+func (p *partition) markerEnded(b eventlog.RawBatch) bool {
+	if IsCommit(b) {
+		return true
+	}
+	aborted := p.abortedSince(b.Base())
+	return len(aborted) == 0 || aborted[0].Last != b.Base()
+}
+
+// forgetAborted forgets, durably, the aborted transactions whose records compaction has taken: those that ended below an offset. Their markers
+// go with a later compaction.
+func (e *Engine) forgetAborted(p *partition, below int64) error {
+	all := p.abortedSince(0)
+	if len(all) == 0 || all[0].Last >= below {
+		return nil
+	}
+	return e.do(context.Background(), func(*state) ([]entry, func(), error) {
+		if p.topic.head.gone {
+			return nil, nil, nil
+		}
+		return []entry{{kind: entryForgotten, part: p.part, value: below}}, func() {
+			p.forgotten.Store(below) // before readers miss them in aborted
+			p.showStable(p.high.Load(), p.start.Load())
+		}, nil
+	})
 }

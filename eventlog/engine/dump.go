@@ -290,6 +290,8 @@ func (d *dumping) entry(en *entry) {
 		d.line("start", "topic", name, "partition", en.part.Index, "offset", en.value)
 	case entryClaim:
 		d.line("claim", "topic", name, "partition", en.part.Index, "epoch", en.value)
+	case entryForgotten:
+		d.line("forgotten", "topic", name, "partition", en.part.Index, "offset", en.value)
 	case entryIDs:
 		d.line("producer_ids", "next", en.value)
 	}

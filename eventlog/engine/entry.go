@@ -20,6 +20,7 @@ import (
 //	start      topic id 16, partition 4, offset 8
 //	claim      topic id 16, partition 4, epoch 8
 //	ids        next producer id 8
+//	forgotten  topic id 16, partition 4, offset 8
 type entryKind byte
 
 const (
@@ -32,6 +33,7 @@ const (
 	entryClaim
 	entryIDs
 	entryReference // reserved: bytes that are durable in a segment already
+	entryForgotten
 )
 
 const (
@@ -72,7 +74,7 @@ func appendEntry(b []byte, e *entry) []byte {
 		b = appendConfigs(b, e.configs)
 	case entryPartitions:
 		b = binary.BigEndian.AppendUint32(b, uint32(e.count))
-	case entryStart, entryClaim:
+	case entryStart, entryClaim, entryForgotten:
 		b = binary.BigEndian.AppendUint32(b, uint32(e.part.Index))
 		b = binary.BigEndian.AppendUint64(b, uint64(e.value))
 	case entryIDs:
@@ -117,7 +119,7 @@ func nextEntry(payload []byte) (e entry, rest []byte, err error) {
 		e.configs = body.configs()
 	case entryPartitions:
 		e.count = int32(body.u32())
-	case entryStart, entryClaim:
+	case entryStart, entryClaim, entryForgotten:
 		e.part.Index, e.value = int32(body.u32()), int64(body.u64())
 	case entryIDs:
 		e.value = int64(body.u64())

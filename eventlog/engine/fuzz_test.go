@@ -169,6 +169,7 @@ func someEntries() []entry {
 		{kind: entryStart, part: eventlog.Part{Topic: id, Index: 2}, value: 1 << 40},
 		{kind: entryClaim, part: eventlog.Part{Topic: id, Index: 1}, value: 9},
 		{kind: entryIDs, value: 1000},
+		{kind: entryForgotten, part: eventlog.Part{Topic: id, Index: 3}, value: 77},
 	}
 }
 

@@ -70,15 +70,20 @@ func (e *Engine) Read(ctx context.Context, pos eventlog.Position, maxBytes int) 
 // read returns stable batches from an offset on, those of what it looked at that hold anything to see. Below the stable offset
 // it moves on.
 func (e *Engine) read(p *partition, offset int64, maxBytes int) ([]*eventlog.Batch, int64, error) {
-	b := p.bounds()
-	if err := p.check(offset, b, b.stable); err != nil {
-		return nil, offset, err
+	for {
+		forgotten := p.forgotten.Load()
+		b := p.bounds()
+		if err := p.check(offset, b, b.stable); err != nil {
+			return nil, offset, err
+		}
+		batches, next, err := e.readBelow(p, offset, b.stable, maxBytes)
+		if err != nil {
+			return nil, offset, err
+		}
+		if batches = p.withoutHidden(batches); p.forgotten.Load() == forgotten { // else some may not be known any more as aborted
+			return batches, next, nil
+		}
 	}
-	batches, next, err := e.readBelow(p, offset, b.stable, maxBytes)
-	if err != nil {
-		return nil, offset, err
-	}
-	return p.withoutHidden(batches), next, nil
 }
 
 // withoutHidden leaves out markers and what was aborted. The slice is the caller's own.
@@ -166,16 +171,21 @@ func (e *Engine) FetchRaw(at eventlog.Part, offset int64, maxBytes int, minOne b
 // FetchCommitted is FetchRaw for who reads only what is committed: nothing from the last stable offset on, and with it what of
 // it was aborted.
 func (e *Engine) FetchCommitted(at eventlog.Part, offset int64, maxBytes int, minOne bool) (Fetched, error) {
-	f, err := e.fetch(at, offset, maxBytes, minOne, true)
-	if err != nil || len(f.Raw) == 0 {
-		return f, err
-	}
 	p, err := e.partition(at)
 	if err != nil {
 		return Fetched{}, fmt.Errorf("fetch: %w", err)
 	}
-	f.Aborted = p.abortedIn(offset, endOfBatches(f.Raw))
-	return f, nil
+	for {
+		forgotten := p.forgotten.Load()
+		f, err := e.fetch(at, offset, maxBytes, minOne, true)
+		if err != nil || len(f.Raw) == 0 {
+			return f, err
+		}
+		f.Aborted = p.abortedIn(offset, endOfBatches(f.Raw))
+		if p.forgotten.Load() == forgotten { // else some may not be known any more as aborted
+			return f, nil
+		}
+	}
 }
 
 func (e *Engine) fetch(at eventlog.Part, offset int64, maxBytes int, minOne, committed bool) (Fetched, error) {

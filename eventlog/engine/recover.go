@@ -275,6 +275,9 @@ func (e *Engine) showReplayed(en *entry, t *topic) {
 		e.hideTopic(t)
 	case entryConfigure, entryPartitions:
 		t.publish()
+	case entryForgotten:
+		p := t.head.parts[en.part.Index]
+		p.showStable(p.high.Load(), p.start.Load())
 	case entryStart:
 		p := t.head.parts[en.part.Index]
 		p.moveStart(max(p.start.Load(), p.head.start))

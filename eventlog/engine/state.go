@@ -50,6 +50,7 @@ type partition struct {
 	start, high atomic.Int64
 	stable      atomic.Int64              // the last stable offset: high, or where the first open transaction begins
 	aborted     atomic.Pointer[[]Aborted] // nil: no transaction ever
+	forgotten   atomic.Int64              // what ended before is not in aborted any more: compaction took its records
 	held        atomic.Int64              // since when a transaction is open, or 0
 
 	safe   atomic.Int64 // below it the last checkpoint covers the segments: they may be compacted or deleted
@@ -130,6 +131,10 @@ func (s *state) step(e *entry) error {
 		p.head.start = max(p.head.start, e.value)
 		if p.head.txns != nil {
 			p.head.txns.forget(p.head.start)
+		}
+	case entryForgotten:
+		if p.head.txns != nil {
+			p.head.txns.forget(e.value)
 		}
 	case entryClaim:
 		p.head.claim = max(p.head.claim, e.value)

@@ -147,9 +147,13 @@ func (t *tail) pollRing(into []eventlog.Event, left int) ([]eventlog.Event, int)
 			if entry.batch.Next() > tp.p.stable.Load() { // of a transaction, or after one: its marker comes through here, too
 				continue
 			}
-			tp.next = entry.batch.Next()
 			b := entry.batch
-			if !tp.p.visible(b.Raw()) {
+			seen := tp.p.visible(b.Raw())
+			if seen && b.Base() < tp.p.forgotten.Load() { // it may be of an aborted transaction: the segments know
+				t.fallBehind(tp)
+				continue
+			}
+			if tp.next = b.Next(); !seen {
 				b = nothing(tp.p.part, tp.next)
 			}
 			into = append(into, eventlog.Event{Kind: eventlog.Records, Part: tp.p.part, Next: tp.next, Batch: b})

@@ -429,7 +429,8 @@ func TestTransactionTimes(t *testing.T) {
 // TestCompactTransactions: what was aborted supersedes nothing and goes, and so do the markers of commits; what may be aborted yet
 // is left alone.
 func TestCompactTransactions(t *testing.T) {
-	o := small(vfs.NewMem())
+	mem := vfs.NewMem()
+	o := small(mem)
 	o.SegmentBytes = 300
 	e := open(t, o)
 	p := topicOf(t, e, map[string]string{"cleanup.policy": "compact", "min.cleanable.dirty.ratio": "0.01"})
@@ -469,21 +470,24 @@ func TestCompactTransactions(t *testing.T) {
 	}
 	want("kept, though superseded by what was aborted", "committed")
 	kinds := map[bool]int{}
-	for at := int64(0); ; {
-		f, err := e.FetchRaw(p, at, 1<<20, true)
-		if err != nil || len(f.Raw) == 0 {
-			break
-		}
-		for raw := f.Raw; len(raw) > 0; {
-			b, err := eventlog.CheckBatch(raw)
-			if err != nil {
-				t.Fatal(err)
+	markers := func() int {
+		for at := int64(0); ; {
+			f, err := e.FetchRaw(p, at, 1<<20, true)
+			if err != nil || len(f.Raw) == 0 {
+				return kinds[true] + kinds[false]
 			}
-			if raw, at = raw[len(b):], b.Next(); b.Attributes()&eventlog.AttrControl != 0 {
-				kinds[IsCommit(b)]++
+			for raw := f.Raw; len(raw) > 0; {
+				b, err := eventlog.CheckBatch(raw)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if raw, at = raw[len(b):], b.Next(); b.Attributes()&eventlog.AttrControl != 0 {
+					kinds[IsCommit(b)]++
+				}
 			}
 		}
 	}
+	markers()
 	if kinds[true] != 0 || kinds[false] != 2 {
 		t.Errorf("markers of commits and aborts: %v", kinds)
 	}
@@ -492,6 +496,27 @@ func TestCompactTransactions(t *testing.T) {
 		keyed(-1, -1, -1, "m", "m")
 	}
 	want("committed", "open")
+	for range 3 { // what was aborted is gone: so are what is remembered of it, and its markers
+		for range 6 {
+			keyed(-1, -1, -1, "m", "m")
+		}
+		want("committed", "open")
+	}
+	if n := len(*mustPart(t, e, p).aborted.Load()); n != 0 {
+		t.Errorf("%d aborted transactions are remembered", n)
+	}
+	if clear(kinds); markers() != 0 {
+		t.Errorf("markers of commits and aborts: %v", kinds)
+	}
+	o.FS = mem.Kill()
+	e.Close()
+	e = open(t, o)
+	if got := slices.DeleteFunc(consumed(t, e, p, 1<<20), func(v string) bool { return v == "m" }); !slices.Equal(got, []string{"committed", "open"}) {
+		t.Errorf("after a restart: %q", got)
+	}
+	if n := len(*mustPart(t, e, p).aborted.Load()); n != 0 {
+		t.Errorf("after a restart %d aborted transactions are remembered", n)
+	}
 }
 
 // TestAbortedAreBounded: there is a bound on what a client can make a partition remember.

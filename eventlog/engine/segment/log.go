@@ -145,6 +145,13 @@ func (l *Log) Start() int64 {
 	return l.at.Start
 }
 
+// Clean is the offset below which compaction has left one record per key, and nothing of what was aborted.
+func (l *Log) Clean() int64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.clean
+}
+
 // End is the next offset.
 func (l *Log) End() int64 { return l.end.Load() }
 
