@@ -838,6 +838,9 @@ func (m *model) committed(s *modelSession, b *modelSub, it opItem) {
 		return
 	}
 	s.due(b)
+	if b.aside || b.gone { // the one in its place asks for itself
+		return
+	}
 	for _, key := range it.rets {
 		r := s.rets[key]
 		now := m.view[r.msg.Topic]
