@@ -222,7 +222,7 @@ func (l *life) ending() bool {
 
 const powerlossConfig = `
 log: {partitions: 2, session_partitions: 2, retained_partitions: 2}
-limits: {packet_bytes: 16384}
+limits: {packet_bytes: 16384, flapping: {losses: 0}} # on a busy machine a life is long, and its clients come and go all the time
 routes:
 - {mqtt: "fleet/{vehicle}/telemetry", topic: telemetry, key: "{vehicle}", partitions: 3}
 - {mqtt: "cmd/{vehicle}", topic: commands, key: "{vehicle}", partitions: 2, direction: both}
