@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -137,6 +138,16 @@ func TestRealKafkaNode(t *testing.T) {
 	c.java("truck-7:turn\n", "org.apache.kafka.tools.ConsoleProducer", "--topic", prefix+"commands", "--reader-property", "parse.key=true",
 		"--reader-property", "key.separator=:")
 	expect("turn")
+	if _, err := exec.LookPath("javac"); err != nil {
+		t.Log("SKIPPED: no Java compiler, so no transactions of Apache's client (apt install default-jdk-headless)")
+	} else {
+		program, err := filepath.Abs("testdata/Transactions.java")
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.run("", os.Getenv("MILLRACE_KAFKA_CONTROL"), "tool", program, c.kafka, prefix+"commands", "truck-7", "never", "park")
+		expect("park")
+	}
 	verified(t, n, prefix+"telemetry", 2)
 }
 
