@@ -134,7 +134,9 @@ func (s *Store) Close() {
 	s.dead.close()
 	s.work.Wait()
 	if s.spill != nil {
-		s.spill.Close()
+		if err := s.spill.Close(); err != nil {
+			s.logger.Error("the local log of what waits for the cluster is not closed cleanly; the next start recovers it", "err", err)
+		}
 	}
 }
 

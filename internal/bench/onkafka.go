@@ -89,10 +89,9 @@ func (c *cluster) newTopic() (string, error) {
 
 // loaded is what one run showed.
 type loaded struct {
-	rate       float64
-	cpu, ours  float64 // seconds per million: of all processes, and of those that are not brokers
-	p50, p99   time.Duration
-	peakMemory int64
+	rate      float64
+	cpu, ours float64 // seconds per million: of all processes, and of those that are not brokers
+	p50, p99  time.Duration
 }
 
 // produced runs the plain producer; rate 0: as fast as it can.

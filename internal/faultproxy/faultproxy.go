@@ -96,7 +96,7 @@ func (p *Proxy) Set(m Mode) error {
 func (p *Proxy) cut() {
 	for c := range p.conns {
 		_ = c.SetLinger(0)
-		c.Close()
+		_ = c.Close()
 	}
 	clear(p.conns)
 }
@@ -139,7 +139,7 @@ func (p *Proxy) keep(c *net.TCPConn) bool {
 	defer p.mu.Unlock()
 	if p.closed || p.mode == Refuse || p.mode == Reset {
 		_ = c.SetLinger(0)
-		c.Close()
+		_ = c.Close()
 		return false
 	}
 	p.conns[c] = struct{}{}
@@ -150,7 +150,7 @@ func (p *Proxy) drop(c *net.TCPConn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.conns, c)
-	c.Close()
+	_ = c.Close()
 }
 
 func (p *Proxy) serve(a *net.TCPConn) {
@@ -177,7 +177,7 @@ func (p *Proxy) serve(a *net.TCPConn) {
 }
 
 func (p *Proxy) pass(to, from *net.TCPConn) {
-	defer to.CloseWrite()
+	defer func() { _ = to.CloseWrite() }()
 	buf := make([]byte, 32<<10)
 	for {
 		n, err := from.Read(buf)
@@ -192,7 +192,7 @@ func (p *Proxy) pass(to, from *net.TCPConn) {
 				k = 1
 			}
 			if _, err := to.Write(rest[:k]); err != nil {
-				from.Close()
+				_ = from.Close()
 				return
 			}
 			rest = rest[k:]
