@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/millrace-io/millrace/bridge"
@@ -11,6 +12,7 @@ import (
 	"github.com/millrace-io/millrace/eventlog/kafka"
 	"github.com/millrace-io/millrace/meter"
 	"github.com/millrace-io/millrace/route"
+	"github.com/millrace-io/millrace/spill"
 )
 
 // ErrEmbedded says that there is no cluster to look at.
@@ -57,7 +59,11 @@ func wanted(specs []route.Spec) (list []kafka.Wanted) {
 	if _, there := seen[route.CatchAllTopic]; !there {
 		list = append(list, kafka.Wanted{Name: route.CatchAllTopic})
 	}
-	for _, name := range []string{route.SessionsTopic, route.RetainedTopic, route.OriginsTopic, kafka.ProducersTopic, bridge.StateTopic, bansTopic} {
+	own := []string{route.SessionsTopic, route.RetainedTopic, route.OriginsTopic, kafka.ProducersTopic, bridge.StateTopic, bansTopic}
+	if slices.ContainsFunc(specs, func(s route.Spec) bool { return s.Spill }) {
+		own = append(own, spill.PositionsTopic)
+	}
+	for _, name := range own {
 		list = append(list, kafka.Wanted{Name: name, Compact: true, Internal: true})
 	}
 	return append(list, kafka.Wanted{Name: meter.Topic, Internal: true})
