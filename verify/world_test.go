@@ -2,6 +2,7 @@ package verify_test
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"io"
 	"path"
@@ -315,7 +316,7 @@ func writeFile(t *testing.T, fs vfs.FS, name string, b []byte) {
 // tamper lets edit rewrite the batches of the oldest segment that holds telemetry of a vehicle.
 func tamper(t *testing.T, fs vfs.FS, vehicle string, edit func(batches [][]eventlog.Record) [][]eventlog.Record) {
 	t.Helper()
-	tamperRaw(t, fs, "fleet/"+vehicle+"/telemetry", func(raws []eventlog.RawBatch) (out []byte) {
+	tamperRaw(t, fs, "fleet/"+vehicle+"/telemetry", func(raws []eventlog.RawBatch) []byte {
 		var batches [][]eventlog.Record
 		for _, raw := range raws {
 			recs, err := eventlog.NewRawBatch(eventlog.Part{}, raw).Records()
@@ -324,8 +325,10 @@ func tamper(t *testing.T, fs vfs.FS, vehicle string, edit func(batches [][]event
 			}
 			batches = append(batches, recs)
 		}
+		var out []eventlog.RawBatch
 		for i, recs := range edit(batches) {
 			if len(recs) == 0 {
+				stretch(out[len(out)-1], raws[i].Last())
 				continue
 			}
 			var bl eventlog.Builder
@@ -339,11 +342,26 @@ func tamper(t *testing.T, fs vfs.FS, vehicle string, edit func(batches [][]event
 			raw := b.Raw()
 			raw.SetBase(raws[i].Base())
 			raw.SetProducer(raws[i].ProducerID(), raws[i].ProducerEpoch(), raws[i].BaseSequence())
-			raw.Reseal()
-			out = append(out, raw...)
+			stretch(raw, raws[i].Last())
+			out = append(out, raw)
 		}
-		return out
+		return join(out)
 	})
+}
+
+// stretch has a batch reach to an offset, as compaction leaves one behind which records are gone: who removes records and knows the format
+// does so, because the log takes batches that do not follow one another for damage.
+func stretch(raw eventlog.RawBatch, last int64) {
+	const lastOffsetDelta = 23 // of Kafka's record batch
+	binary.BigEndian.PutUint32(raw[lastOffsetDelta:], uint32(last-raw.Base()))
+	raw.Reseal()
+}
+
+func join(raws []eventlog.RawBatch) (out []byte) {
+	for _, raw := range raws {
+		out = append(out, raw...)
+	}
+	return out
 }
 
 func tamperRaw(t *testing.T, fs vfs.FS, topic string, edit func([]eventlog.RawBatch) []byte) {
@@ -400,17 +418,13 @@ func holds(raw eventlog.RawBatch, topic string) bool {
 // tamperAny rewrites the second batch of the oldest segment of the catch-all.
 func tamperAny(t *testing.T, w *world, edit func([]eventlog.Record) []eventlog.Record) {
 	t.Helper()
-	tamperRaw(t, w.fs, "", func(raws []eventlog.RawBatch) (out []byte) {
-		for i, raw := range raws {
-			if i == 1 {
-				recs, _ := eventlog.NewRawBatch(eventlog.Part{}, raw).Records()
-				if recs = edit(recs); len(recs) == 0 {
-					continue
-				}
-			}
-			out = append(out, raw...)
+	tamperRaw(t, w.fs, "", func(raws []eventlog.RawBatch) []byte {
+		recs, _ := eventlog.NewRawBatch(eventlog.Part{}, raws[1]).Records()
+		if len(edit(recs)) == 0 {
+			stretch(raws[0], raws[1].Last())
+			raws = slices.Delete(raws, 1, 2)
 		}
-		return out
+		return join(raws)
 	})
 }
 
