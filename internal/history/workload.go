@@ -246,7 +246,7 @@ func (w *Workload) copyOnce(rng *rand.Rand, life int) {
 	s, err := kgo.NewGroupTransactSession(
 		kgo.SeedBrokers(w.o.Addr), kgo.RetryBackoffFn(func(int) time.Duration { return 10 * time.Millisecond }), kgo.RetryTimeout(time.Minute),
 		kgo.MetadataMinAge(10*time.Millisecond), kgo.FetchMaxWait(100*time.Millisecond), kgo.ProducerLinger(0),
-		kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.RequireStableFetchOffsets(),
+		kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.FetchIsolationLevel(kgo.ReadCommitted()),
 		kgo.TransactionalID(fmt.Sprintf("copy%d", rng.IntN(2))), kgo.TransactionTimeout(time.Minute), kgo.ConsumeTopics(inTopic),
 		kgo.ConsumerGroup(copyGroup), kgo.SessionTimeout(w.o.Session), kgo.HeartbeatInterval(w.o.Session/5), kgo.RebalanceTimeout(w.o.Session*2),
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
