@@ -152,7 +152,7 @@ func (o *owner) sysWanted(c *conn, s *packet.Subscribe) {
 		if len(wanted) == maxSysFilters {
 			break
 		}
-		if !strings.HasPrefix(f.Filter, "$SYS") || f.RetainHandling == 2 || f.RetainHandling == 1 && o.core.Subscribed(c, f.Filter) {
+		if f.Refused != 0 || !strings.HasPrefix(f.Filter, "$SYS") || f.RetainHandling == 2 || f.RetainHandling == 1 && o.core.Subscribed(c, f.Filter) {
 			continue
 		}
 		w := sysFilter{at: i, filter: f.Filter}

@@ -115,6 +115,21 @@ func TestSysDenied(t *testing.T) {
 	a.quiet()
 }
 
+// What was refused of a SUBSCRIBE is not had by way of another one with the same packet id, which is answered first.
+func TestSysRefused(t *testing.T) {
+	n := newNode(t, func(o *broker.Options) {
+		withSys(time.Hour)(o)
+		o.Authorizer = rules{map[string]bool{"a subscribe $SYS/#": true}}
+	})
+	eventually(t, "there are values", func() bool { return len(n.b.Sys()) > 0 })
+	a := n.connected("CONNECT v5 id=a expiry=100")
+	a.send("SUBSCRIBE #1 x:1 y:1")
+	a.expect("SUBACK #1 0x01 0x01")
+	a.send("SUBSCRIBE #2 z:1 $SYS/#:1", "SUBSCRIBE #2 x:1 y:1") // the first waits for the log, the second changes nothing
+	a.expect("SUBACK #2 0x01 0x01", "SUBACK #2 0x01 0x87")
+	a.quiet()
+}
+
 func itoa(n int64) string { return strconv.FormatInt(n, 10) }
 
 type noReceiving struct{}
