@@ -32,7 +32,6 @@ func (b *bridge) run(ctx context.Context) {
 		began := b.set.o.Now()
 		err := b.connect(ctx)
 		if err == nil {
-			b.note(b.set.o.Now())
 			b.condition.set(Connected, b.set.o.Now())
 			b.log.Info("the bridge is connected", "remote", b.spec.Remote)
 			acked := b.counters.acked.Load()
@@ -96,6 +95,7 @@ func (b *bridge) connect(ctx context.Context) error {
 		b.tryPlain(err)
 		return err
 	}
+	b.note(b.set.o.Now()) // also one that ends before it is of use
 	l := limits{qos: 2, retain: true}
 	if p := &ack.Props; b.spec.Version == packet.V5 {
 		if p.Has&packet.PMaximumQoS != 0 {

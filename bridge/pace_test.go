@@ -57,15 +57,27 @@ func mostPerMinute(made []time.Time) (most int) {
 // TestPaceOverABadLink: a bridge whose connections are lost one after the other, each after some progress, comes back again and again, and never
 // so often that a node would take it for a client that flaps. Without the bound it would.
 func TestPaceOverABadLink(t *testing.T) {
-	for _, c := range []struct{ perMinute, least, most int }{
-		{0, 9, 10}, // the default; a node's is 15 losses
-		{1000, 16, 1000},
+	in := []Topic{{Filter: "#"}} // connections are lost before it is subscribed to, and pauses are short by chance
+	shortest := func() float64 { return 0 }
+	for _, c := range []struct {
+		perMinute, least, most int
+		in                     []Topic
+		random                 func() float64
+	}{
+		{0, 9, 10, nil, nil}, // the default; a node's is 15 losses
+		{1000, 16, 1000, nil, nil},
+		{0, 9, 10, in, shortest},
+		{1000, 16, 1000, in, shortest},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			rng := rand.New(rand.NewPCG(1, 1))
+			random := c.random
+			if random == nil {
+				random = rng.Float64
+			}
 			var made []time.Time
-			b := &bridge{set: &Set{o: Options{Now: time.Now, Random: rng.Float64}}, books: newBooks(1), up: make(chan struct{}), log: slog.New(slog.DiscardHandler)}
-			b.spec = Spec{Name: "x", Dial: flappingRemote(rng, &made, func() { b.counters.acked.Add(1) }), PerMinute: c.perMinute}.withDefaults()
+			b := &bridge{set: &Set{o: Options{Now: time.Now, Random: random}}, books: newBooks(1), up: make(chan struct{}), log: slog.New(slog.DiscardHandler)}
+			b.spec = Spec{Name: "x", Dial: flappingRemote(rng, &made, func() { b.counters.acked.Add(1) }), In: c.in, PerMinute: c.perMinute}.withDefaults()
 			b.receiver = &receiver{b: b, open: map[uint16]*arrival{}}
 			b.mqtt = client.New(client.Options{Dial: b.spec.Dial, Connect: b.greeting(), Patience: b.spec.Patience})
 			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Minute)
