@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -188,7 +189,30 @@ func (b *bench) with(k kind, f func(s *server) error) error {
 		return err
 	}
 	defer s.stop()
-	return f(s)
+	if strings.HasPrefix(k.name, "millrace") {
+		if err := s.ready(); err != nil {
+			return err
+		}
+	}
+	if err := f(s); err != nil {
+		said, _ := os.ReadFile(filepath.Join(dir, "server.log"))
+		return fmt.Errorf("%w; %s said: %s", err, k.name, said[max(0, len(said)-2000):])
+	}
+	return nil
+}
+
+// ready waits until Millrace lets clients in: it listens before.
+func (s *server) ready() error {
+	for range 600 {
+		if resp, err := http.Get("http://" + s.http + "/readyz"); err == nil {
+			resp.Body.Close()
+			if resp.StatusCode == http.StatusOK {
+				return nil
+			}
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	return fmt.Errorf("%s is not ready after half a minute", s.kind.name)
 }
 
 // medians of several runs of each way, in turn.
