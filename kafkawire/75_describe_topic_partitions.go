@@ -97,6 +97,7 @@ func (c *conn) describePartitions(t eventlog.Topic, first, last int32) kmsg.Desc
 	for i := first; i < last; i++ {
 		rp := kmsg.NewDescribeTopicPartitionsResponseTopicPartition()
 		rp.Partition, rp.LeaderID, rp.LeaderEpoch, rp.Replicas, rp.ISR = i, c.s.NodeID, leaderEpoch, self, self
+		rp.EligibleLeaderReplicas, rp.LastKnownELR = []int32{}, []int32{} // may be null by the schema, and Java's Admin stumbles over that
 		rt.Partitions = append(rt.Partitions, rp)
 	}
 	return rt

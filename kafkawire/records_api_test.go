@@ -172,6 +172,9 @@ func TestDescribeTopicPartitions(t *testing.T) {
 				}
 				for _, p := range rt.Partitions {
 					out = append(out, fmt.Sprint(*rt.Topic, p.Partition))
+					if p.EligibleLeaderReplicas == nil || p.LastKnownELR == nil {
+						t.Errorf("null for %s/%d: Java's Admin cannot describe the topic then", *rt.Topic, p.Partition)
+					}
 				}
 			}
 			out = append(out, "|")
