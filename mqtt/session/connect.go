@@ -22,6 +22,7 @@ type session struct {
 	cursors   []cursor
 	histories []*history // that it has not all of, or of which no checkpoint says so yet
 	gapped    bool       // some of a history was gone
+	coming    int32      // histories asked for, of which the record is not durable yet; of the connections before, too
 	link      *link      // nil: offline
 	will      *will
 	shares    []*member // of groups

@@ -216,7 +216,7 @@ func (c *Core) askOf(s *session, filter, text string, asked int) (*From, error) 
 	if err != nil {
 		return nil, err
 	}
-	running, free := asked, maxHistories-asked
+	running, free := asked, maxHistories-asked-int(s.coming)
 	for _, h := range s.histories {
 		if h.sub.filter == filter { // it will be replaced
 			continue
@@ -242,6 +242,7 @@ func (c *Core) await(s *session, a *asks, ch *change, i int) {
 	ch.history = &history{sub: b, number: uint64(c.incarnation()), spans: c.upTo()}
 	b.asking++
 	b.pending = b.pending || ch.isNew
+	s.coming++
 	c.replays.add(&s.key, 1)
 	c.plant(s, b) // what it matches is worked out per message
 	a.of = append(a.of, i)
@@ -276,6 +277,7 @@ func (c *Core) answered(s *session, ch *change) {
 			ch.sub.coming = nil
 		}
 		ch.sub.asking--
+		s.coming--
 		c.replays.add(&s.key, -1)
 	}
 }

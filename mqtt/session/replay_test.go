@@ -1,6 +1,7 @@
 package session
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -373,5 +374,48 @@ func TestReplaysOfOneAccount(t *testing.T) {
 	}
 	if s.core.replays.all != 0 || len(s.core.replays.of) != 0 {
 		t.Errorf("left are %+v", s.core.replays)
+	}
+}
+
+// However often a client loses its connection while records say of histories, and asks for more on the next: there is a bit for each.
+func TestReplaysOfManyConnections(t *testing.T) {
+	s := newScene(t)
+	s.publish("a/1", "old", 1)
+	s.connect(s.a, 100, clean)
+	s.model.watching = false
+	for i := range 6 {
+		if i > 0 {
+			s.a.disconnect(Lost, nil)
+			n := &simConn{w: s.world, client: s.a, r: &Connect{Key: s.a.key, Version: packet.V5, Expiry: 100, ReceiveMaximum: 100}, room: 1000, wire: map[uint16]byte{}, ops: map[uint16]*modelOp{}}
+			s.a.conn = n
+			s.core.Connect(s.now, n, n.r)
+		}
+		p := &packet.Subscribe{PacketID: 1}
+		for k := range 8 {
+			p.Filters = append(p.Filters, filter(fmt.Sprintf("$replay/earliest/a/+/%d/%d", i, k), 1))
+		}
+		s.core.Packet(s.now, s.a.conn, p)
+		if len(s.histories) > 0 {
+			s.historyOne(0) // the records are being written
+		}
+	}
+	of := s.core.sessions[s.a.key]
+	s.settle()
+	var taken askers
+	for _, h := range of.histories {
+		if h.bit <= byQueue || h.bit >= wasPast || taken&h.bit != 0 {
+			t.Fatalf("the bits of %d histories are %b, and %b", len(of.histories), taken, h.bit)
+		}
+		taken |= h.bit
+	}
+	granted, refused := len(of.histories), int(s.core.Stats().ReplaysRefused.Session)
+	if granted < 16 || granted > maxHistories {
+		t.Errorf("%d histories", granted)
+	}
+	if granted+refused != 48 {
+		t.Errorf("%d are granted, %d refused", granted, refused)
+	}
+	if of.coming != 0 {
+		t.Errorf("%d are still coming", of.coming)
 	}
 }
