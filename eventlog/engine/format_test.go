@@ -134,6 +134,35 @@ func TestFormat1(t *testing.T) {
 	}
 }
 
+// TestFormat1Compacted: a folder of format 1 whose checkpoint is older than the compaction that left gaps, as any node left it that was
+// stopped, or killed, before the first checkpoint after a partition's first compaction. It was written by that version. The next compaction
+// closes the gaps.
+func TestFormat1Compacted(t *testing.T) {
+	mem, want := unpack(t, "testdata/format-1-compacted.tar.gz")
+	o := small(mem)
+	o.SegmentBytes = 4 << 10
+	for _, when := range []string{"opened", "opened again", "compacted"} {
+		e := open(t, o)
+		if got := contentsOf(t, e, "compacted"); got != want {
+			t.Fatalf("%s: %d bytes of contents, want %d:\n%s", when, len(got), len(want), got)
+		}
+		if q := e.Quarantine(); len(q) > 0 {
+			t.Fatalf("%s: quarantined: %v", when, q)
+		}
+		p := (*e.topicByName("compacted").parts.Load())[0]
+		if when == "opened again" {
+			maintain(t, e)
+			if err := e.syncPartition(p); err != nil {
+				t.Fatal(err)
+			}
+			if at := p.segments.synced(); at.Gapless != 0 {
+				t.Errorf("gaps are left below %d", at.Gapless)
+			}
+		}
+		e.Close()
+	}
+}
+
 // TestNewerFormat: a checkpoint of a later version is refused, and left alone.
 func TestNewerFormat(t *testing.T) {
 	mem, _ := unpack(t, "testdata/format-1.tar.gz")

@@ -67,7 +67,7 @@ func DecodeState(b []byte, format int) (s State, rest []byte, err error) {
 	switch {
 	case format > 1:
 		s.Gapless = unsigned()
-	case s.Clean > 0: // compaction left gaps then, in rolled segments
+	default: // compaction left gaps then, in rolled segments, and Clean may not say so: a checkpoint may be older than a compaction
 		s.Gapless = s.Base
 	}
 	if bad || s.End < s.Start || s.Base < 0 || s.Bytes < s.Size {
