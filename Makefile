@@ -34,7 +34,7 @@ test: ## all tests, races on, a tenth of every count, and every planted bug is c
 mutants: ## each checker catches the bug planted for it
 	$(GO) test -tags mutants -run 'Mutant' -timeout 9m ./eventlog/engine ./kafkawire ./kafkawire/group ./mqtt/session ./mqtt/broker ./fleet ./verify ./spill ./app
 
-test-all: build ## test, plus foreign clients (mosquitto, kcat)
+test-all: build ## test, plus foreign clients of MQTT and Kafka, and a cluster of Apache Kafka
 	scripts/test-all
 
 soak: build ## the full counts; appends what ran to docs/soak.md
