@@ -25,22 +25,21 @@ func (l *link) oversized(size int) (*packet.Publish, error) {
 		return nil, nil
 	}
 	at += int(binary.BigEndian.Uint16(buf[head:]))
-	topic := at
-	p := &packet.Publish{Dup: buf[0]&0x08 != 0, QoS: buf[0] >> 1 & 3, Retain: buf[0]&1 != 0}
-	if p.QoS > 0 {
+	if buf[0]&0x06 != 0 { // QoS
 		at += 2
 	}
 	switch {
-	case p.QoS == 3 || at > size:
-		return nil, &packet.Error{Code: packet.MalformedPacket, Text: "PUBLISH that is none"}
+	case at > size:
+		return nil, &packet.Error{Code: packet.MalformedPacket, Text: "packet ends too early"}
 	case len(buf) < at:
 		return nil, nil
 	}
-	p.Topic = append(p.Topic, buf[head+2:topic]...)
-	if p.QoS > 0 {
-		p.PacketID = binary.BigEndian.Uint16(buf[topic:])
+	bare := binary.AppendUvarint([]byte{buf[0]}, uint64(at-head)) // the same packet without its payload: what is wrong with any is wrong with it
+	p, _, _, err := l.dec.Next(append(bare, buf[head:at]...))
+	if err != nil {
+		return nil, err
 	}
-	return p, l.discard(size)
+	return p.(*packet.Publish), l.discard(size)
 }
 
 // discard reads to the end of a packet of so many bytes.

@@ -89,3 +89,36 @@ func TestOversized(t *testing.T) {
 		})
 	}
 }
+
+// TestOversizedIsAPacket: what would be wrong with a smaller PUBLISH is wrong with one that is too large, and ends the connection.
+func TestOversizedIsAPacket(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		head []byte // what comes before the payload
+	}{
+		{"packet id of 0", []byte{0x32, 0xD0, 0x0F, 0, 1, 't', 0, 0}},
+		{"QoS of 3", []byte{0x36, 0xD0, 0x0F, 0, 1, 't', 0, 1}},
+		{"DUP with QoS 0", []byte{0x38, 0xD0, 0x0F, 0, 1, 't'}},
+		{"empty topic", []byte{0x30, 0xD0, 0x0F, 0, 0}},
+		{"topic that is no text", []byte{0x30, 0xD0, 0x0F, 0, 1, 0xFF}},
+		{"topic beyond the packet", []byte{0x30, 0xD0, 0x0F, 0xFF, 0xFF}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dial, conns := serve(t)
+			heard := func(p *packet.Publish) { t.Errorf("taken for %q, %d bytes", p.Topic, len(p.Payload)) }
+			m := New(Options{Dial: dial, Connect: packet.Connect{Version: packet.V311, ClientID: "c"}, MaxPacket: 1000, OnMessage: heard, OnDiscarded: heard})
+			s := accept(t, m, conns, false, 0)
+			defer s.conn.Close()
+			m.mu.Lock()
+			l := m.link
+			m.mu.Unlock()
+			s.conn.SetWriteDeadline(time.Now().Add(20 * time.Second))
+			s.conn.Write(append(c.head, make([]byte, 2003-len(c.head))...)) //nolint:errcheck // it may be cut off early
+			s.conn.Close()
+			<-l.ended
+			if _, ok := errors.AsType[*packet.Error](m.Err()); !ok {
+				t.Errorf("ended with %v", m.Err())
+			}
+		})
+	}
+}
