@@ -15,13 +15,11 @@ func init() {
 
 func listGroups(c *conn, req *kmsg.ListGroupsRequest) kmsg.Response {
 	resp := kmsg.NewPtrListGroupsResponse()
-	wanted := func(filter []string, value string) bool {
-		return len(filter) == 0 || slices.ContainsFunc(filter, func(f string) bool { return strings.EqualFold(f, value) })
-	}
+	states, types := filterOf(req.StatesFilter, strings.ToLower), filterOf(req.TypesFilter, strings.ToLower)
 	all := c.mayCluster(kmsg.ACLOperationDescribe)
 	ended := !c.s.groups.view(c.ctx, func() {
 		for name, e := range c.s.groups.groups {
-			if !wanted(req.StatesFilter, e.g.StateName()) || !wanted(req.TypesFilter, e.g.Type()) {
+			if !states.wants(strings.ToLower(e.g.StateName())) || !types.wants(strings.ToLower(e.g.Type())) {
 				continue
 			}
 			if !all && !c.mayGroup(kmsg.ACLOperationDescribe, name) {

@@ -28,32 +28,54 @@ func listTransactions(c *conn, req *kmsg.ListTransactionsRequest) kmsg.Response 
 			return resp
 		}
 	}
-	unknown := once[string]{}
-	for _, s := range req.StateFilters {
-		if !slices.Contains(txn.StateNames(), s) && unknown.first(s) {
+	states := filterOf(req.StateFilters, func(s string) string { return s })
+	producers := filterOf(req.ProducerIDFilters, func(id int64) int64 { return id })
+	known := txn.StateNames()
+	for s := range states {
+		if !slices.Contains(known, s) {
 			resp.UnknownStateFilters = append(resp.UnknownStateFilters, s)
 		}
 	}
-	now, ts := c.s.Now(), c.s.txns
-	ts.mu.Lock()
-	defer ts.mu.Unlock()
-	for id, t := range ts.ids {
-		producer, _ := t.Producer()
-		since, ongoing := t.Started()
+	slices.Sort(resp.UnknownStateFilters)
+	now := c.s.Now()
+	for _, t := range c.s.txns.list() {
+		open := now.Sub(t.since)
 		switch {
-		case len(req.StateFilters) > 0 && !slices.Contains(req.StateFilters, t.State().String()),
-			len(req.ProducerIDFilters) > 0 && !slices.Contains(req.ProducerIDFilters, producer),
-			req.Version >= 1 && req.DurationFilterMillis >= 0 && (!ongoing || now.Sub(since) < time.Duration(req.DurationFilterMillis)*time.Millisecond),
-			pattern != nil && !pattern.MatchString(id),
-			!c.mayTransact(kmsg.ACLOperationDescribe, id):
+		case !states.wants(t.state), !producers.wants(t.producer),
+			req.Version >= 1 && req.DurationFilterMillis >= 0 && (t.since.IsZero() || open < time.Duration(req.DurationFilterMillis)*time.Millisecond),
+			!c.mayTransact(kmsg.ACLOperationDescribe, t.id),
+			pattern != nil && !pattern.MatchString(t.id):
 			continue
 		}
 		r := kmsg.NewListTransactionsResponseTransactionState()
-		r.TransactionalID, r.ProducerID, r.TransactionState = id, producer, t.State().String()
+		r.TransactionalID, r.ProducerID, r.TransactionState = t.id, t.producer, t.state
 		resp.TransactionStates = append(resp.TransactionStates, r)
 	}
 	slices.SortFunc(resp.TransactionStates, func(a, b kmsg.ListTransactionsResponseTransactionState) int {
 		return cmp.Compare(a.TransactionalID, b.TransactionalID)
 	})
 	return resp
+}
+
+// listed is a transactional id as it is listed.
+type listed struct {
+	id, state string
+	producer  int64
+	since     time.Time // zero: no transaction is open
+}
+
+// list copies what is listed: what clients filter it by takes what time it takes, and not under the lock that every transaction needs.
+func (ts *transactions) list() []listed {
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	all := make([]listed, 0, len(ts.ids))
+	for id, t := range ts.ids {
+		l := listed{id: id, state: t.State().String()}
+		l.producer, _ = t.Producer()
+		if since, ongoing := t.Started(); ongoing {
+			l.since = since
+		}
+		all = append(all, l)
+	}
+	return all
 }

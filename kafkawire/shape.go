@@ -59,6 +59,26 @@ func (o once[K]) first(key K) bool {
 	return len(o) > n
 }
 
+// filter is what somebody who asks for a list wants of it; nil is everything. It is made before the list is gone through, under
+// whoever's lock: a client may name millions of values.
+type filter[K comparable] map[K]struct{}
+
+func filterOf[K comparable](values []K, as func(K) K) filter[K] {
+	if len(values) == 0 {
+		return nil
+	}
+	f := filter[K]{}
+	for _, v := range values {
+		f[as(v)] = struct{}{}
+	}
+	return f
+}
+
+func (f filter[K]) wants(v K) bool {
+	_, ok := f[v]
+	return ok || f == nil
+}
+
 var fixedSizes = map[string]int{"i8": 1, "i16": 2, "i32": 4, "i64": 8, "uuid": 16}
 
 // parseShape reads the language above; it panics on anything else, since shapes are constants.

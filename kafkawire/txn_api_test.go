@@ -1,6 +1,7 @@
 package kafkawire
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/millrace-io/millrace/eventlog"
 	"github.com/millrace-io/millrace/eventlog/engine"
+	"github.com/millrace-io/millrace/kafkawire/txn"
 )
 
 // txnProducer is a transactional producer that says exactly what it wants.
@@ -623,5 +625,31 @@ func TestTransactionStateIsKafkas(t *testing.T) {
 	}
 	if code := c.transactional("y").send(12, stateTopic, "x"); code != kerr.InvalidTopicException.Code {
 		t.Errorf("a client writes the topic: %v", kerr.ErrorForCode(code))
+	}
+}
+
+// TestListFilters: what a client filters a list by, millions of values or a slow pattern, is not gone through for each entry, nor while
+// others wait for the transactions.
+func TestListFilters(t *testing.T) {
+	ts := &transactions{ids: map[string]*txn.Txn{}}
+	for i := range 20_000 {
+		id := fmt.Sprint("id-", i)
+		ts.ids[id] = txn.New(id, &txn.Config{})
+	}
+	c := &conn{s: &Server{Options: Options{Now: time.Now}, txns: ts}}
+	req := kmsg.NewPtrListTransactionsRequest()
+	for i := range 300_000 {
+		req.ProducerIDFilters = append(req.ProducerIDFilters, int64(i))
+	}
+	began := time.Now()
+	if resp := listTransactions(c, req).(*kmsg.ListTransactionsResponse); len(resp.TransactionStates) != 0 {
+		t.Errorf("%d are listed that nobody asked for", len(resp.TransactionStates))
+	}
+	if took := time.Since(began); took > 2*time.Second { // one by one it is six billion comparisons
+		t.Errorf("it took %v", took)
+	}
+	req.ProducerIDFilters = append(req.ProducerIDFilters, -1)
+	if resp := listTransactions(c, req).(*kmsg.ListTransactionsResponse); len(resp.TransactionStates) != len(ts.ids) {
+		t.Errorf("%d are listed", len(resp.TransactionStates))
 	}
 }
