@@ -638,14 +638,14 @@ func TestListFilters(t *testing.T) {
 	}
 	c := &conn{s: &Server{Options: Options{Now: time.Now}, txns: ts}}
 	req := kmsg.NewPtrListTransactionsRequest()
-	for i := range 300_000 {
+	for i := range 1_000_000 {
 		req.ProducerIDFilters = append(req.ProducerIDFilters, int64(i))
 	}
 	began := time.Now()
 	if resp := listTransactions(c, req).(*kmsg.ListTransactionsResponse); len(resp.TransactionStates) != 0 {
 		t.Errorf("%d are listed that nobody asked for", len(resp.TransactionStates))
 	}
-	if took := time.Since(began); took > 2*time.Second { // one by one it is six billion comparisons
+	if took := time.Since(began); took > 3*time.Second { // one by one it is twenty billion comparisons
 		t.Errorf("it took %v", took)
 	}
 	req.ProducerIDFilters = append(req.ProducerIDFilters, -1)
