@@ -44,3 +44,10 @@ func TestLot(t *testing.T) {
 		t.Error("a closed lot takes more")
 	}
 }
+
+// NudgeAll does to every connection what the roster does to an idle one.
+func (b *Broker) NudgeAll() {
+	for _, c := range b.roster.all() {
+		c.nudge()
+	}
+}

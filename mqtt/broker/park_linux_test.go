@@ -257,3 +257,70 @@ func TestParkStress(t *testing.T) {
 		return s.Connections == int64(len(sent)) && s.Parked == s.Connections
 	})
 }
+
+// TestNudgeStress takes connections for idle again and again while their clients send, in pieces, are cut off, and at last are sent away.
+func TestNudgeStress(t *testing.T) {
+	n := parking(t, time.Hour)
+	n.dial().nc.Close()
+	b := n.b
+	var nudging sync.WaitGroup
+	defer nudging.Wait()
+	over := make(chan struct{})
+	defer close(over)
+	nudging.Go(func() {
+		for pace := time.NewTicker(50 * time.Microsecond); ; {
+			select {
+			case <-pace.C:
+				b.NudgeAll()
+			case <-over:
+				return
+			}
+		}
+	})
+	var wg sync.WaitGroup
+	cs := make([]*client, 16)
+	for w := range cs {
+		wg.Go(func() {
+			r := rand.New(rand.NewPCG(2, uint64(w)))
+			for i := range tier.N(1_000) {
+				if cs[w] == nil || r.IntN(50) == 0 {
+					cs[w] = n.connected(fmt.Sprintf("CONNECT v5 clean id=w%d", w))
+				}
+				wire, err := parse(t, fmt.Sprintf(`PUBLISH q1 #%d t=s/%d "m"`, i%60000+1, w)).Append(nil, packet.V5)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				cut := r.IntN(len(wire))
+				cs[w].write(wire[:cut])
+				if r.IntN(2) == 0 {
+					time.Sleep(time.Duration(r.IntN(300)) * time.Microsecond)
+				}
+				cs[w].write(wire[cut:])
+				if _, ok := cs[w].next().(*packet.Ack); !ok {
+					t.Errorf("client %d: no PUBACK in round %d", w, i)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	n.allParked(len(cs))
+	for w, c := range cs {
+		if w%2 == 0 { // the others are parked when they are sent away
+			c.send("PINGREQ")
+			c.expect("PINGRESP")
+		}
+	}
+	stopped := make(chan struct{})
+	go func() { n.stop(); close(stopped) }()
+	for _, c := range cs {
+		c.expect("DISCONNECT 0x8B")
+		c.expectClosed()
+		c.nc.Close()
+	}
+	<-stopped
+	if s := b.Stats(); s.Connections != 0 || s.Parked != 0 {
+		t.Errorf("after Close: %d connections, %d parked", s.Connections, s.Parked)
+	}
+}
