@@ -5,7 +5,7 @@ import "time"
 // A commit costs about the same whatever is in it: the write, the sync, and the wake-ups of threads around them. At a moderate rate, one
 // append here and one there, few of them meet in a commit, and it is the commits that are paid for. So commits of few begin
 // Options.CommitDelay apart at the least, and what comes meanwhile shares the next one. A lone appender that waits for each answer is
-// not delayed, but for some thirty commits after bulk; nor is bulk: what has come is committed at once when it is gatherItems or
+// not delayed, but for a few dozen commits after bulk; nor is bulk: what has come is committed at once when it is gatherItems or
 // gatherBytes. And a few that all wait for their answers, so that a rest only keeps them, are found out by trying: now and then it is the
 // other way round for trialTime, and the way in which more appends come is the one to go on with.
 
