@@ -5,7 +5,11 @@ import (
 	"fmt"
 	"hash/fnv"
 	"math/rand/v2"
+	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -28,6 +32,7 @@ type rig struct {
 	c    *kfake.Cluster
 	disk *vfs.Mem
 	opts Options
+	hook func(vfs.Op) error // of the disk, or nil
 
 	d *kafka.Driver
 	s *Spill
@@ -72,7 +77,11 @@ func (r *rig) start() {
 	if r.d, err = kafka.Open(ctx, kafka.Options{Seeds: r.c.ListenAddrs(), Backoff: 2 * time.Millisecond, Grace: 20 * time.Millisecond, CloseWait: 50 * time.Millisecond}); err != nil {
 		r.Fatal(err)
 	}
-	e, err := engine.Open(engine.Options{FS: r.disk, WALFileBytes: 1 << 20, MaxLogBytes: 1 << 40, DefaultRetention: -1, ReserveBytes: 1})
+	disk := vfs.FS(r.disk)
+	if r.hook != nil {
+		disk = vfs.Faults(r.disk, r.hook)
+	}
+	e, err := engine.Open(engine.Options{FS: disk, WALFileBytes: 1 << 20, MaxLogBytes: 1 << 40, DefaultRetention: -1, ReserveBytes: 1})
 	if err != nil {
 		r.Fatal(err)
 	}
@@ -341,6 +350,61 @@ func TestReplacedTopic(t *testing.T) {
 		t.Fatal(err)
 	}
 	end()
+	r.drained()
+	if err := r.exact(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestUnreadable: a local partition that cannot be read keeps no other waiting and no more in memory, and is told; when it can be read, what
+// waited in it comes, once and in order.
+func TestUnreadable(t *testing.T) {
+	r := newRig(t, Options{})
+	end := r.outage()
+	before := make([]int, 3)
+	for i := range 3 { // more than one step takes of a partition
+		key := r.keys[slices.IndexFunc(r.keys, func(k string) bool { return hash([]byte(k), 3) == int32(i) })]
+		for range 10 {
+			var bl eventlog.Builder
+			for range 50 {
+				bl.Add(time.Now().UnixMilli(), []byte(key), fmt.Appendf(nil, "%02000d", r.sent[key]), nil)
+				r.sent[key]++
+			}
+			b, _, err := bl.Batch(eventlog.Part{Topic: r.s.Topic("t").ID, Index: int32(i)}, eventlog.None)
+			if err != nil {
+				t.Fatal(err)
+			}
+			done := make(chan error, 1)
+			if r.s.Append(b, func(o eventlog.Outcome) { done <- o.Err }); <-done != nil {
+				t.Fatal("not appended")
+			}
+		}
+		before[i], r.acked[key] = r.sent[key], r.sent[key]
+	}
+	var bad atomic.Bool
+	r.stop() // what waits is in files then
+	r.hook = func(op vfs.Op) error {
+		if op.Kind == vfs.OpRead && bad.Load() && strings.Contains(op.Name, "/1/") && strings.HasSuffix(op.Name, ".log") {
+			return syscall.EIO
+		}
+		return nil
+	}
+	r.start()
+	bad.Store(true)
+	end()
+	r.until("the others are drained, and the error is told", func(st Stats) bool {
+		return st.Messages > 0 && st.Messages <= uint64(before[1]) && st.Err != nil
+	})
+	tp := r.s.byName["t"]
+	tp.moving.Lock()
+	for i := range tp.lanes {
+		if tp.mu.Lock(); tp.lanes[i].flight != tp.lanes[i].drained && i != 1 {
+			t.Errorf("partition %d is not drained: %+v", i, tp.lanes[i])
+		}
+		tp.mu.Unlock()
+	}
+	tp.moving.Unlock()
+	bad.Store(false)
 	r.drained()
 	if err := r.exact(); err != nil {
 		t.Error(err)

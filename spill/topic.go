@@ -287,9 +287,11 @@ func (t *topic) drain() {
 		}
 		var wake <-chan struct{}
 		var again <-chan time.Time
-		switch {
-		case err != nil:
+		if err != nil {
 			t.fail(err)
+		}
+		switch {
+		case err != nil && !worked:
 			again = time.After(pause)
 			pause = min(2*pause, 5*time.Second)
 		case worked:
@@ -393,15 +395,15 @@ const (
 	laneBytes = 256 << 10 // of one partition in it: less than any topic's largest batch, but for a single message
 )
 
-// step drains some batches in one transaction. worked is false when nothing waits.
+// step drains some batches in one transaction. worked is false when nothing of what waits can be had; an error beside it is of other partitions.
 func (t *topic) step(ctx context.Context, by eventlog.Taken) (worked bool, err error) {
 	to, err := t.target(ctx)
 	if err != nil {
 		return false, err
 	}
-	took, err := t.gather(ctx)
-	if err != nil || len(took) == 0 {
-		return false, err
+	took, unread := t.gather(ctx)
+	if len(took) == 0 {
+		return false, unread
 	}
 	var batches []*eventlog.Batch
 	var of []held
@@ -411,6 +413,7 @@ func (t *topic) step(ctx context.Context, by eventlog.Taken) (worked bool, err e
 		for _, h := range l.held {
 			moved, err := t.moved(h.b, int32(i), to)
 			if err != nil {
+				t.letGo()
 				return false, err
 			}
 			batches = append(batches, moved...)
@@ -425,6 +428,7 @@ func (t *topic) step(ctx context.Context, by eventlog.Taken) (worked bool, err e
 	if at.Len() > 0 {
 		b, _, err := at.Batch(t.s.positions, eventlog.None)
 		if err != nil {
+			t.letGo()
 			return false, err
 		}
 		batches = append(batches, b)
@@ -445,10 +449,13 @@ func (t *topic) step(ctx context.Context, by eventlog.Taken) (worked bool, err e
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.alone = max(0, t.alone-1); unread != nil {
+		return true, unread
+	}
 	if t.err != nil {
 		t.s.o.Logger.Info("the cluster takes again what waits on the local disk", "topic", t.name)
 	}
-	t.err, t.alone = nil, max(0, t.alone-1)
+	t.err = nil
 	return true, nil
 }
 
@@ -467,17 +474,22 @@ func (t *topic) refused(err error, n int) {
 	if errors.Is(err, eventlog.ErrFenced) || errors.Is(err, eventlog.ErrUnknownOutcome) {
 		return // settled by the next take
 	}
-	t.moving.Lock()
-	defer t.moving.Unlock()
-	for i := range t.lanes {
-		t.settle(i, -1)
-	}
+	t.letGo()
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if errors.Is(err, eventlog.ErrUnknownTopic) {
 		t.to = eventlog.Topic{}
 	} else if n > 1 {
 		t.alone = n
+	}
+}
+
+// letGo ends a step of which nothing is in the cluster: what it holds is loose again.
+func (t *topic) letGo() {
+	t.moving.Lock()
+	defer t.moving.Unlock()
+	for i := range t.lanes {
+		t.settle(i, -1)
 	}
 }
 
@@ -499,8 +511,9 @@ func (t *topic) target(ctx context.Context) (eventlog.Topic, error) {
 	return to, nil
 }
 
-// gather takes what the next step carries, from every partition that has something. It returns which have.
-func (t *topic) gather(ctx context.Context) (took []int, err error) {
+// gather takes what the next step carries, from every partition that has something. It returns which have. One that cannot be read (its error
+// is told) keeps no other waiting, and nothing of it is passed over.
+func (t *topic) gather(ctx context.Context) (took []int, unread error) {
 	t.moving.Lock()
 	defer t.moving.Unlock()
 	t.mu.Lock()
@@ -518,7 +531,8 @@ func (t *topic) gather(ctx context.Context) (took []int, err error) {
 		}
 		batches, next, err := t.s.o.Local.Read(ctx, eventlog.Position{Part: t.part(i), Offset: from}, laneBytes)
 		if err != nil {
-			return nil, err
+			unread = fmt.Errorf("read what waits in partition %d on the local disk: %w", i, err)
+			continue
 		}
 		if alone && len(batches) > 1 {
 			batches, next = batches[:1], batches[0].Next()
@@ -543,7 +557,7 @@ func (t *topic) gather(ctx context.Context) (took []int, err error) {
 			break
 		}
 	}
-	return took, nil
+	return took, unread
 }
 
 // moved makes of a local batch one of the cluster's topic, or several if that has other partitions by now.
