@@ -103,7 +103,9 @@ func (t *Tracer) Take(most int) (list []TraceEvent) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	n := min(len(t.waiting), most)
-	list, t.waiting = t.waiting[:n:n], t.waiting[n:]
+	list = slices.Clone(t.waiting[:n])
+	clear(t.waiting[:n]) // its array may be there for longer
+	t.waiting = t.waiting[n:]
 	for i := range list {
 		t.bytes -= list[i].size()
 	}

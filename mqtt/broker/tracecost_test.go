@@ -105,3 +105,23 @@ func TestTracesCostOneLoadIsSeen(t *testing.T) {
 		}
 	}
 }
+
+// What was taken of a trace is its reader's: the trace does not hold it any longer, beside as much that is new.
+func TestTakenIsLetGo(t *testing.T) {
+	b := &Broker{o: Options{}.withDefaults()}
+	tr, err := b.Trace(TraceOptions{Filter: "#"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tr.Close()
+	for range 3 {
+		tr.put(TraceEvent{Topic: "t"}, nil)
+	}
+	held := tr.waiting
+	if got := tr.Take(2); len(got) != 2 || got[1].Topic != "t" {
+		t.Fatalf("took %v", got)
+	}
+	if held[0].Topic != "" || held[1].Topic != "" || held[2].Topic != "t" {
+		t.Errorf("it holds %v", held)
+	}
+}
