@@ -44,7 +44,7 @@ func (n *Node) kafkaListener(d *door) kafkawire.ListenerOptions {
 			g.sasl.Add(link, n.auth.links[link])
 		}
 	}
-	gate := &kafkawire.Gate{Connected: g.connected, Judge: g.judge, Session: time.Duration(d.kafka.Session)}
+	gate := &kafkawire.Gate{Connected: g.connected, Judge: g.judge, Proven: g.proven, Session: time.Duration(d.kafka.Session)}
 	if bySCRAM {
 		for _, m := range scram.Mechanisms {
 			gate.Mechanisms = append(gate.Mechanisms, string(m))
@@ -93,6 +93,11 @@ func (g *kafkaGate) judge(ctx context.Context, claim *identity.Claim, state *tls
 	}
 	grant, err := g.sasl.Judge(ctx, claim)
 	return g.welcome(grant, err, claim.Peer)
+}
+
+// proven is for those whom the Kafka server has judged itself, by SCRAM.
+func (g *kafkaGate) proven(grant identity.Grant, peer string) (identity.Grant, error) {
+	return g.welcome(grant, nil, peer)
 }
 
 // certificate is what the client has shown in the TLS handshake.

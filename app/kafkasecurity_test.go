@@ -228,6 +228,38 @@ func TestKafkaRightsTakenAway(t *testing.T) {
 	}
 }
 
+// Who is banned is out, and stays out, whichever way they come in.
+func TestKafkaBans(t *testing.T) {
+	v := newVault(t)
+	root := kadm.NewClient(v.as(nil, plain.Auth{User: "root", Pass: "battery staple"}.AsMechanism()))
+	set, err := root.AlterUserSCRAMs(t.Context(), nil, []kadm.UpsertSCRAM{{User: "guest", Mechanism: kadm.ScramSha256, Iterations: 8192, Password: "a long password"}})
+	if err != nil || set.Error() != nil {
+		t.Fatal(err, set)
+	}
+	pair := v.certificate("reader")
+	for name, in := range map[string]func() *kgo.Client{
+		"etl": func() *kgo.Client { return v.as(nil, etl.AsSha512Mechanism()) },
+		"guest": func() *kgo.Client {
+			return v.as(nil, scram.Auth{User: "guest", Pass: "a long password"}.AsSha256Mechanism())
+		},
+		"loader": func() *kgo.Client { return v.as(nil, plain.Auth{User: "loader", Pass: v.token}.AsMechanism()) },
+		"reader": func() *kgo.Client { return v.as(pair, nil) },
+		"root":   func() *kgo.Client { return v.as(nil, plain.Auth{User: "root", Pass: "battery staple"}.AsMechanism()) },
+	} {
+		v.allowed(name, in().Ping(t.Context()))
+		before := v.n.kafka.Stats().Ended["credential_revoked"]
+		if err := (operator{v.n, v.n.broker}).Ban(console.Ban{Principal: name}); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, name+" is put out", func() bool { return v.n.kafka.Stats().Ended["credential_revoked"] > before })
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		if err := in().Ping(ctx); err == nil {
+			t.Errorf("%s is banned, and let in", name)
+		}
+		cancel()
+	}
+}
+
 // Who manages the cluster stands in the policy: they make ACLs and credentials, and those hold.
 func TestKafkaAdministrator(t *testing.T) {
 	v := newVault(t)

@@ -25,6 +25,8 @@ type Gate struct {
 	Trusted func(*tls.ConnectionState) error
 	// Judge judges a name and password, or a token in the password's place.
 	Judge func(ctx context.Context, c *identity.Claim, state *tls.ConnectionState) (identity.Grant, error)
+	// Proven has the last word on a name that SCRAM has shown to be the client's; nil: what was shown is enough.
+	Proven func(g identity.Grant, peer string) (identity.Grant, error)
 	// Session is for how long a login by SASL is good at most; 0: as long as what was shown.
 	Session time.Duration
 }

@@ -247,6 +247,10 @@ func (a *sasl) scram(message []byte) (answer []byte, g identity.Grant, err error
 	if answer, err = a.exchange.Prove(message); err != nil {
 		return nil, g, err
 	}
+	if proven := a.c.listener.Gate.Proven; proven != nil {
+		g, err = proven(a.grant, a.c.nc.RemoteAddr().String())
+		return answer, g, err
+	}
 	return answer, a.grant, nil
 }
 
