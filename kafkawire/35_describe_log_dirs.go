@@ -1,8 +1,6 @@
 package kafkawire
 
 import (
-	"slices"
-
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
@@ -24,9 +22,14 @@ func describeLogDirs(c *conn, req *kmsg.DescribeLogDirsRequest) kmsg.Response {
 	dir := kmsg.NewDescribeLogDirsResponseDir()
 	dir.Dir = c.s.LogDir
 	dir.UsableBytes, dir.TotalBytes = c.s.Engine.Volume()
-	wanted := map[string][]int32{}
+	wanted := map[string]once[int32]{}
 	for _, t := range req.Topics {
-		wanted[t.Topic] = append(wanted[t.Topic], t.Partitions...)
+		if wanted[t.Topic] == nil {
+			wanted[t.Topic] = once[int32]{}
+		}
+		for _, p := range t.Partitions {
+			wanted[t.Topic].first(p)
+		}
 	}
 	for _, t := range c.s.listTopics() {
 		parts, named := wanted[t.Name]
@@ -43,7 +46,7 @@ func describeLogDirs(c *conn, req *kmsg.DescribeLogDirsRequest) kmsg.Response {
 	return resp
 }
 
-func (s *Server) describeSizes(t eventlog.Topic, all bool, parts []int32) (rt kmsg.DescribeLogDirsResponseDirTopic, err error) {
+func (s *Server) describeSizes(t eventlog.Topic, all bool, parts once[int32]) (rt kmsg.DescribeLogDirsResponseDirTopic, err error) {
 	rt = kmsg.NewDescribeLogDirsResponseDirTopic()
 	rt.Topic = t.Name
 	sizes, err := s.Engine.PartSizes(t.ID)
@@ -51,7 +54,7 @@ func (s *Server) describeSizes(t eventlog.Topic, all bool, parts []int32) (rt km
 		return rt, err
 	}
 	for i, size := range sizes {
-		if all || slices.Contains(parts, int32(i)) {
+		if _, named := parts[int32(i)]; all || named {
 			rp := kmsg.NewDescribeLogDirsResponseDirTopicPartition()
 			rp.Partition, rp.Size = int32(i), size
 			rt.Partitions = append(rt.Partitions, rp)
