@@ -9,7 +9,7 @@ import (
 
 // Status says whether the node does its work, and if not, why.
 func (n *Node) Status() console.Status {
-	st := console.Status{Version: n.o.Version, Warnings: n.warnings()}
+	st := console.Status{Version: n.o.Version}
 	if phase := n.phase.Load(); phase != nil {
 		st.Checks = []console.Check{{Name: "running", Detail: "not yet: " + *phase}}
 		if n.stopping() {
@@ -17,6 +17,7 @@ func (n *Node) Status() console.Status {
 		}
 		return st
 	}
+	st.Warnings = n.warnings() // of parts that are all there now, and not before
 	log := console.Check{Name: "log", OK: true, Detail: "embedded"}
 	if n.cluster != nil {
 		log = n.clusterCheck()

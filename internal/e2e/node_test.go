@@ -169,13 +169,13 @@ func (n *node) stop() {
 	n.cmd.Process.Signal(syscall.SIGTERM)
 	select {
 	case err := <-n.exited:
+		n.cmd = nil // it is gone, however it went
 		if err != nil {
 			n.t.Fatalf("clean stop: %v\n%s", err, tail(n.log.String(), 4000))
 		}
 	case <-time.After(60 * time.Second):
 		n.t.Fatal("the node did not stop within a minute of SIGTERM")
 	}
-	n.cmd = nil
 }
 
 // rss is the process's resident memory in bytes, after it had a moment to settle; 0 where the system does not tell.
