@@ -8,6 +8,9 @@ type Transactor interface {
 	// Take takes over a name. When it returns, what an earlier holder appended is in the log, or never will be, and nothing more of his
 	// can come.
 	Take(ctx context.Context, name string) (Taken, error)
+	// Settled is a topic's ends as they are when it is called, once all that is open below them has ended. Ends is not that: what a holder has
+	// committed may lie behind what another has open, and is not seen before that ends.
+	Settled(ctx context.Context, id TopicID) ([]int64, error)
 }
 
 // Taken is a name that was taken over. It is used by one goroutine.

@@ -7,7 +7,7 @@
 //
 //   - Before the local fsync: nothing was acknowledged.
 //   - After it, before the step's transaction is committed: the next drainer takes over the transactional id, which aborts what is open, reads
-//     the position, and drains the same again. Readers of the cluster that read committed records never saw the first try.
+//     the position, once nothing that another drainer has open can hide it, and drains the same again. Readers of the cluster that read committed records never saw the first try.
 //   - After the commit was asked for, before its answer: taking over the id waits until the commit is whole or was never made, and the
 //     position tells which. A broker that dies is the same, and so is a transaction that lasted longer than the cluster allows.
 //   - After the commit, before the local log is trimmed: the position says that it is drained.

@@ -1,6 +1,7 @@
 package spill
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"hash/fnv"
@@ -86,7 +87,7 @@ func (r *rig) start() {
 		r.Fatal(err)
 	}
 	o := r.opts
-	o.Local, o.Cluster, o.Every, o.Partition = eventlog.New(e), eventlog.New(r.d), 5*time.Millisecond, hash
+	o.Local, o.Cluster, o.Every, o.Partition = eventlog.New(e), eventlog.New(r.d), cmp.Or(o.Every, 5*time.Millisecond), hash
 	o.Now = func() int64 { return time.Now().UnixMilli() }
 	o.Drained = func(_ string, b *eventlog.Batch, _ int64) {
 		r.mu.Lock()
@@ -405,6 +406,44 @@ func TestUnreadable(t *testing.T) {
 	}
 	tp.moving.Unlock()
 	bad.Store(false)
+	r.drained()
+	if err := r.exact(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestPositionsBehindOthers: what another drainer has open, or has left open, hides how far this one is; it waits, and drains nothing twice.
+func TestPositionsBehindOthers(t *testing.T) {
+	r := newRig(t, Options{Every: time.Hour}) // nothing is given back: what is drained is there to be drained again
+	rng := rand.New(rand.NewPCG(1, 1))
+	r.put(rng, 20, 50)
+	r.drained()
+	cl, err := kgo.NewClient(kgo.SeedBrokers(r.c.ListenAddrs()...), kgo.DefaultProduceTopic(PositionsTopic), kgo.TransactionalID("another"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	if err := cl.BeginTransaction(); err != nil {
+		t.Fatal(err)
+	}
+	if err := cl.ProduceSync(t.Context(), &kgo.Record{Key: []byte("another/0"), Value: []byte("1")}).FirstErr(); err != nil {
+		t.Fatal(err)
+	}
+	r.put(rng, 20, 50)
+	r.drained()
+	r.stop()
+	r.start()
+	if st := r.s.Stats(); st.Messages == 0 {
+		t.Fatal("nothing hides what is drained")
+	}
+	time.Sleep(200 * time.Millisecond) // for whoever does not wait
+	if st := r.s.Stats(); st.Drained != 0 {
+		t.Errorf("%d are drained, though it is not known which", st.Drained)
+	}
+	if err := cl.EndTransaction(t.Context(), kgo.TryAbort); err != nil {
+		t.Fatal(err)
+	}
+	r.put(rng, 20, 50)
 	r.drained()
 	if err := r.exact(); err != nil {
 		t.Error(err)

@@ -57,7 +57,11 @@ func (t *topic) key(i int) string { return t.local.ID.String() + "/" + strconv.I
 
 // load finds out what waits. lost: the local log is behind what was drained of it.
 func (t *topic) load(ctx context.Context) (lost bool, err error) {
-	positions, err := t.s.readPositions(ctx)
+	ends, err := t.s.o.Cluster.Ends(ctx, t.s.positions.Topic) // as far as they can be seen: taking over looks again
+	if err != nil {
+		return false, fmt.Errorf("positions: %w", err)
+	}
+	positions, err := t.s.readPositions(ctx, ends[0])
 	if err != nil {
 		return false, err
 	}
@@ -65,8 +69,7 @@ func (t *topic) load(ctx context.Context) (lost bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	ends, err := t.s.o.Local.Ends(ctx, t.local.ID)
-	if err != nil {
+	if ends, err = t.s.o.Local.Ends(ctx, t.local.ID); err != nil {
 		return false, err
 	}
 	for i := range t.lanes {
@@ -104,18 +107,14 @@ func (t *topic) load(ctx context.Context) (lost bool, err error) {
 	return false, nil
 }
 
-// readPositions reads how far everything is drained.
-func (s *Spill) readPositions(ctx context.Context) (map[string]int64, error) {
+// readPositions reads how far everything is drained, up to where the positions end.
+func (s *Spill) readPositions(ctx context.Context, end int64) (map[string]int64, error) {
 	starts, err := s.o.Cluster.Starts(ctx, s.positions.Topic)
 	if err != nil {
 		return nil, fmt.Errorf("positions: %w", err)
 	}
-	ends, err := s.o.Cluster.Ends(ctx, s.positions.Topic)
-	if err != nil {
-		return nil, fmt.Errorf("positions: %w", err)
-	}
 	out := map[string]int64{}
-	for at := starts[0]; at < ends[0]; {
+	for at := starts[0]; at < end; {
 		batches, next, err := s.o.Cluster.Read(ctx, eventlog.Position{Part: s.positions, Offset: at}, 1<<20)
 		if err != nil {
 			return nil, fmt.Errorf("positions: %w", err)
@@ -134,7 +133,7 @@ func (s *Spill) readPositions(ctx context.Context) (map[string]int64, error) {
 			}
 		}
 		if next <= at {
-			return nil, fmt.Errorf("positions: nothing at %d, though they end at %d", at, ends[0])
+			return nil, fmt.Errorf("positions: nothing at %d, though they end at %d", at, end)
 		}
 		at = next
 	}
@@ -310,11 +309,16 @@ func (t *topic) drain() {
 
 // take takes over the right to drain, and finds out what became of the last step of whoever had it.
 func (t *topic) take(ctx context.Context) (eventlog.Taken, error) {
-	by, err := t.s.o.Cluster.Driver.(eventlog.Transactor).Take(ctx, "spill-"+t.local.ID.String())
+	cluster := t.s.o.Cluster.Driver.(eventlog.Transactor)
+	by, err := cluster.Take(ctx, "spill-"+t.local.ID.String())
 	if err != nil {
 		return nil, err
 	}
-	positions, err := t.s.readPositions(ctx)
+	ends, err := cluster.Settled(ctx, t.s.positions.Topic) // all drainers share it: the last step's position may lie behind what another has open
+	if err != nil {
+		return nil, fmt.Errorf("positions: %w", err)
+	}
+	positions, err := t.s.readPositions(ctx, ends[0])
 	if err != nil {
 		return nil, err
 	}

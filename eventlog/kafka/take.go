@@ -28,6 +28,36 @@ func (d *Driver) Take(ctx context.Context, name string) (eventlog.Taken, error) 
 	return t, nil
 }
 
+// Settled implements eventlog.Transactor. It takes as long as what is open: at most the transaction timeout of whoever left it so.
+func (d *Driver) Settled(ctx context.Context, id eventlog.TopicID) ([]int64, error) {
+	ends, err := d.offsets(ctx, id, "ends", d.adm.ListEndOffsets)
+	if err != nil {
+		return nil, err
+	}
+	for n := 0; ; n++ {
+		stable, err := d.Ends(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		if reached(stable, ends) {
+			return ends, nil
+		}
+		if err := d.pause(ctx, n); err != nil {
+			return nil, fmt.Errorf("wait for open transactions in topic %v: %w", id, err)
+		}
+	}
+}
+
+// reached tells whether each of some offsets is at another, or beyond.
+func reached(offsets, others []int64) bool {
+	for i, o := range others {
+		if i >= len(offsets) || offsets[i] < o {
+			return false
+		}
+	}
+	return true
+}
+
 // Commit implements eventlog.Taken.
 func (t *taken) Commit(ctx context.Context, batches []*eventlog.Batch) ([]eventlog.Outcome, error) {
 	d := t.txn.d
