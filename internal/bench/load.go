@@ -48,11 +48,11 @@ func await(total *atomic.Int64, want int64) {
 }
 
 // closed publishes at QoS 1 or 2 with pubs connections, window not finished each, nobody subscribed. It counts PUBACKs or PUBCOMPs.
-func closed(addr string, pubs, window int, kind func(topic string) *message, p pace, begin, end func()) (result, error) {
+func closed(addr string, clean bool, pubs, window int, kind func(topic string) *message, p pace, begin, end func()) (result, error) {
 	var acked atomic.Int64
 	var stop atomic.Bool
 	var r result
-	ps, err := dialPublishers(addr, pubs, window, 0, kind)
+	ps, err := dialPublishers(addr, clean, pubs, window, 0, kind)
 	if err != nil {
 		return r, err
 	}
@@ -75,7 +75,7 @@ func closed(addr string, pubs, window int, kind func(topic string) *message, p p
 func fixed(addr string, pubs, window int, each uint32, kind func(topic string) *message) (publishers, error) {
 	var acked atomic.Int64
 	var stop atomic.Bool
-	ps, err := dialPublishers(addr, pubs, window, each, kind)
+	ps, err := dialPublishers(addr, true, pubs, window, each, kind)
 	if err != nil {
 		return nil, err
 	}
@@ -103,9 +103,9 @@ type publisher struct {
 
 type publishers []*publisher
 
-func dialPublishers(addr string, n, window int, limit uint32, kind func(topic string) *message) (ps publishers, err error) {
+func dialPublishers(addr string, clean bool, n, window int, limit uint32, kind func(topic string) *message) (ps publishers, err error) {
 	for i := range n {
-		c, err := dial(addr, fmt.Sprintf("pub-%d", i), true)
+		c, err := dial(addr, fmt.Sprintf("pub-%d", i), clean)
 		if err != nil {
 			ps.close()
 			return nil, err

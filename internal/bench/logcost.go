@@ -30,7 +30,7 @@ func disk(b *bench) error {
 		conf := "routes:\n  - {mqtt: \"bench/{dev}/data\", topic: bench, key: \"{dev}\", compression: " + load.codec + "}\n"
 		var bytes float64
 		_, err := b.once(millrace("millrace", b.bin, conf), nil, func(s *server, begin, end func()) (result, error) {
-			r, err := closed(s.mqtt, 100, 64, load.kind, pace{0, 3 * time.Second}, begin, end)
+			r, err := closed(s.mqtt, true, 100, 64, load.kind, pace{0, 3 * time.Second}, begin, end)
 			if err != nil {
 				return r, err
 			}

@@ -149,7 +149,7 @@ func (c *cluster) published(b *bench, address string, size int, rate float64, pi
 	end := func() { mine, all = cpu()-mine, c.cpu()-all }
 	var r result
 	if rate == 0 {
-		r, err = closed(address, 100, 64, noise(1, size), b.pace, begin, end)
+		r, err = closed(address, true, 100, 64, noise(1, size), b.pace, begin, end)
 	} else {
 		r, _, err = paced(address, 50, rate, size, b.pace, begin, end)
 	}

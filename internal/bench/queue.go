@@ -122,7 +122,7 @@ func killedRow(s *server) (row string, err error) {
 		return "", err
 	}
 	const pubs = 100
-	ps, err := dialPublishers(s.mqtt, pubs, 64, 0, noise(1, 100))
+	ps, err := dialPublishers(s.mqtt, true, pubs, 64, 0, noise(1, 100))
 	if err != nil {
 		return "", err
 	}
@@ -206,7 +206,7 @@ func stuck(b *bench) error {
 
 // upTo publishes n messages, or what a time is enough for. It returns how many were acknowledged, and an error if that came to a stop.
 func upTo(addr string, n uint32, within time.Duration) (int64, error) {
-	ps, err := dialPublishers(addr, stuckPubs, 64, n/stuckPubs, noise(1, 100))
+	ps, err := dialPublishers(addr, true, stuckPubs, 64, n/stuckPubs, noise(1, 100))
 	if err != nil {
 		return 0, err
 	}

@@ -20,7 +20,7 @@ var scenarios = []scenario{
 	}},
 	{"c", "QoS 1 publish: 100 publishers, 64 unacknowledged each, 100 B (PUBACKs)", func(b *bench) error {
 		return b.compare(func(s *server, begin, end func()) (result, error) {
-			return closed(s.mqtt, 100, 64, noise(1, 100), b.pace, begin, end)
+			return closed(s.mqtt, true, 100, 64, noise(1, 100), b.pace, begin, end)
 		}, b.compared())
 	}},
 	{"d", "QoS 0 fan-out: 1 publisher → 100 subscribers, at most 256 messages not delivered to all, 100 B (deliveries)", func(b *bench) error {
@@ -30,7 +30,7 @@ var scenarios = []scenario{
 	}},
 	{"e", "QoS 2 publish: 100 publishers, 64 unfinished each, 100 B (PUBCOMPs)", func(b *bench) error {
 		return b.compare(func(s *server, begin, end func()) (result, error) {
-			return closed(s.mqtt, 100, 64, noise(2, 100), b.pace, begin, end)
+			return closed(s.mqtt, true, 100, 64, noise(2, 100), b.pace, begin, end)
 		}, b.compared(natsSynced))
 	}},
 	{"f", "open loop: 10,000 msg/s from 1,000 connections, QoS 1 → 1 subscriber, 100 B; latency from when each was due", func(b *bench) error {
@@ -54,6 +54,11 @@ var scenarios = []scenario{
 		}, b.compared(natsSynced, "nats")) // which has none
 	}},
 	{"o", "others' latency: 20 publishers send 1,000 msg/s, QoS 1, to one subscriber (a process of their own), while a node has much to do", beside},
+	{"q", "QoS 2 publish, as e, with persistent sessions (PUBCOMPs)", func(b *bench) error {
+		return b.compare(func(s *server, begin, end func()) (result, error) {
+			return closed(s.mqtt, false, 100, 64, noise(2, 100), b.pace, begin, end)
+		}, b.compared(natsSynced))
+	}},
 	{"r", "10,000 persistent clients lose their connections at once and come back, while 20 others send 1,000 msg/s, QoS 1, to one", reconnect},
 	{"p", "p99 across checkpoints: 10,000 msg/s over 1,000 partitions, a checkpoint every second", checkpoint},
 	{"s", "disk: log bytes per 100 B message; 100 publishers, 64 unacknowledged each", disk},
