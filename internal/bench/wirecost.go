@@ -8,8 +8,6 @@ import (
 	"net"
 	"sync"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // How j talks: alone on its connection, so that every packet is a segment of its own, as from a device.
@@ -62,22 +60,6 @@ func wire(b *bench) error {
 
 // traffic is what went over a connection, both ways.
 type traffic struct{ bytes, segments int64 }
-
-func trafficOf(c net.Conn) (t traffic, err error) {
-	raw, err := c.(*net.TCPConn).SyscallConn()
-	if err != nil {
-		return t, err
-	}
-	var info *unix.TCPInfo
-	var failed error
-	if err := raw.Control(func(fd uintptr) { info, failed = unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO) }); err != nil {
-		return t, err
-	}
-	if failed != nil {
-		return t, failed
-	}
-	return traffic{int64(info.Bytes_acked + info.Bytes_received), int64(info.Segs_in) + int64(info.Segs_out)}, nil
-}
 
 func (t traffic) since(u traffic) traffic { return traffic{t.bytes - u.bytes, t.segments - u.segments} }
 
