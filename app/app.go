@@ -24,6 +24,7 @@ import (
 	"github.com/millrace-io/millrace/eventlog"
 	"github.com/millrace-io/millrace/eventlog/engine"
 	"github.com/millrace-io/millrace/eventlog/kafka"
+	"github.com/millrace-io/millrace/internal/admission"
 	"github.com/millrace-io/millrace/internal/vfs"
 	"github.com/millrace-io/millrace/kafkawire"
 	"github.com/millrace-io/millrace/meter"
@@ -71,6 +72,8 @@ type Node struct {
 	o      Options
 	specs  []route.Spec
 	budget budget
+	// processors are those that handshakes may have, of devices and of Kafka clients together.
+	processors admission.Processors
 
 	doors   []door
 	metrics *metrics.Registry
@@ -199,6 +202,7 @@ func (n *Node) check(context.Context) error {
 		return err
 	}
 	n.budget = divide(raiseFileLimit(), n.o.Config)
+	n.processors = admission.NewProcessors(n.o.Config.Limits.Handshakes)
 	return nil
 }
 
@@ -252,7 +256,7 @@ func (n *Node) startKafka(context.Context) (err error) {
 	}
 	groups, txns := &n.o.Config.Log.Groups, &n.o.Config.Log.Transactions
 	n.kafka, err = kafkawire.New(kafkawire.Options{Engine: n.engine, Logger: n.o.Logger.With("part", "kafka"), Now: n.o.Now,
-		AutoCreate: true, Fixed: n.topicFixed, Carries: n.carries, MaxConnections: n.budget.kafka, LogDir: logDir(n.o.Config.Log.Data),
+		AutoCreate: true, Fixed: n.topicFixed, Carries: n.carries, MaxConnections: n.budget.kafka, Processors: n.processors, LogDir: logDir(n.o.Config.Log.Data),
 		RebalanceDelay: time.Duration(groups.RebalanceDelay), OffsetRetention: time.Duration(groups.OffsetsRetention),
 		ConsumerSession: time.Duration(groups.Session), ConsumerHeartbeat: time.Duration(groups.Heartbeat),
 		MaxTransactionTimeout: time.Duration(txns.MaxTimeout), TransactionalIDExpiry: time.Duration(txns.IDExpiry),

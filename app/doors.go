@@ -104,11 +104,7 @@ func (n *Node) takeKafka(d door) (err error) {
 			return fmt.Errorf("%s.tls: %w", d.path, err)
 		}
 	}
-	if err = n.take(d, k.Bind); err == nil && d.certs != nil {
-		own := &n.doors[len(n.doors)-1]
-		own.listener = d.certs.Listener(own.listener)
-	}
-	return err
+	return n.take(d, k.Bind)
 }
 
 // takeMQTT takes the address of a listener for devices, once its certificate is read.

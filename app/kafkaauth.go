@@ -62,7 +62,11 @@ func (n *Node) kafkaListener(d *door) kafkawire.ListenerOptions {
 			return err
 		}
 	}
-	return kafkawire.ListenerOptions{Name: d.path, Advertise: d.advertise, Gate: gate}
+	o := kafkawire.ListenerOptions{Name: d.path, Advertise: d.advertise, Gate: gate}
+	if d.certs != nil {
+		o.TLS = d.certs.Config
+	}
+	return o
 }
 
 // connected judges a connection by itself.

@@ -62,10 +62,11 @@ func (n *Node) brokerOptions() broker.Options {
 	return broker.Options{
 		Store: n.store, Logger: n.o.Logger.With("part", "mqtt"), Now: n.o.Now, Authenticate: n.authenticate, Authorizer: n.authorizer(),
 		SysInterval: time.Duration(n.o.Config.Sys.Interval), Version: n.o.Version,
+		Processors: n.processors,
 		Limits: broker.Limits{
 			Connections: n.budget.mqtt, PacketBytes: int(l.PacketBytes), ReceiveMaximum: uint16(l.ReceiveMaximum),
 			KeepAlive: uint16(l.KeepAlive.Seconds()), HalfOpenPerIP: l.HalfOpenPerIP,
-			HalfOpen: l.HalfOpen, Handshakes: l.Handshakes, HandshakeTimeout: time.Duration(l.Handshake),
+			HalfOpen: l.HalfOpen, HandshakeTimeout: time.Duration(l.Handshake),
 			InboundBytes: int(l.InboundBytes), InboundTotal: int64(l.AllInbound), OutboundBytes: int(l.OutboundBytes), OutboundTotal: int64(l.AllOutbound),
 			Bans: l.Bans, Rates: rates(&l.Rates), ParkAfter: n.o.Test.ParkAfter,
 		},

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/millrace-io/millrace/internal/admission"
 )
 
 // endpoint is one route of the API: what answers it, and what openapi.json says of it.
@@ -108,7 +110,7 @@ func (s *Server) answer(e *endpoint, w http.ResponseWriter, r *http.Request) {
 	case e.act != nil:
 		a, err = e.act(s, r, v)
 		s.o.Logger.Info("an administrator's request", "what", e.method+" "+e.path, "path", r.URL.Path, "query", r.URL.RawQuery, "name", v.who.Name,
-			"from", client(r.RemoteAddr), "done", err == nil)
+			"from", admission.Client(r.RemoteAddr), "done", err == nil)
 	default:
 		a, err = e.get(s, r)
 	}

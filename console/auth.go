@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/millrace-io/millrace/identity"
+	"github.com/millrace-io/millrace/internal/admission"
 )
 
 // visitor is who has sent a request.
@@ -89,7 +90,7 @@ func (s *Server) login(r *http.Request) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	from := client(r.RemoteAddr)
+	from := admission.Client(r.RemoteAddr)
 	if wait := s.guesses.take(from, l.Name); wait > 0 {
 		return answer{}, tooMany("too many failed logins", wait)
 	}

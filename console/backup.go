@@ -3,6 +3,8 @@ package console
 import (
 	"net/http"
 	"strconv"
+
+	"github.com/millrace-io/millrace/internal/admission"
 )
 
 var backupParams = []param{
@@ -34,7 +36,7 @@ func (s *Server) backup(w http.ResponseWriter, r *http.Request, v visitor) error
 	defer s.backingUp.Store(false)
 	ctx, cancel := p.while(r.Context())
 	defer cancel()
-	s.o.Logger.Info("an administrator's request", "what", "GET "+backupPath, "name", v.who.Name, "from", client(r.RemoteAddr))
+	s.o.Logger.Info("an administrator's request", "what", "GET "+backupPath, "name", v.who.Name, "from", admission.Client(r.RemoteAddr))
 	streaming(w, r)
 	w.Header().Set("Content-Type", "application/x-tar")
 	if err := s.o.Backup(ctx, since, w); err != nil { // the stream lacks its last entry: whoever reads it knows

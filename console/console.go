@@ -28,6 +28,7 @@ import (
 	"github.com/millrace-io/millrace/eventlog"
 	"github.com/millrace-io/millrace/fleet"
 	"github.com/millrace-io/millrace/identity"
+	"github.com/millrace-io/millrace/internal/admission"
 )
 
 // Options say what is served. Functions must be safe for concurrent use.
@@ -172,7 +173,7 @@ func (s *Server) Hub() Hub { return s.hub.stats() }
 // Serve answers until Close. It owns l.
 func (s *Server) Serve(l net.Listener) error {
 	address := l.Addr()
-	l = &limited{Listener: l, most: s.o.MaxConnections}
+	l = admitted{admission.Limit(l, s.o.MaxConnections)}
 	if s.o.TLS != nil {
 		l = tls.NewListener(l, s.o.TLS)
 	}

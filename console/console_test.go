@@ -169,38 +169,6 @@ func TestConnectionLimits(t *testing.T) {
 	eventually(t, "a place that was given up is taken", func() bool { return answers(dial()) })
 }
 
-func TestLimitsOfManyAddresses(t *testing.T) {
-	l := &limited{most: 4}
-	a, b, c := client("192.0.2.1:1"), client("[2001:db8::1]:1"), client("[2001:db8::2]:9")
-	if b != c {
-		t.Errorf("%v and %v are one client's", b, c)
-	}
-	if client("[2001:db8:0:1::1]:1") == b || client("[::ffff:192.0.2.1]:7") != a {
-		t.Error("who is who")
-	}
-	enter := func(of string, want bool) {
-		t.Helper()
-		if l.enter(client(of)) != want {
-			t.Errorf("%s: let in %v", of, !want)
-		}
-	}
-	enter("192.0.2.1:1", true)
-	enter("192.0.2.1:2", true)
-	enter("192.0.2.1:3", false)
-	enter("[2001:db8::1]:1", true)
-	enter("[2001:db8::2]:1", true)
-	enter("198.51.100.1:1", false)
-	l.left(a)
-	enter("198.51.100.1:1", true)
-	l.left(b)
-	l.left(b)
-	l.left(a)
-	l.left(client("198.51.100.1:1"))
-	if l.open != 0 || len(l.of) != 0 {
-		t.Errorf("%d %v are left", l.open, l.of)
-	}
-}
-
 // Who sends a request byte by byte, or an endless one, is cut off; nobody waits for them.
 func TestSlowAndLongRequests(t *testing.T) {
 	w := newWorld(t)

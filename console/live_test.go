@@ -338,7 +338,7 @@ func TestSlowPages(t *testing.T) {
 func TestDeadPage(t *testing.T) {
 	nc, peer := net.Pipe()
 	defer peer.Close()
-	c := &connection{Conn: nc, leave: func() {}}
+	c := &connection{Conn: nc}
 	c.SetWriteDeadline(time.Now().Add(20 * time.Millisecond)) // sooner than stall
 	_, err := c.Write(make([]byte, 100))
 	if ne, ok := err.(net.Error); !ok || !ne.Timeout() {
@@ -349,7 +349,7 @@ func TestDeadPage(t *testing.T) {
 // Who takes a little now and then is not cut off however long it lasts, and what is given to it is whole.
 func TestSlowIsNotDead(t *testing.T) {
 	nc, peer := net.Pipe()
-	c := &connection{Conn: nc, leave: func() {}}
+	c := &connection{Conn: nc}
 	go func() {
 		c.Write(make([]byte, 5*piece+1))
 		c.Close()

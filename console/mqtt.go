@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/millrace-io/millrace/internal/admission"
 )
 
 // MQTT is the broker, as the API shows and moves it. An error that is a *Problem is the client's to hear.
@@ -309,7 +311,7 @@ func (s *Server) trace(w http.ResponseWriter, r *http.Request, v visitor) error 
 	defer cancel()
 	ctx, stop := context.WithTimeout(node, d)
 	defer stop()
-	s.o.Logger.Info("an administrator traces", "client", t.Client, "filter", t.Filter, "payload", t.Payload, "name", v.who.Name, "from", client(r.RemoteAddr))
+	s.o.Logger.Info("an administrator traces", "client", t.Client, "filter", t.Filter, "payload", t.Payload, "name", v.who.Name, "from", admission.Client(r.RemoteAddr))
 	enc, flush, begun := json.NewEncoder(w), http.NewResponseController(w).Flush, false
 	err = m.Trace(ctx, t, func(events []TraceEvent) error {
 		if !begun {

@@ -40,10 +40,12 @@ type conn struct {
 	tls      atomic.Pointer[tls.ConnectionState] // nil: none
 	who      atomic.Pointer[principal]           // nil: nobody yet. The reader sets it
 	rights   rights
-	once     sync.Once // the reason of its end is counted once
-	half     bool      // of Server.half; under Server.mu
+	once     sync.Once   // the reason of its end is counted once
+	half     atomic.Bool // has one of Server.half's places
 
 	// The reader's.
+	shake    func(context.Context) error // makes the TLS handshake; nil: there is none
+	patience *time.Timer                 // with who is nobody
 	br       *bufio.Reader
 	buf      []byte      // for requests that are done with when their handler returns
 	clientID string      // of the last request
@@ -81,7 +83,11 @@ type reply struct {
 type frame struct{ bufs net.Buffers }
 
 func newConn(s *Server, nc net.Conn, o *ListenerOptions, host string, port int32) *conn {
-	c := &conn{s: s, nc: nc, listener: o, address: addressText(nc), host: host, port: port, br: bufio.NewReaderSize(nc, 4<<10), replies: make(chan *reply, maxInFlight)}
+	c := &conn{s: s, nc: nc, listener: o, address: addressText(nc), host: host, port: port, replies: make(chan *reply, maxInFlight)}
+	if o.TLS != nil {
+		c.nc, c.shake = s.Processors.Server(nc, o.TLS(), authPatience)
+	}
+	c.br = bufio.NewReaderSize(c.nc, 4<<10)
 	c.ctx, c.cancel = context.WithCancel(s.ctx)
 	return c
 }
@@ -90,12 +96,6 @@ func newConn(s *Server, nc net.Conn, o *ListenerOptions, host string, port int32
 func (c *conn) serve() {
 	stop := context.AfterFunc(c.ctx, func() { c.nc.Close() })
 	defer stop()
-	patience := time.AfterFunc(authPatience, func() {
-		if c.who.Load() == nil {
-			c.lose(endedUnauthenticated)
-		}
-	})
-	defer patience.Stop()
 	var writer sync.WaitGroup
 	writer.Add(1)
 	go func() {
@@ -109,8 +109,10 @@ func (c *conn) serve() {
 	c.guard(c.read)
 	close(c.replies)
 	writer.Wait()
-	if c.expiry != nil {
-		c.expiry.Stop()
+	for _, t := range []*time.Timer{c.patience, c.expiry} {
+		if t != nil {
+			t.Stop()
+		}
 	}
 	c.cancel()
 	c.nc.Close()

@@ -6,13 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/netip"
 	"slices"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/millrace-io/millrace/identity"
+	"github.com/millrace-io/millrace/internal/admission"
 )
 
 // Gate is who a listener lets in. Its functions are safe for concurrent use and heed their context.
@@ -43,7 +43,7 @@ type principal struct {
 var anonymous = &principal{account: identity.Anonymous}
 
 const (
-	authPatience = 10 * time.Second       // for all that comes before a client is somebody
+	authPatience = 10 * time.Second       // for the TLS handshake, and again for all that comes before a client is somebody
 	failureDelay = 200 * time.Millisecond // before a client is told that it is nobody
 )
 
@@ -75,19 +75,21 @@ func ended(reason, format string, args ...any) error {
 
 // admit finds out what the connection says by itself about its client. It is the first that the reader does.
 func (c *conn) admit() error {
-	if t, ok := c.nc.(*tls.Conn); ok {
-		ctx, cancel := context.WithTimeout(c.ctx, authPatience)
-		err := t.HandshakeContext(ctx)
-		cancel()
-		if err != nil {
+	if c.shake != nil {
+		if err := c.shake(c.ctx); err != nil {
 			if c.ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
 				return err
 			}
 			return ended(endedTLS, "TLS handshake: %w", err)
 		}
-		state := t.ConnectionState()
+		state := c.nc.(*tls.Conn).ConnectionState()
 		c.tls.Store(&state)
 	}
+	c.patience = time.AfterFunc(authPatience, func() {
+		if c.who.Load() == nil {
+			c.lose(endedUnauthenticated)
+		}
+	})
 	g := c.listener.Gate
 	if g == nil {
 		c.become(anonymous)
@@ -199,55 +201,9 @@ func (c *conn) recheck() {
 	}
 }
 
-// halfOpen counts connections whose client is nobody yet.
-type halfOpen struct {
-	of  map[netip.Addr]int
-	all int
-}
-
-// enter is false if there are too many. Under Server.mu.
-func (s *Server) enter(c *conn) bool {
-	a := addressOf(c.nc)
-	if s.half.all >= s.MaxHalfOpen || s.half.of[a] >= s.MaxHalfOpenPerIP {
-		return false
-	}
-	s.half.of[a]++
-	s.half.all++
-	c.half = true
-	return true
-}
-
-// grown takes a connection out of the count. It may be called more than once.
+// grown gives back the place of a connection whose client was nobody until now. It may be called more than once.
 func (s *Server) grown(c *conn) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.leave(c)
-}
-
-// leave is grown, under Server.mu.
-func (s *Server) leave(c *conn) {
-	if !c.half {
-		return
+	if c.half.Swap(false) {
+		s.half.Leave(admission.ClientOf(c.nc))
 	}
-	c.half = false
-	a := addressOf(c.nc)
-	s.half.all--
-	if s.half.of[a]--; s.half.of[a] == 0 {
-		delete(s.half.of, a)
-	}
-}
-
-// addressOf is whom to count a connection to: one address, or one network of those that people get of IPv6.
-func addressOf(nc net.Conn) netip.Addr {
-	a, ok := nc.RemoteAddr().(*net.TCPAddr)
-	if !ok {
-		return netip.Addr{}
-	}
-	ip := a.AddrPort().Addr().Unmap().WithZone("")
-	if ip.Is6() {
-		if p, err := ip.Prefix(64); err == nil {
-			return p.Addr()
-		}
-	}
-	return ip
 }

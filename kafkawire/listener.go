@@ -1,6 +1,7 @@
 package kafkawire
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -8,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/millrace-io/millrace/internal/admission"
 )
 
 // ListenerOptions are what is a listener's own. The zero ones let everybody in.
@@ -16,7 +19,8 @@ type ListenerOptions struct {
 	// Advertise is what clients are told to connect to, host:port, where that is another address than the one they see here: behind a
 	// NAT, a proxy, a container's port mapping. Empty: the one connected to; an empty host: that host.
 	Advertise string
-	Gate      *Gate // who gets in; nil: everybody, as anonymous
+	TLS       func() *tls.Config // of the next connection; nil: there is no TLS
+	Gate      *Gate              // who gets in; nil: everybody, as anonymous
 }
 
 func splitAdvertised(advertise string) (host string, port int32, err error) {
@@ -96,7 +100,6 @@ func (s *Server) ServeWith(l net.Listener, o ListenerOptions) error {
 
 // accept starts a connection, or refuses it when there are too many.
 func (s *Server) accept(nc net.Conn, o *ListenerOptions, host string, port int32) {
-	c := newConn(s, nc, o, host, port)
 	s.mu.Lock()
 	if len(s.conns) >= s.MaxConnections {
 		s.mu.Unlock()
@@ -105,12 +108,14 @@ func (s *Server) accept(nc net.Conn, o *ListenerOptions, host string, port int32
 		nc.Close()
 		return
 	}
-	if o.Gate != nil && !s.enter(c) {
+	if o.Gate != nil && !s.half.Enter(admission.ClientOf(nc)) {
 		s.mu.Unlock()
 		s.stats.ended[slices.Index(endings[:], endedHalfOpen)].Add(1)
 		nc.Close()
 		return
 	}
+	c := newConn(s, nc, o, host, port)
+	c.half.Store(o.Gate != nil)
 	s.conns[c] = struct{}{}
 	s.running.Add(1)
 	s.mu.Unlock()
@@ -120,8 +125,8 @@ func (s *Server) accept(nc net.Conn, o *ListenerOptions, host string, port int32
 		defer func() {
 			s.mu.Lock()
 			delete(s.conns, c)
-			s.leave(c)
 			s.mu.Unlock()
+			s.grown(c)
 		}()
 		c.serve()
 	}()

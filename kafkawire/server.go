@@ -23,7 +23,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/netip"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -35,6 +34,7 @@ import (
 	"github.com/millrace-io/millrace/eventlog/engine"
 	"github.com/millrace-io/millrace/identity"
 	"github.com/millrace-io/millrace/identity/scram"
+	"github.com/millrace-io/millrace/internal/admission"
 	"github.com/millrace-io/millrace/kafkawire/group"
 )
 
@@ -107,6 +107,8 @@ type Options struct {
 	MaxConnections   int // 4096
 	MaxHalfOpen      int // half of MaxConnections: whose client is nobody yet, where a gate is
 	MaxHalfOpenPerIP int // 256
+	// Processors are those that TLS handshakes may have at once. Default: half of all, of the server's own
+	Processors admission.Processors
 
 	MaxRequestBytes int           // 100 MiB
 	MaxFetchBytes   int           // 55 MiB: of records in one response, but for a first batch larger than that
@@ -154,6 +156,9 @@ func (o *Options) setDefaults() {
 	def(&o.MaxConnections, 4096)
 	def(&o.MaxHalfOpen, max(o.MaxConnections/2, 1))
 	def(&o.MaxHalfOpenPerIP, 256)
+	if o.Processors == nil {
+		o.Processors = admission.NewProcessors(0)
+	}
 	def(&o.MaxRequestBytes, 100<<20)
 	def(&o.MaxFetchBytes, 55<<20)
 	def(&o.MaxBuffered, 256<<20)
@@ -201,8 +206,8 @@ type Server struct {
 	txns   *transactions
 
 	credentials *credentials
-	unpacking   chan struct{} // a place for each batch that is unpacked to look at its keys
-	half        halfOpen      // under mu
+	unpacking   chan struct{}    // a place for each batch that is unpacked to look at its keys
+	half        admission.Places // of those whose client is nobody yet
 	saying      sparing
 
 	sessions *fetchSessions
@@ -234,7 +239,7 @@ func New(o Options) (*Server, error) {
 		conns:     map[*conn]struct{}{},
 		drain:     make(chan struct{}),
 		unpacking: make(chan struct{}, unpackers),
-		half:      halfOpen{of: map[netip.Addr]int{}},
+		half:      admission.Places{Most: o.MaxHalfOpen, OfOne: o.MaxHalfOpenPerIP},
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	var err error
@@ -382,7 +387,7 @@ func (s *Server) Stats() Stats {
 	out.addSecurity(s)
 	out.FetchSessions, out.FetchSessionPartitions, out.FetchSessionsEvicted = s.sessions.stats()
 	s.mu.Lock()
-	out.Connections, out.HalfOpen = len(s.conns), s.half.all
+	out.Connections, out.HalfOpen = len(s.conns), s.half.Taken()
 	s.mu.Unlock()
 	return out
 }

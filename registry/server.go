@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/millrace-io/millrace/identity"
+	"github.com/millrace-io/millrace/internal/admission"
 )
 
 // ServerOptions say how a registry is served. Functions must be safe for concurrent use.
@@ -103,7 +104,7 @@ func NewServer(o ServerOptions) *Server {
 
 // Serve answers at a door until Close. It owns the listener.
 func (s *Server) Serve(d *Door) error {
-	var l net.Listener = &limited{Listener: d.Listener, door: d, most: s.o.MaxConnections}
+	var l net.Listener = admitted{admission.Limit(d.Listener, s.o.MaxConnections), d}
 	if d.TLS != nil {
 		l = tls.NewListener(l, d.TLS)
 	}
@@ -249,7 +250,7 @@ func (s *Server) admit(r *request) error {
 	} else if scheme, token, ok := strings.Cut(r.Header.Get("Authorization"), " "); ok && strings.EqualFold(scheme, "Bearer") {
 		claim.Password = strings.TrimSpace(token)
 	}
-	from := addressOf(r.RemoteAddr)
+	from := admission.Client(r.RemoteAddr)
 	if claim.Password != "" && s.guesses.many(from) {
 		return errorf(http.StatusTooManyRequests, "too many failed logins; try again in a minute")
 	}

@@ -17,7 +17,6 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"net"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -201,22 +200,6 @@ func parseCertificates(b []byte) (cs []*x509.Certificate, err error) {
 
 // Config is for new connections. It is never changed, and must not be.
 func (s *Source) Config() *tls.Config { return s.cur.Load().config }
-
-// Listener speaks TLS on every connection of l. The handshake is made by the first read or write, not by Accept.
-func (s *Source) Listener(l net.Listener) net.Listener { return &listener{l, s} }
-
-type listener struct {
-	net.Listener
-	s *Source
-}
-
-func (l *listener) Accept() (net.Conn, error) {
-	nc, err := l.Listener.Accept()
-	if err != nil {
-		return nil, err
-	}
-	return tls.Server(nc, l.s.Config()), nil
-}
 
 // Mutual tells whether clients show certificates.
 func (s *Source) Mutual() bool { return s.o.ClientCA != "" }

@@ -35,7 +35,6 @@ type Broker struct {
 	bans     banList
 	flapping flapping
 	away     atomic.Pointer[farewell] // nil: clients are let in
-	slots    chan struct{}            // of handshakes that compute
 
 	parkAtOnce bool // a reader with nothing to read ends at once
 
@@ -74,7 +73,7 @@ func New(o Options) *Broker {
 		o: o, store: o.Store, began: o.Now(), samples: sampler{log: o.Logger, now: o.Now},
 		stop: make(chan struct{}), hurry: make(chan struct{}), quit: make(chan struct{}),
 	}
-	b.slots, b.walking = make(chan struct{}, o.Limits.Handshakes), make(chan struct{}, 1)
+	b.walking = make(chan struct{}, 1)
 	b.flapping = newFlapping(o.Flapping)
 	b.inbound.limit = o.Limits.InboundTotal
 	b.bans.max = o.Limits.Bans

@@ -255,10 +255,8 @@ type handshaker conn
 // Enter implements transport.Gate.
 func (h *handshaker) Enter() error {
 	b := h.b
-	select {
-	case b.slots <- struct{}{}:
+	if b.o.Processors.TryEnter() {
 		return nil
-	default:
 	}
 	began := b.roster.now.Load()
 	h.paused.Store(true)
@@ -266,16 +264,14 @@ func (h *handshaker) Enter() error {
 		h.heard.Add(b.roster.now.Load() - began)
 		h.paused.Store(false)
 	}()
-	select {
-	case b.slots <- struct{}{}:
-		return nil
-	case <-b.stop:
+	if !b.o.Processors.Enter(b.stop) {
 		return errStopping
 	}
+	return nil
 }
 
 // Leave implements transport.Gate.
-func (h *handshaker) Leave() { <-h.b.slots }
+func (h *handshaker) Leave() { h.b.o.Processors.Leave() }
 
 // info is what is known of the connection before its CONNECT.
 func (c *conn) info() ConnInfo {

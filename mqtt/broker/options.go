@@ -7,9 +7,9 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"runtime"
 	"time"
 
+	"github.com/millrace-io/millrace/internal/admission"
 	"github.com/millrace-io/millrace/mqtt/packet"
 	"github.com/millrace-io/millrace/mqtt/session"
 	"github.com/millrace-io/millrace/mqtt/transport"
@@ -23,6 +23,8 @@ type Options struct {
 	Rand    io.Reader        // for the client ids we assign; default crypto/rand
 	Limits  Limits
 	Session session.Options
+	// Processors are those that handshakes may have at once, on all listeners. Default: half of all, of the broker's own
+	Processors admission.Processors
 
 	SysInterval time.Duration // between two rounds of the $SYS topics; 0: there are none
 	Version     string        // that they name
@@ -71,7 +73,6 @@ type Limits struct {
 	// HandshakeTimeout is how long a client may take for TLS, WebSocket and the like, our own waiting for a processor not counted;
 	// default 10 s. ConnectTimeout follows it.
 	HandshakeTimeout time.Duration
-	Handshakes       int // that compute at once, on all listeners; default half of the processors
 	HalfOpen         int // connections of one listener that have not sent CONNECT; default 16,384
 
 	ConnectTimeout time.Duration // from accept to a whole CONNECT; default 5 s
@@ -120,9 +121,11 @@ func (o Options) withDefaults() Options {
 	if o.Rand == nil {
 		o.Rand = rand.Reader
 	}
+	if o.Processors == nil {
+		o.Processors = admission.NewProcessors(0)
+	}
 	l := &o.Limits
 	def(&l.HandshakeTimeout, 10*time.Second)
-	def(&l.Handshakes, max(1, runtime.GOMAXPROCS(0)/2))
 	def(&l.HalfOpen, 16384)
 	def(&l.ConnectTimeout, 5*time.Second)
 	def(&l.AuthTimeout, 10*time.Second)

@@ -21,6 +21,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/millrace-io/millrace/internal/admission"
 	"github.com/millrace-io/millrace/internal/certs"
 	"github.com/millrace-io/millrace/internal/certs/certtest"
 	"github.com/millrace-io/millrace/mqtt/broker"
@@ -788,7 +789,7 @@ func clientHello(t testing.TB) []byte {
 func TestHalfHandshakesDoNotStarve(t *testing.T) {
 	p := newPKI(t, false)
 	w := way{name: "tls", options: transport.Options{TLS: p.source}, reach: reach(overTLS(p.client(nil)))}
-	n := w.over(t, func(o *broker.Options) { o.Limits.Handshakes = 1 })
+	n := w.over(t, func(o *broker.Options) { o.Processors = admission.NewProcessors(1) })
 	hello := clientHello(t)
 	for range 50 {
 		nc, err := net.Dial("tcp", n.addr)

@@ -5,79 +5,27 @@ import (
 	"crypto/tls"
 	"net"
 	"net/http"
-	"net/netip"
 	"sync"
 	"time"
+
+	"github.com/millrace-io/millrace/internal/admission"
 )
 
-// limited is a listener that lets in so many connections at once, and of one address half as many; more are closed at once. Descriptors are
-// for devices and for the log.
-type limited struct {
-	net.Listener
-	most int
+// admitted is a listener whose connections are connections.
+type admitted struct{ net.Listener }
 
-	mu   sync.Mutex
-	open int
-	of   map[netip.Addr]int
-}
-
-func (l *limited) Accept() (net.Conn, error) {
-	for {
-		nc, err := l.Listener.Accept()
-		if err != nil {
-			return nil, err
-		}
-		from := client(nc.RemoteAddr().String())
-		if l.enter(from) {
-			return &connection{Conn: nc, leave: sync.OnceFunc(func() { l.left(from) })}, nil
-		}
-		nc.Close()
-	}
-}
-
-func (l *limited) enter(from netip.Addr) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.open >= l.most || l.of[from] >= max(1, l.most/2) {
-		return false
-	}
-	if l.of == nil {
-		l.of = map[netip.Addr]int{}
-	}
-	l.open++
-	l.of[from]++
-	return true
-}
-
-func (l *limited) left(from netip.Addr) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.open--
-	if l.of[from]--; l.of[from] == 0 {
-		delete(l.of, from)
-	}
-}
-
-// client is who is at the other end of an address: of IPv6 the network of 64 bits, since that is what one client has.
-func client(address string) netip.Addr {
-	p, err := netip.ParseAddrPort(address)
+func (l admitted) Accept() (net.Conn, error) {
+	nc, err := l.Listener.Accept()
 	if err != nil {
-		return netip.Addr{}
+		return nil, err
 	}
-	a := p.Addr().Unmap().WithZone("")
-	if a.Is6() && !a.IsLoopback() {
-		if n, err := a.Prefix(64); err == nil {
-			a = n.Addr()
-		}
-	}
-	return a
+	return &connection{Conn: nc}, nil
 }
 
 // connection ends when its client takes nothing for stall. There is no bound on how long an answer may take in all: a stream has no end,
 // and a link may be slow.
 type connection struct {
 	net.Conn
-	leave func()
 
 	mu       sync.Mutex
 	deadline time.Time // that somebody else has set
@@ -120,11 +68,6 @@ func (c *connection) SetWriteDeadline(t time.Time) error {
 	return c.Conn.SetWriteDeadline(t)
 }
 
-func (c *connection) Close() error {
-	c.leave()
-	return c.Conn.Close()
-}
-
 type connectionKey struct{}
 
 // withConnection lets a handler find the connection that it answers on.
@@ -141,7 +84,11 @@ func withConnection(ctx context.Context, nc net.Conn) context.Context {
 func streaming(w http.ResponseWriter, r *http.Request) {
 	http.NewResponseController(w).SetReadDeadline(time.Time{}) //nolint:errcheck // tests answer without a connection
 	if c, _ := r.Context().Value(connectionKey{}).(*connection); c != nil {
-		if t, ok := c.Conn.(*net.TCPConn); ok {
+		nc := c.Conn
+		if a, ok := nc.(*admission.Conn); ok {
+			nc = a.NetConn()
+		}
+		if t, ok := nc.(*net.TCPConn); ok {
 			t.SetWriteBuffer(streamBuffer) //nolint:errcheck // a hint
 		}
 	}
