@@ -49,6 +49,11 @@ type start struct {
 
 const chunkBytes = 64 << 10 // of queues written at a time; the next follow when these are durable
 
+// soonAfterRestore is how many times sooner than CheckpointEvery the first checkpoint after a restore comes; each that follows takes twice as long,
+// until it is that. What is replayed to QoS 1 subscribers is delivered to them again, and a node that is killed again before it has noted their
+// acknowledgements delivers it once more: in a run of kills, all of it each time.
+const soonAfterRestore = 32
+
 // checkpointDue begins a checkpoint when one is due, and returns when to ask again. It is due after some time or some bytes of
 // log, but costs at most a twentieth of those bytes, unless a replay would grow too long.
 func (c *Core) checkpointDue() int64 {
@@ -65,7 +70,7 @@ func (c *Core) checkpointDue() int64 {
 	if c.since.start == 0 {
 		c.since.start = c.now
 	}
-	every := c.o.CheckpointEvery.Milliseconds()
+	every := max(c.every.Milliseconds(), 1)
 	cheap := c.since.cost*20 <= c.since.bytes
 	switch {
 	case c.hurry,
@@ -98,6 +103,7 @@ func (c *Core) checkpointing() bool {
 
 func (c *Core) beginCheckpoint() {
 	c.hurry = false
+	c.every = min(2*c.every, c.o.CheckpointEvery)
 	c.since.bytes, c.since.start, c.since.cost = 0, 0, 0
 	for _, st := range c.stores {
 		c.beginFrontier(st)

@@ -95,7 +95,8 @@ type Core struct {
 	swept       string // the last name that the sweep of retained messages looked at
 	sweepAt     int64
 
-	since struct { // the last checkpoint
+	every time.Duration // from the first change to the next checkpoint
+	since struct {      // the last checkpoint
 		bytes int64
 		start int64 // when the first change came; 0: none
 		cost  int64 // bytes that the last one wrote
@@ -128,7 +129,7 @@ func New(o Options, h Host, targets []Target) *Core {
 	o.MaxReplays = min(cmp.Or(o.MaxReplays, 8), maxHistories-2)
 	o.MaxAllReplays = cmp.Or(o.MaxAllReplays, 256)
 	c := &Core{
-		o: o, host: h, replaying: true, look: retainedLook,
+		o: o, host: h, replaying: true, look: retainedLook, every: o.CheckpointEvery / soonAfterRestore,
 		lanes: map[Target]*lane{}, writes: map[uint64][]outcome{}, asked: map[uint64]func([]History){}, reads: map[uint64]*fetch{}, copying: map[uint64]copying{}, wills: map[uint64]*will{},
 		index: map[Part]int32{}, sessions: map[Key]*session{}, lives: map[Incarnation]*session{}, armed: map[Incarnation]*will{},
 		links: map[Conn]*link{}, attempts: map[Conn]*attempt{}, turns: map[Key]*turn{}, restoring: map[Key]*saved{}, refilling: map[Key]*saved{}, groups: map[Key]*group{}, spent: map[Key][]doneID{}, triples: map[Triple]struct{}{}, stale: map[staleKey]*lane{},

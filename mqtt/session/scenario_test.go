@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/millrace-io/millrace/mqtt/packet"
 )
@@ -203,6 +204,7 @@ var scenarios = map[string]func(s *scene){
 		s.a.disconnect(Lost, nil)
 		s.checkpoint()
 		s.publish("a/1", "one", 1)
+		s.core.every = time.Hour // no checkpoint by itself: the next write is the removal
 		s.refuseNext()
 		s.now += 6000
 		s.core.Tick(s.now)
