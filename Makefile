@@ -11,7 +11,7 @@ PKGS     ?= ./...
 TOOLS    := $(CURDIR)/.tools
 export GOFLAGS ?= -buildvcs=false
 
-.PHONY: help build demo test test-all mutants soak check lint cross fuzz bench bench-mqtt bench-kafka clean kafka-up kafka-down kafka-kill kafka-start
+.PHONY: help build demo test test-all mutants soak check lint cross fuzz bench bench-mqtt bench-kafka bench-log clean kafka-up kafka-down kafka-kill kafka-start
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -73,6 +73,9 @@ bench-mqtt: build ## the MQTT part of it: Mosquitto, mochi and NATS beside us, a
 
 bench-kafka: build ## on a Kafka cluster of three brokers, which it starts: beside a plain producer, beside Mosquitto with a bridge, and a minute's hang
 	scripts/bench-kafka -only $(or $(ONLY),tuv)
+
+bench-log: build ## the log beside Apache Kafka (Java; Maven the first time) and NATS JetStream, about twenty-five minutes. make bench-log ONLY=A runs one load of it
+	scripts/bench-log -only $(or $(ONLY),A)
 
 kafka-up: ## three brokers of Apache Kafka on this machine, for tests (Java; Maven the first time)
 	@scripts/kafka up

@@ -53,7 +53,7 @@ func (s *server) write(name, text string) (path string, err error) {
 
 // mosquitto runs with persistence on as it ships and no limits on queues, as in peers' published comparisons.
 func mosquitto(path string) kind {
-	return kind{"mosquitto", func(s *server) (string, []string, error) {
+	return kind{name: "mosquitto", command: func(s *server) (string, []string, error) {
 		_, port, _ := net.SplitHostPort(s.mqtt)
 		conf := "listener " + port + " 127.0.0.1\nallow_anonymous true\npersistence true\npersistence_location " + s.dir + "/\n" +
 			"max_queued_messages 0\nmax_queued_bytes 0\nmax_inflight_messages 0\nlog_dest none\nset_tcp_nodelay true\nuser root\n"
@@ -67,7 +67,7 @@ func mosquitto(path string) kind {
 
 // mochi has its defaults, and limits with which it does not drop what others do not (peers/mochi).
 func mochi(path string) kind {
-	return kind{"mochi", func(s *server) (string, []string, error) {
+	return kind{name: "mochi", command: func(s *server) (string, []string, error) {
 		args := []string{"-listen", s.mqtt}
 		if a := s.secure; a != nil {
 			args = append(args, "-cert", a.cert, "-key", a.key, "-client-ca", a.ca)
@@ -78,7 +78,7 @@ func mochi(path string) kind {
 
 // nats has JetStream on disk, as its MQTT needs.
 func nats(name, path, jetstream string) kind {
-	return kind{name, func(s *server) (string, []string, error) {
+	return kind{name: name, command: func(s *server) (string, []string, error) {
 		secure := ""
 		if a := s.secure; a != nil {
 			secure = "  tls { cert_file: \"" + a.cert + "\", key_file: \"" + a.key + "\", ca_file: \"" + a.ca + "\", verify: true }\n"
@@ -92,7 +92,7 @@ func nats(name, path, jetstream string) kind {
 
 // millrace runs as it ships, or with a configuration and further flags.
 func millrace(name, path, config string, flags ...string) kind {
-	return kind{name, func(s *server) (string, []string, error) {
+	return kind{name: name, command: func(s *server) (string, []string, error) {
 		args := []string{"serve", "--data", filepath.Join(s.dir, "data"), "--kafka-listen", s.kafka, "--http-listen", s.http}
 		conf := config
 		if a := s.secure; a != nil {

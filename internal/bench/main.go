@@ -28,6 +28,7 @@ func main() {
 	beside := flag.String("beside", "", "further binaries of Millrace, with commas between them, measured in turn with the first")
 	peers := flag.String("peers", ".bench/peers", "folder with the binaries mochi and nats-server")
 	others := flag.String(othersFlag, "", "for a scenario's own use: be the clients of a broker at this address")
+	cells := flag.String("cells", "", "scenario A: only cells whose name has this in it, such as \"100 B\" or \"1000 B, 64 → 16\"")
 	flag.Parse()
 	if *others != "" {
 		if err := beOthers(*others); err != nil {
@@ -36,12 +37,16 @@ func main() {
 		}
 		return
 	}
+	b := &bench{runs: *runs, pace: pace{time.Second, *window}, kinds: *kinds}
+	b.onLog = &logBench{bench: b, cells: *cells}
 	context.AfterFunc(interrupted, func() {
-		time.Sleep(time.Second) // the server is killed meanwhile
+		time.Sleep(time.Second) // the servers are killed meanwhile
+		b.onLog.clean()
 		os.Exit(130)
 	})
-	b := &bench{runs: *runs, pace: pace{time.Second, *window}, kinds: *kinds}
-	if err := b.run(*bin, *beside, *peers, *only); err != nil {
+	err := b.run(*bin, *beside, *peers, *only)
+	b.onLog.stop()
+	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
@@ -56,6 +61,7 @@ type bench struct {
 	ours   []kind
 	secure *authority
 	failed bool // one of ours
+	onLog  *logBench
 }
 
 // gaveUp notes that a load on a kind failed, and returns what its row says instead. The others go on.
@@ -94,7 +100,7 @@ func (b *bench) run(bin, beside, peers, only string) (err error) {
 		fmt.Printf("Not there, and so not measured: %s.\n", strings.Join(missing, ", "))
 	}
 	for _, letter := range cmp.Or(only, letters()) {
-		scenarios := append(scenarios[:len(scenarios):len(scenarios)], onCluster...)
+		scenarios := append(scenarios[:len(scenarios):len(scenarios)], append(onCluster, onLog...)...)
 		i := slices.IndexFunc(scenarios, func(s scenario) bool { return s.letter == string(letter) })
 		if i < 0 {
 			return fmt.Errorf("there is no scenario %q; there are %s", string(letter), letters())

@@ -68,7 +68,7 @@ func (b *bench) stormKinds(secure *authority) (kinds []kind) {
 
 // twoDoors is a kind whose configuration file gets a second listener, at the address that Kafka has with Millrace.
 func twoDoors(k kind, more func(s *server) string) kind {
-	return kind{k.name, func(s *server) (string, []string, error) {
+	return kind{name: k.name, command: func(s *server) (string, []string, error) {
 		path, args, err := k.command(s)
 		if err != nil {
 			return "", nil, err
@@ -83,7 +83,7 @@ func twoDoors(k kind, more func(s *server) string) kind {
 }
 
 func millraceTLS(name, path string, secure *authority, more string) kind {
-	return kind{name, func(s *server) (string, []string, error) {
+	return kind{name: name, command: func(s *server) (string, []string, error) {
 		conf := fmt.Sprintf("listeners:\n  kafka: []\n  mqtt:\n    - {bind: %q}\n    - {bind: %q, tls: {cert: %s, key: %s, client_ca: %s}%s}\n",
 			s.mqtt, s.kafka, secure.cert, secure.key, secure.ca, more)
 		file, err := s.write("millrace.yaml", conf)

@@ -34,6 +34,7 @@ type server struct {
 type kind struct {
 	name    string
 	command func(s *server) (path string, args []string, err error)
+	address func(s *server) string // where it listens; nil: where MQTT is
 }
 
 func freePort() (string, error) {
@@ -74,8 +75,12 @@ func (s *server) spawn() error {
 	if err := s.cmd.Start(); err != nil {
 		return fmt.Errorf("start %s: %w", s.kind.name, err)
 	}
+	at := s.mqtt
+	if s.kind.address != nil {
+		at = s.kind.address(s)
+	}
 	for range 600 {
-		if c, err := net.Dial("tcp", s.mqtt); err == nil {
+		if c, err := net.Dial("tcp", at); err == nil {
 			c.Close()
 			return nil
 		}
@@ -83,7 +88,7 @@ func (s *server) spawn() error {
 	}
 	s.stop()
 	said, _ := os.ReadFile(log)
-	return fmt.Errorf("%s did not listen on %s: %s", s.kind.name, s.mqtt, said)
+	return fmt.Errorf("%s did not listen on %s: %s", s.kind.name, at, said)
 }
 
 func (s *server) stop() {
