@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kbin"
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
@@ -59,6 +60,9 @@ func (t *Txn) Replay(r Record) error {
 	if len(r.Value) < 2 || r.Value[0] != 0 || r.Value[1] > valueVersion {
 		return fmt.Errorf("transactional id %q: record of an unknown version", t.id)
 	}
+	if r.Value[1] >= 1 && !whole(r.Value) {
+		return fmt.Errorf("transactional id %q: a record is cut off", t.id)
+	}
 	v := kmsg.NewTxnMetadataValue()
 	if err := v.ReadFrom(slices.Clone(r.Value)); err != nil {
 		return fmt.Errorf("transactional id %q: %w", t.id, err)
@@ -90,4 +94,26 @@ func (t *Txn) Replay(r Record) error {
 	}
 	t.p, t.busy = p, false
 	return nil
+}
+
+// whole tells whether a value of version 1 has all that it claims to have. The codec believes how many tagged fields are announced, and would
+// look for billions of them for minutes.
+func whole(value []byte) bool {
+	r := kbin.Reader{Src: value}
+	r.Span(2 + 8 + 2 + 4 + 1)
+	for n := r.CompactArrayLen(); n > 0 && r.Ok(); n-- {
+		r.CompactString()
+		r.Span(4 * int(max(r.CompactArrayLen(), 0)))
+		skipTags(&r)
+	}
+	r.Span(8 + 8)
+	skipTags(&r)
+	return r.Ok()
+}
+
+func skipTags(r *kbin.Reader) {
+	for n := r.Uvarint(); n > 0 && r.Ok(); n-- {
+		r.Uvarint()
+		r.Span(int(r.Uvarint()))
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -358,4 +359,36 @@ func FuzzReplay(f *testing.F) {
 		}
 		x.Tick(t0, 9)
 	})
+}
+
+// A record that announces more than it has is refused before it costs anything: the codec would count to a billion.
+func TestReplayBelievesNoClaims(t *testing.T) {
+	x := New("id", cfg)
+	out, _ := x.Init(t0, time.Minute, -1, -1, 1)
+	x.Settle(out, true)
+	out, _ = x.Add(t0, 1, 0, 2, 0, pa, pb)
+	good := out.Record.Value
+	if !whole(good) {
+		t.Fatalf("%x is refused", good)
+	}
+	for cut := range good {
+		if whole(good[:cut]) {
+			t.Errorf("its first %d bytes are taken", cut)
+		}
+	}
+	for name, claims := range map[string]string{
+		"of the record":    "\x01" + strings.Repeat("\x00", 16),
+		"of a topic":       "\x02\x02t\x01",
+		"of partitions":    "\x02\x02t",
+		"of topics":        "",
+		"a tagged field's": "\x01" + strings.Repeat("\x00", 16) + "\x01\x00",
+	} {
+		v := slices.Concat(good[:2+8+2+4+1], []byte(claims), []byte{0xff, 0xff, 0xff, 0xff, 0x0f}, make([]byte, 16))
+		if whole(v) {
+			t.Errorf("2^32-1 %s are taken", name)
+		}
+		if err := New("id", cfg).Replay(Record{out.Record.Key, v}); err == nil {
+			t.Errorf("2^32-1 %s are replayed", name)
+		}
+	}
 }
