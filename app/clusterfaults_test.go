@@ -105,6 +105,7 @@ func networkFaults() []clusterFault {
 func (f *faulty) survive(row clusterFault) {
 	f.Helper()
 	f.load.more(100)
+	eventually(f.T, "all devices are there", func() bool { return f.load.connectsNow() >= 2*loadClients }) // who comes late has not come again
 	before := f.load.connectsNow()
 	row.begin(f)
 	state := func() kafka.State { return f.n.clusterHealth().State }

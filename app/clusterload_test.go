@@ -37,6 +37,9 @@ func (l *clusterLoad) name(qos byte) (prefix, filter string) {
 	return fmt.Sprintf("q%d-%d-", qos, l.number), fmt.Sprintf("load/%d/%d/#", qos, l.number)
 }
 
+// loadClients publish at each QoS.
+const loadClients = 8
+
 var loadNumber atomic.Int32
 
 // startLoad begins. address is asked at each connection: a node that starts again may be elsewhere.
@@ -61,7 +64,7 @@ func startLoad(t *testing.T, address func() string, rate float64) *clusterLoad {
 			t.Fatal("no subscriber")
 		}
 		go func() {
-			o := sim.LoadOptions{Clients: 8, Prefix: prefix, Topic: strings.TrimSuffix(filter, "#") + "{client}/{topic}", Topics: 3, Size: 64, Rate: rate}
+			o := sim.LoadOptions{Clients: loadClients, Prefix: prefix, Topic: strings.TrimSuffix(filter, "#") + "{client}/{topic}", Topics: 3, Size: 64, Rate: rate}
 			o.Dial, o.Connect, o.QoS, o.Window, o.Ledger = dial, persistent(""), qos, 16, l.ledgers[qos]
 			o.Grace, o.Every = time.Minute, 20*time.Millisecond
 			o.Report = func(s sim.FleetStats) {

@@ -122,6 +122,7 @@ func TestClusterSpillFull(t *testing.T) {
 	if n := f.fill(10); n != 0 {
 		t.Errorf("%d are still refused", n)
 	}
+	eventually(t, "the last ones are in the cluster", func() bool { st, _ := f.n.spillStats(); return st.Messages == 0 })
 	got := 0
 	for _, payloads := range logged(t, f.n) {
 		got += len(payloads)
