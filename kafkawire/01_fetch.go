@@ -44,6 +44,7 @@ type fetch struct {
 	session int32 // of the response
 	all     bool  // the response has every partition
 	held    int64 // of Options.MaxFetched
+	files   []engine.Span
 }
 
 func startFetch(c *conn, r *request) (*reply, error) {
@@ -67,11 +68,11 @@ func (f *fetch) readable(p *fetchPart, limit int) int {
 	return f.c.s.Engine.ReadableBytes(p.part, p.offset, limit)
 }
 
-// reserve takes memory for the records, as much as there are up to limit. When clients that take their responses slowly hold
+// reserve takes memory for the records of partitions, as much as there are up to limit. When clients that take their responses slowly hold
 // it all, the others go on in small steps.
-func (f *fetch) reserve(limit int) int {
+func (f *fetch) reserve(parts []*fetchPart, limit int) int {
 	n := 0
-	for _, p := range f.set.parts {
+	for _, p := range parts {
 		if n >= limit {
 			break
 		}
@@ -92,10 +93,18 @@ func (f *fetch) reserve(limit int) int {
 func (f *fetch) release() {
 	f.c.s.fetches.Release(f.held)
 	f.held = 0
+	for i := range f.files {
+		f.files[i].Release()
+	}
+	f.files = nil
 }
 
 // smallFetch is the size of a response, but for a larger first batch, that needs no memory reserved.
 const smallFetch = 64 << 10
+
+// Records from here on are sent from the file they are in, where that can be (sendfile.go): nothing of them passes through memory of ours.
+// Fewer are not worth the calls.
+const sendFrom = 16 << 10
 
 func (f *fetch) run(out *frame) error {
 	f.begin()
@@ -151,7 +160,7 @@ func (f *fetch) begin() {
 // end lets the next request have the session. What the response needs of the records it has.
 func (f *fetch) end() {
 	for _, p := range f.set.parts {
-		p.raw = nil
+		p.raw, p.file = nil, engine.Span{}
 	}
 	if f.session == 0 {
 		f.c.watch.end()
@@ -267,37 +276,59 @@ func (f *fetch) wait() {
 // collect reads the records, in the order the client asked for, or the session rotated to: none starves. The first batch of
 // all is sent however large it is, or a client with small limits would be stuck before it for ever (KIP-74).
 func (f *fetch) collect() {
-	left := f.reserve(min(int(max(f.req.MaxBytes, 0)), f.c.s.MaxFetchBytes))
+	left := min(int(max(f.req.MaxBytes, 0)), f.c.s.MaxFetchBytes)
+	room := -1 // memory for what is read; not known before something is
 	empty := true
 	asked := f.authorize() // a right may have gone while we waited
-	for _, p := range f.set.parts {
+	for i, p := range f.set.parts {
 		if asked && p.code == 0 && !p.topic.may {
 			p.code = kerr.TopicAuthorizationFailed.Code
 		}
-		if p.code != 0 {
+		if p.code != 0 || f.fromFile(p, min(left, p.maxBytes)) {
+			left -= int(p.file.Size)
+			empty = empty && p.file.Size == 0
 			continue
 		}
-		read := f.c.s.Engine.FetchRaw
-		if f.committed() {
-			read = f.c.s.Engine.FetchCommitted
+		if room < 0 {
+			room = f.reserve(f.set.parts[i:], left)
 		}
-		got, err := read(p.part, p.offset, min(left, p.maxBytes), empty)
-		if err != nil {
-			p.code = f.failed(err)
-			p.topic.ok = p.topic.ok && !errors.Is(err, eventlog.ErrUnknownTopic)
-			continue
-		}
-		p.raw, p.high, p.stable, p.low, p.aborted = got.Raw, got.High, got.Stable, got.Start, got.Aborted
-		if mutant(mutantFetchSkips) {
-			p.raw = skipBatch(p.raw)
-		}
-		if f.req.Version < 10 {
-			p.withoutZstd()
-		}
-		if len(got.Raw) > 0 {
-			empty = false
-		}
-		left = max(left-len(got.Raw), 0)
+		f.fromMemory(p, min(left, room, p.maxBytes), empty)
+		empty = empty && len(p.raw) == 0
+		left, room = max(left-len(p.raw), 0), max(room-len(p.raw), 0)
+	}
+}
+
+// fromFile finds the records of a partition in a file from which they can be sent, at most so many bytes; false if they are not.
+func (f *fetch) fromFile(p *fetchPart, most int) bool {
+	if most < sendFrom || f.req.Version < 10 || !f.c.sendsFiles() || mutant(mutantFetchSkips) { // older versions: see withoutZstd
+		return false
+	}
+	got, ok := f.c.s.Engine.FetchFile(p.part, p.offset, sendFrom, most, f.committed())
+	if ok {
+		p.file, p.high, p.stable, p.low, p.aborted = got.File, got.High, got.Stable, got.Start, got.Aborted
+		f.files = append(f.files, got.File)
+	}
+	return ok
+}
+
+// fromMemory reads the records of a partition.
+func (f *fetch) fromMemory(p *fetchPart, most int, minOne bool) {
+	read := f.c.s.Engine.FetchRaw
+	if f.committed() {
+		read = f.c.s.Engine.FetchCommitted
+	}
+	got, err := read(p.part, p.offset, most, minOne)
+	if err != nil {
+		p.code = f.failed(err)
+		p.topic.ok = p.topic.ok && !errors.Is(err, eventlog.ErrUnknownTopic)
+		return
+	}
+	p.raw, p.high, p.stable, p.low, p.aborted = got.Raw, got.High, got.Stable, got.Start, got.Aborted
+	if mutant(mutantFetchSkips) {
+		p.raw = skipBatch(p.raw)
+	}
+	if f.req.Version < 10 {
+		p.withoutZstd()
 	}
 }
 
@@ -363,7 +394,7 @@ func (f *fetch) encode(out *frame) {
 		e.tags()
 	}
 	e.tags()
-	out.bufs = e.buffers()
+	e.finish(out)
 	if f.session != 0 {
 		f.set.rotate()
 	}
@@ -408,8 +439,9 @@ type fetchEncoder struct {
 
 // cut is a place in b where records go.
 type cut struct {
-	at  int
-	raw []byte
+	at   int
+	raw  []byte
+	file engine.Span
 }
 
 func (e *fetchEncoder) partition(p *fetchPart, committed bool) {
@@ -424,13 +456,14 @@ func (e *fetchEncoder) partition(p *fetchPart, committed bool) {
 	if e.version >= 11 {
 		e.i32(-1) // preferred read replica: none
 	}
+	n := p.size()
 	if e.flexible {
-		e.uvarint(len(p.raw) + 1)
+		e.uvarint(n + 1)
 	} else {
-		e.i32(int32(len(p.raw)))
+		e.i32(int32(n))
 	}
-	if len(p.raw) > 0 {
-		e.cuts = append(e.cuts, cut{len(e.b), p.raw})
+	if n > 0 {
+		e.cuts = append(e.cuts, cut{len(e.b), p.raw, p.file})
 	}
 	e.tags()
 }
@@ -478,14 +511,20 @@ func (e *fetchEncoder) tags() {
 	}
 }
 
-// buffers fills in the length and puts the pieces together.
-func (e *fetchEncoder) buffers() net.Buffers {
+// finish fills in the length and puts the pieces together.
+func (e *fetchEncoder) finish(out *frame) {
 	size, from := len(e.b), 0
-	bufs := make(net.Buffers, 0, 2*len(e.cuts)+1)
+	out.bufs = make(net.Buffers, 0, 2*len(e.cuts)+1)
 	for _, c := range e.cuts {
-		bufs = append(bufs, e.b[from:c.at], c.raw)
-		from, size = c.at, size+len(c.raw)
+		out.bufs = append(out.bufs, e.b[from:c.at])
+		if from = c.at; c.file.Size > 0 {
+			out.files = append(out.files, filePiece{len(out.bufs), c.file})
+			size += int(c.file.Size)
+			continue
+		}
+		out.bufs = append(out.bufs, c.raw)
+		size += len(c.raw)
 	}
 	binary.BigEndian.PutUint32(e.b, uint32(size-4))
-	return append(bufs, e.b[from:])
+	out.bufs = append(out.bufs, e.b[from:])
 }

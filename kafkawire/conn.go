@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/millrace-io/millrace/eventlog/engine"
 )
 
 const (
@@ -80,7 +82,16 @@ type reply struct {
 }
 
 // frame is a response on its way out, whole, with its length before it. Empty: nothing is sent.
-type frame struct{ bufs net.Buffers }
+type frame struct {
+	bufs  net.Buffers
+	files []filePiece
+}
+
+// filePiece is a part of a file that is sent before bufs[before].
+type filePiece struct {
+	before int
+	span   engine.Span
+}
 
 func newConn(s *Server, nc net.Conn, o *ListenerOptions, host string, port int32) *conn {
 	c := &conn{s: s, nc: nc, listener: o, address: addressText(nc), host: host, port: port, replies: make(chan *reply, maxInFlight)}
@@ -410,10 +421,12 @@ func (c *conn) write() error {
 
 // outgoing gathers responses.
 type outgoing struct {
-	c    *conn
-	bufs net.Buffers
-	size int
-	sent []func()
+	c     *conn
+	bufs  net.Buffers
+	files []filePiece
+	size  int
+	sent  []func()
+	send  *fileSender // nil before the first file
 }
 
 // take adds a reply, and sends what was gathered if no other is waiting.
@@ -453,6 +466,10 @@ func (o *outgoing) add(rep *reply) error {
 	for _, b := range rep.frame.bufs {
 		o.size += len(b)
 	}
+	for _, f := range rep.frame.files {
+		o.size += int(f.span.Size)
+		o.files = append(o.files, filePiece{len(o.bufs) + f.before, f.span})
+	}
 	o.bufs = append(o.bufs, rep.frame.bufs...)
 	return nil
 }
@@ -469,12 +486,51 @@ func (r *reply) isReady() bool {
 	}
 }
 
-// flush writes what was gathered. A client must take something within the stall timeout, not all of it.
+// flush writes what was gathered.
 func (o *outgoing) flush() error {
 	if len(o.bufs) == 0 {
 		return nil
 	}
-	bufs := o.bufs
+	if err := o.writeAll(); err != nil {
+		return err
+	}
+	o.forget()
+	return nil
+}
+
+// writeAll writes the bytes and the parts of files that stand between them, as one stream of full segments.
+func (o *outgoing) writeAll() error {
+	if len(o.files) == 0 {
+		return o.write(o.bufs)
+	}
+	s, err := o.sender()
+	if err != nil {
+		return err
+	}
+	if err := s.cork(1); err != nil {
+		return fmt.Errorf("write responses: %w", err)
+	}
+	at := 0
+	for _, f := range o.files {
+		if err := o.write(o.bufs[at:f.before]); err != nil {
+			return err
+		}
+		at = f.before
+		if err := o.sendFile(f.span); err != nil {
+			return err
+		}
+	}
+	if err := o.write(o.bufs[at:]); err != nil {
+		return err
+	}
+	if err := s.cork(0); err != nil {
+		return fmt.Errorf("write responses: %w", err)
+	}
+	return nil
+}
+
+// write writes bytes. A client must take something within the stall timeout, not all of it.
+func (o *outgoing) write(bufs net.Buffers) error {
 	for len(bufs) > 0 {
 		o.c.nc.SetWriteDeadline(time.Now().Add(o.c.s.StallTimeout))
 		n, err := bufs.WriteTo(o.c.nc)
@@ -482,7 +538,6 @@ func (o *outgoing) flush() error {
 			return fmt.Errorf("write responses: %w", err)
 		}
 	}
-	o.forget()
 	return nil
 }
 
@@ -493,7 +548,8 @@ func (o *outgoing) forget() {
 	}
 	clear(o.sent)
 	clear(o.bufs)
-	o.bufs, o.sent, o.size = o.bufs[:0], o.sent[:0], 0
+	clear(o.files)
+	o.bufs, o.files, o.sent, o.size = o.bufs[:0], o.files[:0], o.sent[:0], 0
 }
 
 // advertised is the address that clients of this connection should use.

@@ -55,11 +55,15 @@ type fetchPart struct {
 	// Of the request that is being answered:
 	part              eventlog.Part
 	code              int16
-	raw               []byte
+	raw               []byte      // the records
+	file              engine.Span // or where they are
 	high, stable, low int64
 	aborted           []engine.Aborted
 	tell              bool // it goes into the response
 }
+
+// size is that of the records.
+func (p *fetchPart) size() int { return len(p.raw) + int(p.file.Size) }
 
 type fetchKey struct {
 	name  string
@@ -211,7 +215,7 @@ func (s *fetchSet) weigh() int {
 // told, and the partition again when it is over.
 func (s *fetchSet) news(all bool) (told int) {
 	for _, p := range s.parts {
-		p.tell = all || p.code != 0 || len(p.raw) > 0 || p.high != p.toldHigh || p.low != p.toldLow
+		p.tell = all || p.code != 0 || p.size() > 0 || p.high != p.toldHigh || p.low != p.toldLow
 		if p.tell {
 			told++
 		}
@@ -227,7 +231,7 @@ func (s *fetchSet) rotate() {
 	kept := s.parts[:0]
 	s.moved = s.moved[:0]
 	for _, p := range s.parts {
-		if len(p.raw) > 0 {
+		if p.size() > 0 {
 			s.moved = append(s.moved, p)
 		} else {
 			kept = append(kept, p)

@@ -60,6 +60,7 @@ type Engine interface {
 
 	FetchRaw(p eventlog.Part, offset int64, maxBytes int, minOne bool) (engine.Fetched, error)
 	FetchCommitted(p eventlog.Part, offset int64, maxBytes int, minOne bool) (engine.Fetched, error)
+	FetchFile(p eventlog.Part, offset int64, least, most int, committed bool) (engine.Fetched, bool)
 	ReadableBytes(p eventlog.Part, offset int64, limit int) int
 	ReadableCommitted(p eventlog.Part, offset int64, limit int) int
 	Watch(parts []eventlog.Part, f func(eventlog.Part)) (stop func())

@@ -97,9 +97,13 @@ type Produced struct {
 // Fetched holds whole batches; the first may begin before the offset asked for.
 type Fetched struct {
 	Raw                 []byte
+	File                Span // of a FetchFile, instead of Raw
 	Start, Stable, High int64
-	Aborted             []Aborted // of a FetchCommitted: what Raw may hold records of
+	Aborted             []Aborted // of those who fetch what is committed: what the batches may hold records of
 }
+
+// Span is batches as they lie in a file. Whoever is given one releases it.
+type Span = segment.Span
 
 // TimeOffset is a record's offset and timestamp; -1, -1 is none.
 type TimeOffset struct{ Offset, Timestamp int64 }

@@ -188,6 +188,38 @@ func (e *Engine) FetchCommitted(at eventlog.Part, offset int64, maxBytes int, mi
 	}
 }
 
+// FetchFile is FetchRaw or FetchCommitted for who can send a file without reading it: at least and at most so many bytes, as a span that
+// the caller releases. False: the batches are in memory, have to be verified, or there are not as many, and are to be had by the other two.
+func (e *Engine) FetchFile(at eventlog.Part, offset int64, least, most int, committed bool) (f Fetched, ok bool) {
+	p, err := e.partition(at)
+	if err != nil || e.open() != nil {
+		return Fetched{}, false
+	}
+	forgotten := p.forgotten.Load()
+	b := p.bounds()
+	end := b.high
+	if committed {
+		end = b.stable
+	}
+	if offset < b.start || offset >= end || offset >= p.appliedOffset() {
+		return Fetched{}, false
+	}
+	log, err := e.segmentsOf(p)
+	if err != nil {
+		return Fetched{}, false
+	}
+	f = Fetched{Start: b.start, Stable: b.stable, High: b.high}
+	if f.File, ok = log.Span(offset, end, least, most); !ok || !committed {
+		return f, ok
+	}
+	f.Aborted = p.abortedIn(offset, f.File.Next)
+	if p.forgotten.Load() != forgotten { // some may not be known any more as aborted
+		f.File.Release()
+		return Fetched{}, false
+	}
+	return f, true
+}
+
 func (e *Engine) fetch(at eventlog.Part, offset int64, maxBytes int, minOne, committed bool) (Fetched, error) {
 	if err := e.open(); err != nil {
 		return Fetched{}, fmt.Errorf("fetch: %w", err)

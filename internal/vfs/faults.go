@@ -168,6 +168,9 @@ type faultFile struct {
 	name string
 }
 
+// Fd gives no descriptor: what is done with one goes past the hook.
+func (f *faultFile) Fd() (fd uintptr, ok bool) { return 0, false }
+
 func (f *faultFile) ReadAt(p []byte, off int64) (int, error) {
 	if _, err := f.fs.ask(Op{Kind: OpRead, Name: f.name, Off: off, Len: int64(len(p))}); err != nil {
 		return 0, err

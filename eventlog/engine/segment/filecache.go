@@ -18,6 +18,7 @@ type FileCache struct {
 
 	mu   sync.Mutex
 	open int       // or being opened
+	lent int       // uses by lend, of all files
 	idle list.List // of *file, open and unused, most recently used first
 }
 
@@ -48,6 +49,37 @@ func (c *FileCache) file(fs vfs.FS, name string) *file { return &file{fs: fs, na
 
 // acquire opens the file unless it is open. The caller releases it.
 func (f *file) acquire() (vfs.File, error) { return f.get(f.fs.Open) }
+
+// lend is acquire for as long as a client takes to read what it is sent. False: too many are lent, or it cannot be opened. Half of the
+// bound is for everybody else, so that slow clients, who ask for parts of many files each, do not open more than there may be.
+func (f *file) lend() (vfs.File, bool) {
+	c := f.cache
+	c.mu.Lock()
+	ok := c.lent < c.max/2
+	if ok {
+		c.lent++
+	}
+	c.mu.Unlock()
+	if !ok {
+		return nil, false
+	}
+	h, err := f.acquire()
+	if err != nil {
+		c.mu.Lock()
+		c.lent--
+		c.mu.Unlock()
+		return nil, false
+	}
+	return h, true
+}
+
+// takeBack ends a lend.
+func (f *file) takeBack() {
+	f.cache.mu.Lock()
+	f.cache.lent--
+	f.cache.mu.Unlock()
+	f.release()
+}
 
 // create is acquire of a new, empty file.
 func (f *file) create() (vfs.File, error) { return f.get(f.fs.Create) }

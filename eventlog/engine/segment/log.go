@@ -216,7 +216,8 @@ func (l *Log) Append(raw []byte) error {
 	if err := checkOrder(raw, l.end.Load()); err != nil {
 		return fmt.Errorf("append to log %s: %w", l.dir, err)
 	}
-	now := l.opts.Now().UnixMilli()
+	at := l.opts.Now()
+	now := at.UnixMilli()
 	for len(raw) > 0 {
 		s := v.active()
 		n := l.room(s, raw, now)
@@ -227,7 +228,7 @@ func (l *Log) Append(raw []byte) error {
 			v = l.view.Load()
 			n = l.room(s, raw, now)
 		}
-		if err := l.write(s, raw[:n]); err != nil {
+		if err := l.write(s, raw[:n], at); err != nil {
 			return err
 		}
 		raw = raw[n:]
@@ -323,7 +324,7 @@ func (l *Log) soil(s *segment) {
 }
 
 // write appends whole batches to the active segment and makes them visible.
-func (l *Log) write(s *segment, raw []byte) error {
+func (l *Log) write(s *segment, raw []byte, now time.Time) error {
 	h, err := s.log.acquire()
 	if err != nil {
 		return fmt.Errorf("append to log %s: %w", l.dir, err)
@@ -334,6 +335,7 @@ func (l *Log) write(s *segment, raw []byte) error {
 	if _, err := h.WriteAt(raw, pos); err != nil {
 		return fmt.Errorf("append to log %s: %w", l.dir, err)
 	}
+	s.trusted.note(pos, pos+int64(len(raw)), now) // what is appended was verified when it came
 	s.size.Store(pos + int64(len(raw)))
 	made, err := s.index.noteAll(raw, pos)
 	l.dirtyDir = l.dirtyDir || made
@@ -407,8 +409,9 @@ func (l *Log) read(offset int64, maxBytes int, minOne bool) ([]byte, error) {
 	if err := l.missing(v, offset, end); err != nil {
 		return nil, err
 	}
+	now := l.opts.Now()
 	for _, s := range v.segs[min(v.find(offset), len(v.segs)):] {
-		if raw, found, err := s.read(offset, end, maxBytes, minOne); found || err != nil {
+		if raw, found, err := s.read(offset, end, maxBytes, minOne, now); found || err != nil {
 			return raw, err
 		}
 	}

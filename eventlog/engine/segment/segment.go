@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/millrace-io/millrace/eventlog"
 	"github.com/millrace-io/millrace/internal/vfs"
@@ -46,6 +47,7 @@ type segment struct {
 	gaps     bool         // offsets may jump from batch to batch: an older version has compacted it
 	index    index
 	places   places
+	trusted  trusted
 
 	// Guarded by the Log's mutex.
 	born    int64 // milliseconds since 1970
@@ -75,7 +77,7 @@ func (s *segment) walk(h vfs.File, pos, base, chunk int64) *walker {
 
 // read returns whole, verified batches from the one on that holds offset or, if there is none, the next: about maxBytes, or
 // one batch whatever its size if minOne, none that begins at end or later. found is false if the segment has no such batch.
-func (s *segment) read(offset, end int64, maxBytes int, minOne bool) (raw []byte, found bool, err error) {
+func (s *segment) read(offset, end int64, maxBytes int, minOne bool, now time.Time) (raw []byte, found bool, err error) {
 	h, err := s.log.acquire()
 	if err != nil {
 		return nil, false, err
@@ -87,6 +89,7 @@ func (s *segment) read(offset, end int64, maxBytes int, minOne bool) (raw []byte
 			return nil, true, nil
 		}
 		w.chunk = max(int64(maxBytes), n)
+		from := w.pos
 		if raw, err = w.window(min(w.chunk, w.end-w.pos)); err != nil {
 			raw, err = w.window(n) // what follows need not be readable
 		}
@@ -95,6 +98,7 @@ func (s *segment) read(offset, end int64, maxBytes int, minOne bool) (raw []byte
 		}
 		if raw, err = w.whole(raw); err == nil {
 			s.places.note(w.next, w.pos)
+			s.trusted.note(from, w.pos, now)
 			return raw, true, nil
 		}
 		if w.over(err, offset) {

@@ -172,6 +172,9 @@ func (w *walker) blame(cause error) error {
 			w.pos, w.next = pos, next
 		}
 	}
+	if w.seg != nil {
+		w.seg.trusted.forget()
+	}
 	d := &Damage{File: w.name, Pos: w.pos, Offset: w.next, Next: min(w.limit, w.stop), Err: cause, resume: w.end}
 	w.resync(d)
 	return d
