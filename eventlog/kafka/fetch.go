@@ -20,13 +20,14 @@ type want struct {
 	part   eventlog.Part
 	topic  *topic
 	offset int64
-	who    *followed // nil: it is no tail's
+	who    any // who waits for it, for Health; nil: nobody
 }
 
 // found is what a fetch says about one partition.
 type found struct {
 	batches []*eventlog.Batch
 	next    int64
+	end     int64 // of what was stable then
 	err     error
 }
 
@@ -103,7 +104,7 @@ func (d *Driver) take(ctx context.Context, w want, rp *kmsg.FetchResponseTopicPa
 		return found{next: w.offset, err: err}
 	}
 	raws, next, err := pick(rp, w.offset)
-	f := found{next: next, err: err}
+	f := found{next: next, end: rp.LastStableOffset, err: err}
 	if err != nil {
 		f.err = fmt.Errorf("fetched %v at %d: %w", w.part, next, err)
 	}

@@ -13,7 +13,7 @@
 // together with the epoch of every claim.
 //
 // Goroutines: one scheduler and one per request in flight for appends without a claim; one per claimed partition with work;
-// one per leader and tail; one for a moment per topic that is first written to, which looks how safe it is. Close ends all of them. Nothing is on a local disk. The driver never alters a topic that is
+// one per leader for all tails together, and one per leader and tail that catches up; one for a moment per topic that is first written to, which looks how safe it is. Close ends all of them. Nothing is on a local disk. The driver never alters a topic that is
 // there, never creates one by the way, and never reads a record that is not stable.
 package kafka
 
@@ -49,7 +49,8 @@ type Options struct {
 	Replication int16            // of topics that are created; 3, or as many as there are brokers
 	RoomBytes   int              // what one partition takes before Room says wait; 4 MiB
 	BatchBytes  int              // up to which waiting batches are merged into one; 512 KiB
-	TailBytes   int              // what one tail keeps unpolled; 8 MiB
+	TailBytes   int              // what one tail that catches up keeps unpolled; 8 MiB
+	RingBytes   int              // what all tails share of the live log; 16 MiB
 	Backoff     time.Duration    // after a first failure, doubled up to 20 times that; 50 ms
 	Grace       time.Duration    // how long a topic must be missing before we believe it: brokers learn of topics one by one; 2 s
 	TxnTimeout  time.Duration    // after which the cluster aborts what a dead writer left open, unless a later one has done so; longer than a broker may hang; 60 s
@@ -81,6 +82,7 @@ func (o *Options) setDefaults() {
 	setInt(&o.RoomBytes, 4<<20)
 	setInt(&o.BatchBytes, 512<<10)
 	setInt(&o.TailBytes, 8<<20)
+	setInt(&o.RingBytes, 16<<20)
 	set(&o.Backoff, 50*time.Millisecond)
 	set(&o.Grace, 2*time.Second)
 	set(&o.TxnTimeout, 60*time.Second)
@@ -91,7 +93,7 @@ func (o *Options) setDefaults() {
 // Driver implements eventlog.Driver and eventlog.AtomicAppender.
 type Driver struct {
 	o      Options
-	cl     *kgo.Client // everything but transactions and tails
+	cl     *kgo.Client // everything but transactions and the live log
 	tx     *kgo.Client // transactions: versions held back to the protocol without per-transaction epochs, no retries
 	adm    *kadm.Client
 	topics *topics
@@ -99,6 +101,7 @@ type Driver struct {
 	rooms  *rooms
 	plain  *producer
 	atomic *atomics
+	live   *live
 
 	trouble *troubles
 
@@ -148,6 +151,12 @@ func Open(ctx context.Context, o Options) (*Driver, error) {
 		cl.Close()
 		tx.Close()
 		return nil, fmt.Errorf("open the log on Kafka: %w", err)
+	}
+	if d.live, err = newLive(d); err != nil {
+		d.cancel()
+		cl.Close()
+		tx.Close()
+		return nil, err
 	}
 	d.plain = newProducer(d)
 	d.atomic = &atomics{d: d, txn: txn{d: d, id: eventlog.InternalPrefix + "atomic-" + randomName()}, end: make(chan struct{})}
@@ -233,6 +242,7 @@ func (d *Driver) Close() error {
 	for t := range tails {
 		t.Close()
 	}
+	d.live.close()
 	// What is in the queues has CloseWait to get through; then the answers are unknown, or refused if nothing was sent.
 	timer := time.AfterFunc(d.o.CloseWait, d.cancel)
 	defer timer.Stop()
@@ -254,14 +264,7 @@ func (d *Driver) Close() error {
 
 // pause waits for a turn of backoff, the n-th in a row, or for ctx.
 func (d *Driver) pause(ctx context.Context, n int) error {
-	t := time.NewTimer(backoff(d.o.Backoff, n))
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	return sleep(ctx, backoff(d.o.Backoff, n))
 }
 
 func backoff(first time.Duration, n int) time.Duration {

@@ -271,6 +271,7 @@ func (p *producer) settle(l *lane, t *topic, resp *kmsg.ProduceResponse, err err
 			err = errNoAnswer
 		} else if v, err = judge(a.ErrorCode); v == accepted {
 			s.base = a.BaseOffset
+			s.moved = s.moved || a.LogAppendTime >= 0
 		} else if a.ErrorMessage != nil {
 			err = fmt.Errorf("%w: %s", err, *a.ErrorMessage)
 		}
@@ -287,6 +288,7 @@ func (p *producer) settle(l *lane, t *topic, resp *kmsg.ProduceResponse, err err
 	}
 	switch v {
 	case accepted:
+		p.d.live.appended(s)
 		s.hit(p.d.rooms)
 	case rejected:
 		if len(s.jobs) == 1 {

@@ -22,8 +22,15 @@ type shot struct {
 	raw   eventlog.RawBatch
 	count int32
 	maybe bool  // an attempt may have been appended though it was not answered so
+	moved bool  // its times are not those that its jobs came with
 	base  int64 // once accepted
 }
+
+// next is the offset after an accepted shot.
+func (s *shot) next() int64 { return s.base + int64(s.count) }
+
+// asStored says of an accepted shot that its jobs' batches say what the log says, and that no attempt still reads them.
+func (s *shot) asStored() bool { return !s.maybe && !s.moved }
 
 // load makes a shot of the first jobs of a queue: at least one, and as many as merge into limit bytes. An error is about the
 // first.
@@ -78,15 +85,20 @@ func (s *shot) aim(id int64, epoch int16, seq int32, transactional bool) {
 // retime moves a shot's times so that the latest is now: brokers do not take what is too far from their own clocks. The records' distances
 // stay. A shot that may be in the log keeps its sequence, by which the brokers know it.
 func (s *shot) retime(now time.Time) {
-	s.raw.Shift(now.UnixMilli() - s.raw.MaxTime())
+	s.shift(now)
 	s.raw.Reseal()
 }
 
 // notAhead retimes a shot from before the node's clock was set back, since brokers would only refuse it first.
 func (s *shot) notAhead(now time.Time) {
 	if s.raw.MaxTime() > now.Add(tooFarAhead).UnixMilli() {
-		s.raw.Shift(now.UnixMilli() - s.raw.MaxTime())
+		s.shift(now)
 	}
+}
+
+func (s *shot) shift(now time.Time) {
+	s.raw.Shift(now.UnixMilli() - s.raw.MaxTime())
+	s.moved = true
 }
 
 // after is the sequence that follows a batch of n records; sequences wrap to 0.

@@ -7,64 +7,60 @@ import (
 	"sync"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kgo"
-
 	"github.com/millrace-io/millrace/eventlog"
 )
 
-// tail follows partitions with a client of its own, so that its long polls hold up nobody else's requests. There is one
-// goroutine per broker that leads any of them, and one more while leaders are looked for. What they fetch waits in a bounded
-// buffer: while it is full nothing is fetched.
+// tail is a reader's place in the live log. Where it is at the end of a partition it has joined the partition's stream (see live).
+// Where it is not, it goes on by fetches of its own: one goroutine per broker that leads any of those partitions, and one more while leaders
+// are looked for. What they fetch waits in a bounded buffer: while it is full nothing is fetched.
 type tail struct {
 	d      *Driver
-	cl     *kgo.Client
+	l      *live
 	ctx    context.Context
 	cancel context.CancelFunc
 	wake   chan struct{}
 	busy   sync.WaitGroup // the goroutines
 
-	mu      sync.Mutex
-	room    *sync.Cond // the buffer has room, or the tail is closed
+	mu      *sync.Mutex // the live log's
+	room    *sync.Cond  // the buffer has room, or the tail is closed
 	parts   map[eventlog.Part]*followed
 	loops   map[int32]bool // brokers with a goroutine
 	finding bool
-	events  []eventlog.Event
+	events  []eventlog.Event // of its own, polled before what is in the ring
 	bytes   int
-	err     error // why the tail ended
+	cursor  uint64 // in the ring
+	err     error  // why the tail ended
 }
 
 // followed is one partition of a tail.
 type followed struct {
 	part    eventlog.Part
-	topic   *topic // of the name that its events speak of
-	next    int64  // to fetch
-	leader  int32  // -1: looked for
+	topic   *topic  // of the name that its events speak of
+	next    int64   // to fetch, or to come from the ring
+	stream  *stream // nil: the tail goes on by itself
+	leader  int32   // -1: looked for
 	missing time.Time
 	tries   int
 	not     time.Time // not before
 }
-
-const (
-	pollMillis = 250     // of a long poll; what is added meanwhile waits as long
-	fetchBytes = 4 << 20 // of one fetch
-)
 
 // Tail implements eventlog.Driver.
 func (d *Driver) Tail(from eventlog.Vector) (eventlog.Tail, error) {
 	if err := d.begin(d.ctx); err != nil {
 		return nil, eventlog.ErrClosed
 	}
-	cl, err := d.o.client()
-	if err != nil {
-		return nil, err
-	}
-	t := &tail{d: d, cl: cl, wake: make(chan struct{}, 1), parts: map[eventlog.Part]*followed{}, loops: map[int32]bool{}}
-	t.room = sync.NewCond(&t.mu)
+	l := d.live
+	t := &tail{d: d, l: l, mu: &l.mu, wake: make(chan struct{}, 1), parts: map[eventlog.Part]*followed{}, loops: map[int32]bool{}}
+	t.room = sync.NewCond(t.mu)
 	t.ctx, t.cancel = context.WithCancel(d.ctx)
-	if err := t.refresh(); err != nil {
-		t.Close()
+	if err := l.refresh(t.ctx); err != nil {
+		t.cancel()
 		return nil, d.fail(err, "tail")
 	}
+	l.mu.Lock()
+	t.cursor = l.last()
+	l.tails[t] = struct{}{}
+	l.mu.Unlock()
 	for p, at := range from {
 		if err := t.Add(p, at); err != nil {
 			t.Close()
@@ -79,12 +75,6 @@ func (d *Driver) Tail(from eventlog.Vector) (eventlog.Tail, error) {
 	}
 	d.tails[t] = struct{}{}
 	return t, nil
-}
-
-// refresh makes both the driver and the tail's client know the brokers.
-func (t *tail) refresh() error {
-	own := newTopics(t.cl, 0, 0)
-	return errors.Join(own.refresh(t.ctx), t.d.topics.refresh(t.ctx))
 }
 
 // Add implements eventlog.Tail.
@@ -123,6 +113,19 @@ func (t *tail) follow(f *followed) {
 	}
 }
 
+// alone takes a partition out of its stream: the tail goes on by itself.
+func (t *tail) alone(f *followed) {
+	t.l.leave(f)
+	t.follow(f)
+}
+
+// fell tells the tail that the ring has let go of something that it had not come to.
+func (t *tail) fell(e *entry) {
+	if f := t.parts[e.event.Part]; f != nil && f.stream == e.of && f.next < e.event.Next {
+		t.alone(f)
+	}
+}
+
 // Wake implements eventlog.Tail.
 func (t *tail) Wake() <-chan struct{} { return t.wake }
 
@@ -140,7 +143,7 @@ func (t *tail) notify() {
 func (t *tail) Poll(into []eventlog.Event, maxBytes int) ([]eventlog.Event, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	n := 0
+	had, n := len(into), 0
 	for n < len(t.events) && maxBytes > 0 {
 		e := t.events[n]
 		if e.Batch != nil {
@@ -152,14 +155,35 @@ func (t *tail) Poll(into []eventlog.Event, maxBytes int) ([]eventlog.Event, erro
 	}
 	clear(t.events[:n])
 	t.events = t.events[n:]
-	if len(t.events) > 0 {
-		t.notify()
-	}
 	if n > 0 {
 		t.room.Broadcast()
+	}
+	if len(t.events) == 0 && t.err == nil {
+		t.events = nil
+		into = t.walk(into, maxBytes)
+	}
+	if len(t.events) > 0 || t.err == nil && t.cursor < t.l.last() {
+		t.notify()
+	}
+	if len(into) > had {
 		return into, nil
 	}
 	return into, t.err
+}
+
+// walk takes from the ring what is the tail's.
+func (t *tail) walk(into []eventlog.Event, maxBytes int) []eventlog.Event {
+	for l := t.l; t.cursor < l.last() && maxBytes > 0; t.cursor++ {
+		e := &l.entries[l.head+int(t.cursor-l.first)]
+		f := t.parts[e.event.Part]
+		if f == nil || f.stream != e.of || e.event.Next <= f.next {
+			continue
+		}
+		f.next = e.event.Next
+		into = append(into, e.event)
+		maxBytes -= e.event.Batch.Size()
+	}
+	return into
 }
 
 // Close implements eventlog.Tail.
@@ -167,18 +191,24 @@ func (t *tail) Close() {
 	t.end(eventlog.ErrClosed)
 	t.mu.Lock()
 	t.events, t.bytes = nil, 0
+	delete(t.l.tails, t)
+	for _, f := range t.parts {
+		if f.stream != nil {
+			t.l.leave(f)
+		}
+	}
+	t.l.evict()
 	t.mu.Unlock()
 	t.busy.Wait()
 	for _, f := range t.parts {
 		t.d.trouble.end(true, f, false)
 	}
-	t.cl.Close()
 	t.d.mu.Lock()
 	defer t.d.mu.Unlock()
 	delete(t.d.tails, t)
 }
 
-// end stops the tail: what is buffered can still be polled.
+// end stops the tail: what is in its buffer can still be polled.
 func (t *tail) end(err error) {
 	t.cancel()
 	t.mu.Lock()
@@ -190,7 +220,7 @@ func (t *tail) end(err error) {
 	t.notify()
 }
 
-// loop fetches what one broker leads, until it leads nothing any more.
+// loop fetches what one broker leads and the tail goes on with by itself, until there is nothing of it.
 func (t *tail) loop(leader int32) {
 	for {
 		wants, pause, on := t.wanted(leader)
@@ -198,26 +228,25 @@ func (t *tail) loop(leader int32) {
 			return
 		}
 		if len(wants) == 0 {
-			select {
-			case <-time.After(pause):
-			case <-t.ctx.Done():
-			}
+			_ = sleep(t.ctx, pause)
 			continue
 		}
-		got, err := t.d.fetch(t.ctx, t.cl, leader, wants, fetchBytes, pollMillis)
+		got, err := t.d.fetch(t.ctx, t.d.cl, leader, wants, fetchBytes, 0)
 		if t.ctx.Err() != nil {
 			continue
 		}
 		t.mu.Lock()
-		if err != nil {
-			t.d.o.Logger.Debug("fetch failed", "broker", leader, "error", err)
-			for _, w := range wants {
-				t.d.trouble.add(true, w.who, err)
-				t.lose(w.who)
+		for i, w := range wants {
+			f := w.who.(*followed)
+			switch {
+			case t.parts[f.part] != f:
+			case err != nil:
+				t.d.o.Logger.Debug("fetch failed", "broker", leader, "error", err)
+				t.d.trouble.add(true, f, err)
+				t.lose(f)
+			default:
+				t.took(f, got[i])
 			}
-		}
-		for i := range got {
-			t.took(t.parts[wants[i].part], got[i])
 		}
 		t.mu.Unlock()
 	}
@@ -235,7 +264,7 @@ func (t *tail) wanted(leader int32) (wants []want, pause time.Duration, on bool)
 	pause = time.Second
 	led := false
 	for _, f := range t.parts {
-		if f.leader != leader || t.err != nil {
+		if f.leader != leader || f.stream != nil || t.err != nil {
 			continue
 		}
 		led = true
@@ -253,7 +282,7 @@ func (t *tail) wanted(leader int32) (wants []want, pause time.Duration, on bool)
 
 // took deals with what a fetch says about one partition.
 func (t *tail) took(f *followed, got found) {
-	if f == nil || t.err != nil {
+	if t.err != nil {
 		return
 	}
 	for _, b := range got.batches {
@@ -267,6 +296,7 @@ func (t *tail) took(f *followed, got found) {
 	case got.err == nil:
 		f.tries, f.missing = 0, time.Time{}
 		t.d.trouble.end(true, f, true)
+		t.l.join(t, f, got.next >= got.end)
 	case isDone(got.err):
 	case errors.Is(got.err, eventlog.ErrCorrupt):
 		t.fail(fmt.Errorf("tail %v: %w", f.part, got.err))
@@ -290,9 +320,6 @@ func (t *tail) push(f *followed, e eventlog.Event) {
 
 // lose has the partition looked after: its leader, its topic, its start.
 func (t *tail) lose(f *followed) {
-	if f == nil {
-		return
-	}
 	f.leader = -1
 	f.not = time.Now().Add(backoff(t.d.o.Backoff, f.tries))
 	f.tries++
@@ -323,7 +350,7 @@ func (t *tail) find() {
 		case <-t.ctx.Done():
 			return
 		}
-		if err := t.refresh(); err != nil {
+		if err := t.d.topics.refresh(t.ctx); err != nil {
 			t.d.o.Logger.Debug("no metadata from the cluster", "error", err)
 		}
 		for _, f := range lost {
