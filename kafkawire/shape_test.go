@@ -129,34 +129,3 @@ func TestClaimsAreNotBelieved(t *testing.T) {
 		t.Fatalf("a request with too many elements: %v", err)
 	}
 }
-
-// FuzzRequest: whatever comes in as a request is refused or decodes, at a cost in proportion to its size.
-func FuzzRequest(f *testing.F) {
-	rng := rand.New(rand.NewPCG(1, 2))
-	for _, a := range apis() {
-		for v := a.min; v <= a.max; v++ {
-			f.Add(a.key, v, randomRequest(rng, a.key, v).AppendTo(nil))
-		}
-	}
-	f.Fuzz(func(t *testing.T, key, version int16, body []byte) {
-		a := lookup(key)
-		if a == nil || version < a.min || version > a.max {
-			return
-		}
-		if a.shape.walk(body, version, version >= a.flexible) != nil {
-			return
-		}
-		var before, after runtime.MemStats
-		runtime.ReadMemStats(&before)
-		req := kmsg.RequestForKey(key)
-		req.SetVersion(version)
-		err := req.ReadFrom(body)
-		runtime.ReadMemStats(&after)
-		if n, limit := after.TotalAlloc-before.TotalAlloc, uint64(1<<20+200*len(body)); n > limit {
-			t.Fatalf("%s version %d of %d bytes: %d bytes allocated (error %v)", a.name, version, len(body), n, err)
-		}
-		if err == nil {
-			req.AppendTo(nil)
-		}
-	})
-}
