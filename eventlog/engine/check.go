@@ -162,7 +162,7 @@ func (c *checking) wal(s *snapshot) error {
 }
 
 // follow takes an entry of the WAL as a replay does, without the segments.
-func (c *checking) follow(f *walFrame, en *entry) error {
+func (c *checking) follow(f *walFrame, en *entry, _ int64) error {
 	st := c.committer.state
 	st.commit = f.commit
 	if en.kind != entryBatch {

@@ -122,7 +122,7 @@ func (d *dumping) run() error {
 		return err
 	}
 	commit := uint64(0)
-	return d.eachFrame(frames, s.salt, func(f *walFrame, en *entry) error {
+	return d.eachFrame(frames, s.salt, func(f *walFrame, en *entry, _ int64) error {
 		if f.commit != commit {
 			commit = f.commit
 			d.line("frame", "file", f.file, "byte", f.off, "size", f.next-f.off, "commit", f.commit, "time", stamp(f.time))

@@ -124,9 +124,14 @@ type frameInfo struct {
 	payload                  []byte
 }
 
+// frameOf tells whether what is at least as long as a frame's header looks like one of this salt.
+func frameOf(h []byte, salt uint64) bool {
+	return [4]byte(h) == frameMagic && binary.BigEndian.Uint64(h[8:]) == salt
+}
+
 // checkFrame verifies that p begins with a whole, intact frame of this salt. It says nothing about versions.
 func checkFrame(p []byte, salt uint64) (f frameInfo, ok bool) {
-	if len(p) < frameHeader || [4]byte(p) != frameMagic || binary.BigEndian.Uint64(p[8:]) != salt {
+	if len(p) < frameHeader || !frameOf(p, salt) {
 		return f, false
 	}
 	n := int64(binary.BigEndian.Uint32(p[40:]))

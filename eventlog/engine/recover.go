@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"cmp"
 	"encoding/binary"
 	"fmt"
 	"io"
@@ -138,164 +137,9 @@ func (p *partition) load(ps *partSnapshot) error {
 	return r.end()
 }
 
-// walSince returns the WAL's frames after the checkpoint, in order. The end of the chain is where the power went; an intact
-// frame beyond a missing one means that the missing one was durable once.
-func walSince(o Options, s *snapshot) ([]walFrame, error) {
-	frames, err := scanWAL(o.FS, s.salt, s.commit)
-	if err != nil {
-		return nil, err
-	}
-	slices.SortFunc(frames, func(a, b walFrame) int { return cmp.Compare(a.commit, b.commit) })
-	for i, f := range frames {
-		want := s.commit + uint64(i) + 1
-		if f.commit == want {
-			continue
-		}
-		where := "the WAL"
-		if i > 0 {
-			where = fmt.Sprintf("WAL file %s at %d", frames[i-1].file, frames[i-1].next)
-		}
-		return nil, fmt.Errorf("%s: commit %d is %w or missing, though commit %d after it is whole, in %s at %d. Acknowledged records "+
-			"would be lost: nothing was changed. Restore the file, or the data directory from a backup", where, want, ErrDamaged,
-			f.commit, f.file, f.off)
-	}
-	return frames, nil
-}
-
-// replay takes the frames' entries, in order, and has their batches written into segments. It looks ahead for what decides
-// about files that may be gone already: topics deleted and starts moved.
-func (e *Engine) replay(frames []walFrame, salt uint64) error {
-	doomed := map[eventlog.TopicID]bool{}
-	err := e.eachFrame(frames, salt, func(_ *walFrame, en *entry) error {
-		switch en.kind {
-		case entryDelete:
-			doomed[en.part.Topic] = true
-		case entryStart:
-			if p, err := e.partition(en.part); err == nil {
-				p.start.Store(max(p.start.Load(), en.value))
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	return e.eachFrame(frames, salt, func(f *walFrame, en *entry) error { return e.replayEntry(f, en, doomed) })
-}
-
-// eachFrame calls f for every entry of every frame. The batches in entries stay valid.
-func (e *Engine) eachFrame(frames []walFrame, salt uint64, f func(*walFrame, *entry) error) error {
-	var content []byte
-	for i := range frames {
-		fr := &frames[i]
-		if i == 0 || fr.file != frames[i-1].file {
-			var err error
-			if content, err = readAll(e.o.FS, fr.file); err != nil {
-				return fmt.Errorf("read WAL file %s: %w", fr.file, err)
-			}
-		}
-		info, ok := checkFrame(content[min(fr.off, int64(len(content))):], salt)
-		if !ok {
-			return fmt.Errorf("WAL file %s at %d: commit %d changed while it was read: %w", fr.file, fr.off, fr.commit, ErrDamaged)
-		}
-		if err := eachEntry(info.payload, func(en *entry) error { return f(fr, en) }); err != nil {
-			return fmt.Errorf("replay commit %d, WAL file %s at %d: %w", fr.commit, fr.file, fr.off, err)
-		}
-		if i == len(frames)-1 {
-			e.noteTorn(content, fr, salt)
-		}
-	}
-	return nil
-}
-
-func eachEntry(payload []byte, f func(*entry) error) error {
-	for len(payload) > 0 {
-		en, rest, err := nextEntry(payload)
-		if err != nil {
-			return fmt.Errorf("%w: %w", err, ErrDamaged)
-		}
-		if err := f(&en); err != nil {
-			return err
-		}
-		payload = rest
-	}
-	return nil
-}
-
-// noteTorn counts the bytes of a frame that the power cut tore, if there are traces of one behind the last.
-func (e *Engine) noteTorn(content []byte, last *walFrame, salt uint64) {
-	if last.next+frameHeader > int64(len(content)) {
-		return
-	}
-	h := content[last.next:]
-	if [4]byte(h) == frameMagic && binary.BigEndian.Uint64(h[8:]) == salt && binary.BigEndian.Uint64(h[24:]) > last.commit {
-		e.counters.commit.TornBytes = alignUp(frameHeader + int64(binary.BigEndian.Uint32(h[40:])))
-	}
-}
-
-// replayEntry is what the committer and publish did. A topic that is deleted later on gets no batches: its files may be gone.
-func (e *Engine) replayEntry(f *walFrame, en *entry, doomed map[eventlog.TopicID]bool) error {
-	st := e.committer.state
-	st.commit, st.time = f.commit, max(st.time, f.time)
-	if en.kind != entryBatch {
-		t := st.topics[en.part.Topic]
-		if err := st.step(en); err != nil {
-			return fmt.Errorf("%w: %w", err, ErrDamaged)
-		}
-		e.showReplayed(en, t)
-		return nil
-	}
-	p, err := st.partition(en.part)
-	if err != nil {
-		return fmt.Errorf("%w: %w", err, ErrDamaged)
-	}
-	if en.raw.Base() != p.head.end {
-		return fmt.Errorf("batch at offset %d of %v, which ends at %d: %w", en.raw.Base(), en.part, p.head.end, ErrDamaged)
-	}
-	st.batch(p, en.raw, f.time)
-	e.counters.commit.RecoveredBatches++
-	if doomed[en.part.Topic] {
-		return nil
-	}
-	b := eventlog.NewRawBatch(en.part, en.raw)
-	p.publish(b)
-	e.ring.add([]published{{p, b}}, f.commit)
-	if e.ring.unappliedBytes() >= applyAtOnce {
-		return e.applyReplayed()
-	}
-	return nil
-}
-
-// showReplayed publishes what an entry changed; t is the topic as it was found before.
-func (e *Engine) showReplayed(en *entry, t *topic) {
-	switch en.kind {
-	case entryCreate:
-		e.showTopic(e.committer.state.topics[en.part.Topic])
-	case entryDelete:
-		e.hideTopic(t)
-	case entryConfigure, entryPartitions:
-		t.publish()
-	case entryForgotten:
-		p := t.head.parts[en.part.Index]
-		p.showStable(p.high.Load(), p.start.Load())
-	case entryStart:
-		p := t.head.parts[en.part.Index]
-		p.moveStart(max(p.start.Load(), p.head.start))
-	}
-}
-
-func (e *Engine) applyReplayed() error {
-	for e.applier.round() {
-	}
-	return e.failure()
-}
-
-// settle makes what was replayed durable where it belongs, and starts over: a checkpoint with a new salt, so that nothing in
+// settle starts over, now that what was replayed is durable where it belongs: a checkpoint with a new salt, so that nothing in
 // the old WAL counts any more, then a fresh WAL.
 func (e *Engine) settle(old *snapshot) error {
-	if err := e.applyReplayed(); err != nil {
-		return err
-	}
 	for _, t := range e.committer.state.topics {
 		for _, p := range t.head.parts {
 			if end := p.segments.end(); end != p.head.end {
@@ -309,11 +153,8 @@ func (e *Engine) settle(old *snapshot) error {
 	if err := e.o.FS.SyncDir("."); err != nil {
 		return fmt.Errorf("sync the data directory: %w", err)
 	}
-	if err := e.syncNames(); err != nil {
-		return err
-	}
-	if err := e.syncDirty(); err != nil {
-		return err
+	if err := e.o.FS.SyncDir(topicsDir); err != nil {
+		return fmt.Errorf("sync %s: %w", topicsDir, err)
 	}
 	salt, err := e.newSalt()
 	if err != nil {
@@ -328,24 +169,6 @@ func (e *Engine) settle(old *snapshot) error {
 		return err
 	}
 	return e.removeDebris(s)
-}
-
-// syncNames makes the directories of the partitions that were replayed durable. A process that was killed may have made them
-// and not come to it: they look as if they were there for good, and a power cut can still take them.
-func (e *Engine) syncNames() error {
-	topics := map[*topic]bool{}
-	for p := range e.checkpoints.dirty {
-		topics[p.topic] = true
-	}
-	if err := e.o.FS.SyncDir(topicsDir); err != nil {
-		return fmt.Errorf("sync %s: %w", topicsDir, err)
-	}
-	for t := range topics {
-		if err := e.o.FS.SyncDir(t.dir()); err != nil && !t.gone.Load() {
-			return fmt.Errorf("sync the directory of topic %q: %w", t.name, err)
-		}
-	}
-	return nil
 }
 
 func (e *Engine) newSalt() (uint64, error) {
