@@ -96,9 +96,11 @@ func (ts *topics) refresh(ctx context.Context) error {
 		return why
 	}
 	at := time.Now()
-	req := kmsg.NewPtrMetadataRequest()
-	req.Topics = nil // all
-	resp, err := anyBroker(ctx, len(ts.brokers())+1, func(ctx context.Context) (*kmsg.MetadataResponse, error) { return req.RequestWith(ctx, ts.cl) })
+	resp, err := anyBroker(ctx, len(ts.brokers())+1, func(ctx context.Context) (*kmsg.MetadataResponse, error) {
+		req := kmsg.NewPtrMetadataRequest() // another one each time: the client may still look at one that was given up
+		req.Topics = nil                    // all
+		return req.RequestWith(ctx, ts.cl)
+	})
 	if err != nil {
 		err = fmt.Errorf("metadata: %w", err)
 		if ctx.Err() == nil { // else it is the asker's affair

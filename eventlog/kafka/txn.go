@@ -86,10 +86,10 @@ func (t *txn) init(ctx context.Context) (err error) {
 
 // renewEpoch asks for the next epoch; under pid -1, for whatever the id has next.
 func (t *txn) renewEpoch(ctx context.Context) error {
-	req := kmsg.NewPtrInitProducerIDRequest()
-	req.TransactionalID = &t.id
-	req.TransactionTimeoutMillis = int32(t.d.o.TxnTimeout.Milliseconds())
 	for n := 0; ; n++ {
+		req := kmsg.NewPtrInitProducerIDRequest() // another one each time: the client may still look at one that was given up
+		req.TransactionalID = &t.id
+		req.TransactionTimeoutMillis = int32(t.d.o.TxnTimeout.Milliseconds())
 		req.ProducerID, req.ProducerEpoch = t.pid, t.epoch
 		resp, err := req.RequestWith(ctx, asker{t})
 		if err == nil {
