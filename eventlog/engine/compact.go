@@ -36,11 +36,11 @@ func (e *Engine) compactBelow(p *partition, c *topicConfig) error {
 		}
 		below = min(below, old)
 	}
-	o := segment.CompactOptions{DeleteRetention: millis(c.deleteRetentionMs), MinDirty: c.minDirtyRatio,
+	o := segment.CompactOptions{DeleteRetention: millis(c.deleteRetentionMs), MinDirty: c.minDirtyRatio, MaxLag: millis(c.maxLagMs),
 		Aborted: func(b eventlog.RawBatch) bool { return p.isAborted(b.ProducerID(), b.Base()) },
 		Ended:   p.markerEnded,
 	}
-	if c.minDirtyRatio <= 0 || c.maxLagMs < math.MaxInt64 {
+	if c.minDirtyRatio <= 0 {
 		o.MinDirty = math.SmallestNonzeroFloat64 // whatever there is
 	}
 	defer e.markDirty(p)

@@ -18,6 +18,9 @@ type CompactOptions struct {
 	DeleteRetention time.Duration
 	// MinDirty is the share of bytes not compacted yet from which on it is worth it: 0.5 if it is not positive.
 	MinDirty float64
+	// MaxLag is how long a record may wait for that: what has a dirty segment whose first batch is older is compacted however little is
+	// dirty. No bound if it is not positive.
+	MaxLag time.Duration
 	// MemoryBytes bounds the map of keys: 32 MiB if it is not positive. Keys that do not fit take another pass.
 	MemoryBytes int64
 	// Aborted tells of a transactional batch whether it was aborted: then it goes whole. nil: none was.
@@ -56,13 +59,18 @@ func (l *Log) Compact(now time.Time, below int64, o CompactOptions) (CompactStat
 	var stats CompactStats
 	for more := true; more; {
 		c, err := l.plan(now.UnixMilli(), below, o)
-		if err != nil || c == nil {
-			return stats, err
+		switch {
+		case errors.Is(err, errRetired): // retention took what was to be compacted
+			return stats, nil
+		case err != nil:
+			return stats, fmt.Errorf("compact log %s: %w", l.dir, err)
+		case c == nil:
+			return stats, nil
 		}
 		c.stats = &stats
 		o.MinDirty = math.SmallestNonzeroFloat64 // once begun, all of it
 		more, err = c.pass()
-		if errors.Is(err, errRetired) { // retention took what was to be compacted
+		if errors.Is(err, errRetired) {
 			return stats, nil
 		}
 		if err != nil {
@@ -92,26 +100,79 @@ func (l *Log) plan(now, below int64, o CompactOptions) (*compaction, error) {
 	if err != nil {
 		return nil, err
 	}
+	c, due := l.within(v, below)
+	c.opts, c.now = o, now
+	var dirty, all int64
+	for _, s := range c.segs {
+		all += s.size.Load()
+		if s.limit.Load() > c.clean {
+			dirty += s.size.Load()
+		}
+	}
+	switch {
+	case len(c.segs) > 0 && due > 0 && due <= now:
+		return c, nil
+	case dirty == 0:
+		return nil, nil
+	case float64(dirty) >= o.MinDirty*float64(all):
+		return c, nil
+	}
+	if late, err := c.late(); err != nil || !late {
+		return nil, err
+	}
+	return c, nil
+}
+
+// within lists the segments that may be compacted, and says when the first tombstone in them may go, if that is known.
+func (l *Log) within(v *view, below int64) (c *compaction, due int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	c := &compaction{l: l, opts: o, now: now, clean: max(l.clean, v.start), horizon: math.MaxInt64}
-	var dirty, all int64
+	c = &compaction{l: l, clean: max(l.clean, v.start), horizon: math.MaxInt64}
 	for _, s := range v.segs {
 		// One that ends at below may be the one that the checkpoint has as active: its size must stay what it is.
 		if !s.rolled() || s.limit.Load() >= below {
 			break
 		}
 		c.segs = append(c.segs, s)
-		all += s.size.Load()
-		if s.limit.Load() > c.clean {
-			dirty += s.size.Load()
+	}
+	return c, l.horizon
+}
+
+// late tells whether a dirty segment has waited for as long as it may: the time is that of its first batch, as in Kafka.
+func (c *compaction) late() (bool, error) {
+	if c.opts.MaxLag <= 0 {
+		return false, nil
+	}
+	for _, s := range c.segs {
+		if s.limit.Load() <= c.clean {
+			continue
+		}
+		t, err := s.firstTime()
+		if err != nil {
+			return false, err
+		}
+		if t >= 0 && c.now-t > c.opts.MaxLag.Milliseconds() {
+			return true, nil
 		}
 	}
-	due := l.horizon > 0 && l.horizon <= now
-	if len(c.segs) == 0 || !due && (dirty == 0 || float64(dirty) < o.MinDirty*float64(all)) {
-		return nil, nil
+	return false, nil
+}
+
+// firstTime is the greatest timestamp of the segment's first batch, by its header; -1 if it has none.
+func (s *segment) firstTime() (int64, error) {
+	h, err := s.log.acquire()
+	if err != nil {
+		return 0, err
 	}
-	return c, nil
+	defer s.log.release()
+	b, _, err := s.walk(h, 0, s.base, eventlog.HeaderSize).header()
+	switch {
+	case errors.Is(err, io.EOF):
+		return -1, nil
+	case err != nil:
+		return 0, err
+	}
+	return b.MaxTime(), nil
 }
 
 // pass fills the map and rewrites the segments. more is true if the map was too small for all.
