@@ -8,14 +8,18 @@ import (
 	"github.com/millrace-io/millrace/internal/vfs"
 )
 
-// TestManyPartitions: partitions cost no goroutine, and no open file beyond the bound; neither after a restart.
+// TestManyPartitions: partitions cost no goroutine, no open file beyond the bound, and little memory, when everything of theirs has been looked at;
+// neither do they after a restart.
 func TestManyPartitions(t *testing.T) {
 	before := runtime.NumGoroutine()
 	mem := vfs.NewMem()
 	o := small(mem)
 	const parts = 1000
 	for round := range 2 {
-		e := open(t, o)
+		e, err := Open(o) // not open, which would keep it
+		if err != nil {
+			t.Fatal(err)
+		}
 		topic, err := eventlog.New(e).Ensure(t.Context(), eventlog.TopicSpec{Name: "many", Partitions: parts})
 		if err != nil {
 			t.Fatal(err)
@@ -45,8 +49,25 @@ func TestManyPartitions(t *testing.T) {
 		if n := e.Stats().OpenFiles; n > o.OpenFiles {
 			t.Errorf("round %d: %d open files, at most %d", round, n, o.OpenFiles)
 		}
+		with := heap()
 		if err := e.Close(); err != nil {
 			t.Fatal(err)
 		}
+		runtime.KeepAlive(e)
+		e = nil
+		if each := (with - heap()) / parts; each > 4<<10 {
+			t.Errorf("round %d: %d bytes of memory for each partition", round, each)
+		} else {
+			t.Logf("round %d: %d bytes of memory for each partition", round, each)
+		}
 	}
+}
+
+// heap is what is in use.
+func heap() int64 {
+	runtime.GC()
+	runtime.GC() // what pools hold goes with the second
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
 }
