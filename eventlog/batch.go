@@ -416,6 +416,62 @@ func AppendHeaders(dst []byte, headers []Header) []byte {
 
 // AddEncoded is Add with headers that are encoded already: many records have the same.
 func (bl *Builder) AddEncoded(timestamp int64, key, value, headers []byte) (valueAt int) {
+	bl.begin(timestamp)
+	bl.place(timestamp, varbytesLen(key)+varbytesLen(value)+len(headers))
+	b := bl.buf
+	b = appendVarbytes(b, key)
+	b = appendVarbytes(b, value)
+	valueAt = len(b) - len(value)
+	bl.buf = append(b, headers...)
+	bl.count++
+	return valueAt
+}
+
+// Merge adds the records of another batch. Only their places and times are written anew, relative to this one's; the rest is copied, and
+// not looked at. After an error some of them are in it.
+func (bl *Builder) Merge(b *Batch) error {
+	body := b.plain
+	if b.raw == nil {
+		return fmt.Errorf("%w: not encoded", ErrInvalid)
+	}
+	if body == nil {
+		body = b.raw[HeaderSize:]
+		if c := b.raw.Codec(); c != None {
+			var err error
+			if body, err = Decompress(c, body, MaxDecompressed); err != nil {
+				return err
+			}
+		}
+	}
+	baseTime := b.raw.BaseTime()
+	for range b.raw.Count() {
+		n, k := binary.Varint(body)
+		if k <= 0 || n < minRecord-1 || n > int64(len(body)-k) {
+			return errRecord
+		}
+		rest := body[k+1 : k+int(n)] // attributes: unused
+		body = body[k+int(n):]
+		dt, k := binary.Varint(rest)
+		if k <= 0 {
+			return errRecord
+		}
+		rest = rest[k:]
+		if _, k = binary.Varint(rest); k <= 0 {
+			return errRecord
+		}
+		bl.begin(baseTime + dt)
+		bl.place(baseTime+dt, len(rest)-k)
+		bl.buf = append(bl.buf, rest[k:]...)
+		bl.count++
+	}
+	if len(body) != 0 {
+		return fmt.Errorf("%w: %d bytes after the last record", ErrCorrupt, len(body))
+	}
+	return nil
+}
+
+// begin makes the builder ready for a record of a time.
+func (bl *Builder) begin(timestamp int64) {
 	if bl.count == 0 {
 		if bl.buf == nil {
 			bl.buf = make([]byte, HeaderSize, HeaderSize+256)
@@ -424,17 +480,15 @@ func (bl *Builder) AddEncoded(timestamp int64, key, value, headers []byte) (valu
 		bl.baseTime, bl.maxTime = timestamp, timestamp
 	}
 	bl.maxTime = max(bl.maxTime, timestamp)
-	n := 1 + varintLen(timestamp-bl.baseTime) + varintLen(int64(bl.count)) + varbytesLen(key) + varbytesLen(value) + len(headers)
+}
+
+// place writes what comes before a record's key: its length, given what follows, and where it stands.
+func (bl *Builder) place(timestamp int64, follows int) {
+	n := 1 + varintLen(timestamp-bl.baseTime) + varintLen(int64(bl.count)) + follows
 	b := binary.AppendVarint(bl.buf, int64(n))
 	b = append(b, 0)
 	b = binary.AppendVarint(b, timestamp-bl.baseTime)
-	b = binary.AppendVarint(b, int64(bl.count))
-	b = appendVarbytes(b, key)
-	b = appendVarbytes(b, value)
-	valueAt = len(b) - len(value)
-	bl.buf = append(b, headers...)
-	bl.count++
-	return valueAt
+	bl.buf = binary.AppendVarint(b, int64(bl.count))
 }
 
 // Batch ends the batch: it compresses the records (None leaves them), seals the header and returns the batch with base offset

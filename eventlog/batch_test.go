@@ -151,6 +151,91 @@ func TestKafkaReadsOurs(t *testing.T) {
 	}
 }
 
+// TestMerge: batches merged are the batch of all their records.
+func TestMerge(t *testing.T) {
+	rng := rand.New(rand.NewPCG(tier.Seed(), 11))
+	var bl Builder
+	for i := range tier.N(1000) {
+		var want []Record
+		for range 1 + rng.IntN(6) {
+			recs := randomRecords(rng, 1+rng.IntN(70))
+			b := build(t, codecs[rng.IntN(len(codecs))], recs)
+			if rng.IntN(2) == 0 { // as it came from elsewhere
+				b = NewRawBatch(Part{}, b.Raw())
+			}
+			if err := bl.Merge(b); err != nil {
+				t.Fatal(err)
+			}
+			want = append(want, recs...)
+		}
+		for i := range want {
+			want[i].Offset = int64(i)
+		}
+		if bl.Len() != len(want) {
+			t.Fatalf("%d records, want %d", bl.Len(), len(want))
+		}
+		b, _, err := bl.Batch(Part{}, codecs[i%len(codecs)])
+		if err != nil {
+			t.Fatal(err)
+		}
+		raw, err := CheckBatch(b.Raw())
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := NewRawBatch(Part{}, raw).Records()
+		if err != nil {
+			t.Fatal(err)
+		}
+		wantSame(t, got, want)
+		times := make([]int64, len(want))
+		for i := range want {
+			times[i] = want[i].Timestamp
+		}
+		if raw.BaseTime() != times[0] || raw.MaxTime() != slices.Max(times) {
+			t.Fatalf("times %d to %d of %v", raw.BaseTime(), raw.MaxTime(), times)
+		}
+	}
+}
+
+// FuzzMerge: a batch that cannot be decoded is not merged with a panic, and one that can is the same afterwards.
+func FuzzMerge(f *testing.F) {
+	rng := rand.New(rand.NewPCG(1, 1))
+	f.Add([]byte(build(f, None, randomRecords(rng, 3)).Raw()[HeaderSize:]), int32(3))
+	f.Add([]byte{}, int32(1))
+	f.Fuzz(func(t *testing.T, body []byte, count int32) {
+		raw := append(slices.Clone(build(t, None, []Record{{Value: []byte("x")}}).Raw()[:HeaderSize]), body...)
+		binary.BigEndian.PutUint32(raw[offCount:], uint32(count))
+		binary.BigEndian.PutUint32(raw[offLastDelta:], uint32(count-1))
+		if count < 1 || int(count) > len(body) {
+			return
+		}
+		b := NewRawBatch(Part{}, raw)
+		want, bad := b.Records()
+		var bl Builder
+		if err := bl.Merge(b); err != nil {
+			if bad == nil {
+				t.Fatalf("%d records are not merged: %v", len(want), err)
+			}
+			return
+		}
+		if bad != nil {
+			return // whoever reads it finds out
+		}
+		out, _, err := bl.Batch(Part{}, None)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := out.Records()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range want {
+			want[i].Offset = int64(i)
+		}
+		wantSame(t, got, want)
+	})
+}
+
 // kafkaBatch encodes records as a Kafka client does.
 func kafkaBatch(t testing.TB, c Codec, recs []Record) []byte {
 	t.Helper()

@@ -15,15 +15,16 @@ import (
 )
 
 // producer is the idempotent producer behind Driver.Append. A lane per partition keeps the order; each lane has one shot in
-// flight and each broker one request, which carries the shots of all lanes it leads. The scheduler (run) makes shots and
-// starts requests; the request's goroutine takes the answer, calls done, and frees lane and broker.
+// flight and each broker one request, which carries the shots of all lanes it leads. The scheduler (run) starts requests; a
+// request's goroutine makes the shots, takes the answer, calls done, and goes on with what has gathered, until nothing has.
 type producer struct {
 	d *Driver
 
 	mu       sync.Mutex
 	freed    *sync.Cond // a lane is not held any more
 	lanes    map[eventlog.Part]*lane
-	order    []*lane // lanes with work, in the order they got it
+	order    []*lane // lanes with work
+	turn     int     // which of them comes first
 	busy     map[int32]bool
 	identity *identity // for shots to come; nil: to be asked for
 	asking   bool      // somebody asks for an identity
@@ -46,6 +47,7 @@ type lane struct {
 	shot     *shot
 	listed   bool // it is in order
 	held     bool // somebody answers jobs, or a request is on its way
+	waits    bool // for the answer to the request that its broker has
 	lost     bool // the leader is to be looked for
 	missing  time.Time
 	identity *identity // of seq
@@ -89,7 +91,9 @@ func (p *producer) append(b *eventlog.Batch, done func(eventlog.Outcome)) {
 		p.order = append(p.order, l)
 	}
 	l.queue = append(l.queue, j)
-	p.look()
+	if !l.held && !l.waits { // else it is looked at when its broker has answered
+		p.look()
+	}
 }
 
 // free lets go of a held lane.
@@ -131,8 +135,6 @@ func (p *producer) schedule() (wait time.Duration, over bool) {
 	defer p.mu.Unlock()
 	wait = time.Hour
 	now := time.Now()
-	loads := map[int32][]*lane{}
-	size := map[int32]int{}
 	var lost []*lane
 	kept := p.order[:0]
 	for _, l := range p.order {
@@ -144,33 +146,26 @@ func (p *producer) schedule() (wait time.Duration, over bool) {
 			continue
 		}
 		kept = append(kept, l)
-		if l.held {
-			continue
-		}
-		if d := l.not.Sub(now); d > 0 {
-			wait = min(wait, d)
-			continue
-		}
-		t := p.d.topics.cached(l.part.Topic)
-		leader := t.leader(l.part.Index)
-		if l.lost || leader < 0 {
-			lost = append(lost, l)
-			continue
-		}
-		if p.busy[leader] || size[leader] > 8<<20 || !p.ready(l) {
-			continue
-		}
-		loads[leader] = append(loads[leader], l)
-		size[leader] += len(l.shot.raw)
 	}
 	clear(p.order[len(kept):])
 	p.order = kept
-	for leader, lanes := range loads {
-		p.busy[leader] = true
-		for _, l := range lanes {
-			l.held = true
+	for _, l := range p.order {
+		if d := l.not.Sub(now); !l.held && d > 0 {
+			wait = min(wait, d)
+			continue
 		}
-		go p.send(leader, lanes)
+		switch leader := p.leader(l); {
+		case l.held:
+		case leader < 0:
+			lost = append(lost, l)
+		case p.busy[leader]:
+			l.waits, wait = true, min(wait, askAgain) // its leader may become another meanwhile
+		default:
+			if lanes := p.gather(leader, now); len(lanes) > 0 {
+				p.busy[leader] = true
+				go p.send(leader, lanes)
+			}
+		}
 	}
 	if len(lost) > 0 && !p.looking {
 		p.looking = true
@@ -182,40 +177,75 @@ func (p *producer) schedule() (wait time.Duration, over bool) {
 	return wait, p.closing && len(p.order) == 0
 }
 
-// ready makes sure that a lane has a shot, or starts what it needs for one.
-func (p *producer) ready(l *lane) bool {
+// leader is the broker that a lane's shots go to; -1: it is to be looked for.
+func (p *producer) leader(l *lane) int32 {
+	if l.lost {
+		return -1
+	}
+	return p.d.topics.cached(l.part.Topic).leader(l.part.Index)
+}
+
+// gather holds the lanes that the next request to a broker can carry.
+func (p *producer) gather(leader int32, now time.Time) (lanes []*lane) {
+	p.turn++ // not always the same lanes have to wait for the next request
+	for i := range p.order {
+		l := p.order[(p.turn+i)%len(p.order)]
+		l.waits = false
+		if l.held || l.idle() || l.not.After(now) || p.leader(l) != leader || !p.known(l) {
+			continue
+		}
+		l.held = true
+		lanes = append(lanes, l)
+	}
+	return lanes
+}
+
+// known makes sure that a lane has a producer id, or has it asked for.
+func (p *producer) known(l *lane) bool {
+	switch {
+	case l.shot != nil || l.identity != nil:
+		return true
+	case p.identity != nil:
+		l.identity, l.seq = p.identity, 0
+		p.d.vet(l.part.Topic)
+		return true
+	case !p.asking:
+		p.asking = true
+		go p.identify()
+	}
+	return false
+}
+
+// aim makes sure that a held lane has a shot; without the lock, so that others go on appending.
+func (p *producer) aim(l *lane) bool {
 	if l.shot != nil {
 		return true
 	}
-	if l.identity == nil {
-		if p.identity == nil {
-			if !p.asking {
-				p.asking = true
-				go p.identify()
-			}
-			return false
-		}
-		l.identity, l.seq = p.identity, 0
-		p.d.vet(l.part.Topic)
-	}
-	limit := l.limit
+	p.mu.Lock()
+	queue, limit := l.queue, l.limit
 	if l.single > 0 {
 		limit = 0
 		l.single--
 	}
-	s, err := load(l.part, l.queue, limit)
-	if err != nil { // only a batch that no Builder made: it is alone to blame
-		bad := l.queue[:1:1]
-		l.queue = l.queue[1:]
-		l.held = true
-		go p.refuse(l, bad, fmt.Errorf("append to %v: %w: %w", l.part, eventlog.ErrInvalid, err))
-		return false
+	p.mu.Unlock()
+	s, err := load(l.part, queue, limit)
+	n := 1
+	if err == nil {
+		n = len(s.jobs)
+		s.notAhead(p.d.o.Now())
+		s.aim(l.identity.id, l.identity.epoch, l.seq, false)
 	}
-	l.queue = l.queue[len(s.jobs):]
-	s.notAhead(p.d.o.Now())
-	s.aim(l.identity.id, l.identity.epoch, l.seq, false)
+	p.mu.Lock()
+	l.queue = l.queue[n:]
+	if len(l.queue) == 0 {
+		l.queue = nil // a queue that was long is not kept
+	}
 	l.shot = s
-	return true
+	p.mu.Unlock()
+	if err != nil { // only a batch that no Builder made: it is alone to blame
+		p.refuse(l, queue[:1:1], fmt.Errorf("append to %v: %w: %w", l.part, eventlog.ErrInvalid, err))
+	}
+	return err == nil
 }
 
 // refuse answers jobs that were taken out of a held lane, and frees it.
@@ -227,14 +257,46 @@ func (p *producer) refuse(l *lane, jobs []*job, err error) {
 	p.look()
 }
 
-// send carries the shots of some lanes to their leader and deals with the answers.
+// send carries the shots of some lanes to their leader, and of what has gathered meanwhile, until nothing has.
 func (p *producer) send(leader int32, lanes []*lane) {
-	req := newProduce(nil)
-	of := make([]*topic, len(lanes))
-	for i, l := range lanes {
-		if of[i] = p.d.topics.cached(l.part.Topic); of[i] != nil {
-			addProduce(req, of[i], l.part.Index, l.shot.raw)
+	for len(lanes) > 0 {
+		p.carry(leader, lanes)
+		p.mu.Lock()
+		if lanes = p.gather(leader, time.Now()); len(lanes) == 0 {
+			delete(p.busy, leader)
 		}
+		p.mu.Unlock()
+	}
+	p.look()
+}
+
+// requestBytes is how large a request grows, or one shot more.
+const requestBytes = 8 << 20
+
+// carry makes the shots of held lanes, sends them in one request, and deals with the answers.
+func (p *producer) carry(leader int32, held []*lane) {
+	req := newProduce(nil)
+	lanes, of := make([]*lane, 0, len(held)), make([]*topic, 0, len(held))
+	size := 0
+	for _, l := range held {
+		if size > requestBytes {
+			p.mu.Lock()
+			p.free(l)
+			p.mu.Unlock()
+			continue
+		}
+		if !p.aim(l) {
+			continue
+		}
+		t := p.d.topics.cached(l.part.Topic)
+		if t != nil {
+			addProduce(req, t, l.part.Index, l.shot.raw)
+		}
+		lanes, of = append(lanes, l), append(of, t)
+		size += len(l.shot.raw)
+	}
+	if len(lanes) == 0 {
+		return
 	}
 	slow := func(err error) {
 		for _, l := range lanes {
@@ -253,10 +315,6 @@ func (p *producer) send(leader int32, lanes []*lane) {
 	for i, l := range lanes {
 		p.settle(l, of[i], resp, err)
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	delete(p.busy, leader)
-	p.look()
 }
 
 // settle deals with the answer to a lane's shot.
@@ -343,6 +401,9 @@ func (p *producer) settle(l *lane, t *topic, resp *kmsg.ProduceResponse, err err
 			s.retime(p.d.o.Now())
 		}
 		p.later(l)
+	}
+	if v != accepted {
+		p.look()
 	}
 	if l.idle() { // what was in doubt is given up: nothing waits any more
 		p.d.trouble.end(false, l, false)

@@ -2,6 +2,7 @@ package kafka
 
 import (
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/millrace-io/millrace/eventlog"
@@ -46,12 +47,10 @@ func load(p eventlog.Part, queue []*job, limit int) (*shot, error) {
 		s.count = s.raw.Count()
 		return s, nil
 	}
-	var bl eventlog.Builder
+	bl := builders.Get().(*eventlog.Builder)
+	defer keep(bl)
 	for i, j := range s.jobs {
-		err := j.b.Each(func(r *eventlog.Record) error {
-			bl.Add(r.Timestamp, r.Key, r.Value, r.Headers)
-			return nil
-		})
+		err := bl.Merge(j.b)
 		if err != nil && i > 0 {
 			return load(p, queue[:i], limit) // those before it are in order
 		}
@@ -70,6 +69,15 @@ func load(p eventlog.Part, queue []*job, limit int) (*shot, error) {
 	s.raw = b.Raw()
 	s.count = s.raw.Count()
 	return s, nil
+}
+
+var builders = sync.Pool{New: func() any { return new(eventlog.Builder) }}
+
+// keep has a builder used again, if nothing is left in it.
+func keep(bl *eventlog.Builder) {
+	if bl.Len() == 0 {
+		builders.Put(bl)
+	}
 }
 
 // tooFarAhead of the node's own clock are the times of records that were made before the clock was set back.
@@ -106,10 +114,15 @@ func after(seq, n int32) int32 { return int32((int64(seq) + int64(n)) & (1<<31 -
 
 // hit answers the jobs of an accepted shot: its records lie one after the other.
 func (s *shot) hit(rooms *rooms) {
+	size := 0
+	for _, j := range s.jobs {
+		size += j.size
+	}
+	rooms.give(s.part, size)
 	at := s.base
 	for _, j := range s.jobs {
 		n := int64(j.b.Len())
-		j.answer(rooms, eventlog.Outcome{Base: at})
+		j.done(eventlog.Outcome{Base: at})
 		at += n
 	}
 }
