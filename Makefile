@@ -32,7 +32,7 @@ test: ## all tests, races on, a tenth of every count, and every planted bug is c
 	@$(MAKE) --no-print-directory mutants
 
 mutants: ## each checker catches the bug planted for it
-	$(GO) test -tags mutants -run 'Mutant' -timeout 9m ./eventlog/engine ./kafkawire ./kafkawire/group ./mqtt/session ./mqtt/broker ./fleet ./verify ./spill ./eventlog/kafka ./app
+	$(GO) test -tags mutants -run 'Mutant' -timeout 9m ./eventlog/engine ./kafkawire ./kafkawire/acl ./kafkawire/group ./mqtt/session ./mqtt/broker ./fleet ./verify ./spill ./eventlog/kafka ./app
 
 test-all: build ## test, plus foreign clients of MQTT and Kafka, and a cluster of Apache Kafka
 	scripts/test-all

@@ -279,7 +279,7 @@ func (f *fetch) collect() {
 	left := min(int(max(f.req.MaxBytes, 0)), f.c.s.MaxFetchBytes)
 	room := -1 // memory for what is read; not known before something is
 	empty := true
-	asked := f.authorize() // a right may have gone while we waited
+	asked := !mutant(mutantWaiting) && f.authorize() // a right may have gone while we waited
 	for i, p := range f.set.parts {
 		if asked && p.code == 0 && !p.topic.may {
 			p.code = kerr.TopicAuthorizationFailed.Code

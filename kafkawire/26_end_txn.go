@@ -18,7 +18,7 @@ func init() {
 func endTxn(c *conn, req *kmsg.EndTxnRequest) kmsg.Response {
 	resp := kmsg.NewPtrEndTxnResponse()
 	resp.ProducerID, resp.ProducerEpoch = -1, -1
-	if !c.mayTransact(kmsg.ACLOperationWrite, req.TransactionalID) {
+	if !c.mayTransact(kmsg.ACLOperationWrite, req.TransactionalID) && !mutant(mutantUnasked) {
 		resp.ErrorCode = kerr.TransactionalIDAuthorizationFailed.Code
 		return resp
 	}

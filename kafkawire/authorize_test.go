@@ -697,6 +697,7 @@ func TestAnswersAreRemembered(t *testing.T) {
 func TestACLs(t *testing.T) {
 	r := &fakeRights{}
 	n, u := securedNode(t, r)
+	n.topic("tango", 1, nil)
 	r.allow("anna", opAlter, cluster, clusterName)
 	r.allow("anna", opDescribe, cluster, clusterName)
 	admin, ctx := kadm.NewClient(n.as("anna", "correct horse")), patience(t)
@@ -716,8 +717,10 @@ func TestACLs(t *testing.T) {
 		t.Fatal(err)
 	}
 	bert = n.as("bert", "battery staple", kgo.DefaultProduceTopic("t"))
-	if err := bert.ProduceSync(ctx, kgo.StringRecord("x")).FirstErr(); err != nil {
-		t.Fatalf("with an ACL: %v", err)
+	for _, topic := range []string{"t", "tango"} { // a prefix means both
+		if err := bert.ProduceSync(ctx, &kgo.Record{Topic: topic, Value: []byte("x")}).FirstErr(); err != nil {
+			t.Fatalf("with an ACL: %v", err)
+		}
 	}
 	// The policy's no beats an ACL's yes.
 	r.say(acl.Deny, "bert", opWrite, topicKind, "t")

@@ -138,7 +138,11 @@ func (c *credentials) find(m scram.Mechanism, name string) (*scram.Verifier, ide
 	k := credential{Name: name, Mechanism: m}
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	nobody := scram.Nobody(c.secret, m, name, c.usual(name)) // whether it is needed or not: time tells nothing, either
+	secret := c.secret
+	if mutant(mutantNobody) {
+		secret = []byte(rand.Text())
+	}
+	nobody := scram.Nobody(secret, m, name, c.usual(name)) // whether it is needed or not: time tells nothing, either
 	if v != nil {
 		return v, g
 	}
@@ -155,7 +159,7 @@ func (c *credentials) holds(k credential, was *scram.Verifier) bool {
 	}
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	return c.of[k] == was
+	return c.of[k] == was || mutant(mutantCredential)
 }
 
 // usual is how many iterations a name would have that there is not: one of the counts that those have that there are.

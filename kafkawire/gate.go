@@ -123,7 +123,7 @@ func (c *conn) become(who *principal) {
 	c.s.grown(c)
 	if !who.until.IsZero() {
 		c.expiry = time.AfterFunc(who.until.Sub(c.s.Now()), func() {
-			if c.who.Load() == who {
+			if c.who.Load() == who && !mutant(mutantOutlive) {
 				c.lose(endedExpired)
 			}
 		})
@@ -157,11 +157,11 @@ func before(key int16) bool {
 func (c *conn) allowedNow(key int16) error {
 	who := c.who.Load()
 	switch {
-	case before(key):
+	case before(key), mutant(mutantBefore):
 		return nil
 	case who == nil:
 		return ended(endedUnauthenticated, "%s before authentication", kmsg.NameForKey(key))
-	case !who.until.IsZero() && !c.s.Now().Before(who.until):
+	case !who.until.IsZero() && !c.s.Now().Before(who.until) && !mutant(mutantOutlive):
 		return ended(endedExpired, "the session is over")
 	}
 	c.settled = true
@@ -194,7 +194,7 @@ func (c *conn) recheck() {
 			return
 		}
 	}
-	if who := c.who.Load(); who != nil && who.holds != nil && !who.holds() {
+	if who := c.who.Load(); who != nil && who.holds != nil && !who.holds() && !mutant(mutantRevoked) {
 		c.s.Logger.Warn("kafka: connection ended: what its client authenticated with is not in force any more",
 			"remote", c.nc.RemoteAddr().String(), "account", who.account)
 		c.lose(endedRevoked)

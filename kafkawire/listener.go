@@ -108,7 +108,7 @@ func (s *Server) accept(nc net.Conn, o *ListenerOptions, host string, port int32
 		nc.Close()
 		return
 	}
-	if o.Gate != nil && !s.half.Enter(admission.ClientOf(nc)) {
+	if o.Gate != nil && !s.half.Enter(admission.ClientOf(nc)) && !mutant(mutantHalfOpen) {
 		s.mu.Unlock()
 		s.stats.ended[slices.Index(endings[:], endedHalfOpen)].Add(1)
 		nc.Close()

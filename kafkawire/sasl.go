@@ -109,7 +109,7 @@ func (a *sasl) enter(g identity.Grant) error {
 			who.until = end
 		}
 	}
-	if old := c.who.Load(); old != nil && c.settled && (old.account != who.account || old.mechanism != "" && old.mechanism != who.mechanism) {
+	if old := c.who.Load(); old != nil && c.settled && !mutant(mutantBecome) && (old.account != who.account || old.mechanism != "" && old.mechanism != who.mechanism) {
 		return fmt.Errorf("%w: the connection is of %q by %s, and cannot become %q's by %s", errMessage, old.account, old.mechanism, who.account, who.mechanism)
 	}
 	if !who.until.IsZero() && !now.Before(who.until) {
@@ -156,7 +156,7 @@ func parsePlain(message []byte) (name, password string, err error) {
 		return "", "", fmt.Errorf("%w: not a message of PLAIN", errMessage)
 	}
 	as, name, password := string(parts[0]), string(parts[1]), string(parts[2])
-	if as != "" && as != name {
+	if as != "" && as != name && !mutant(mutantActAs) {
 		return "", "", fmt.Errorf("%w: nobody acts for somebody else here", errMessage)
 	}
 	if password == "" {
@@ -244,7 +244,7 @@ func (a *sasl) scram(message []byte) (answer []byte, g identity.Grant, err error
 		answer, err = e.Challenge(v)
 		return answer, g, err
 	}
-	if answer, err = a.exchange.Prove(message); err != nil {
+	if answer, err = a.exchange.Prove(message); err != nil && !mutant(mutantProof) {
 		return nil, g, err
 	}
 	if proven := a.c.listener.Gate.Proven; proven != nil {

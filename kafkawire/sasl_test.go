@@ -341,6 +341,22 @@ func TestWrongSASL(t *testing.T) {
 	}
 }
 
+// PLAIN has a word for acting as somebody else; nobody does.
+func TestPlainActsForNobodyElse(t *testing.T) {
+	n, _ := secured(t, Options{})
+	for as, code := range map[string]int16{"": 0, "anna": 0, "bert": kerr.SaslAuthenticationFailed.Code} {
+		c := n.dial()
+		hs := kmsg.NewPtrSASLHandshakeRequest()
+		hs.Mechanism = mechanismPlain
+		do[*kmsg.SASLHandshakeResponse](c, 1, hs)
+		req := kmsg.NewPtrSASLAuthenticateRequest()
+		req.SASLAuthBytes = []byte(as + "\x00anna\x00correct horse")
+		if resp := do[*kmsg.SASLAuthenticateResponse](c, 2, req); resp.ErrorCode != code {
+			t.Errorf("anna as %q: error %d, want %d", as, resp.ErrorCode, code)
+		}
+	}
+}
+
 func TestRevokedCredential(t *testing.T) {
 	n, u := secured(t, Options{})
 	c := n.dial()

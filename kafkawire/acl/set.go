@@ -60,7 +60,7 @@ func (s *Set) add(b *Binding) {
 		s.of[b.Resource] = n
 	}
 	in := n.literal
-	if b.Pattern == kmsg.ACLResourcePatternTypePrefixed {
+	if b.Pattern == kmsg.ACLResourcePatternTypePrefixed && !mutant(mutantLiteral) {
 		in = n.prefixed
 	}
 	in[b.Name] = append(in[b.Name], b)
@@ -130,20 +130,24 @@ func (q *question) ask(bs []*Binding) {
 		}
 		v := Allow
 		if b.Permission == kmsg.ACLPermissionTypeDeny {
-			v = Deny
+			if v = Deny; mutant(mutantDeny) {
+				continue
+			}
 		}
-		q.verdict = q.verdict.And(v)
+		if q.verdict = q.verdict.And(v); mutant(mutantOrder) {
+			q.verdict = v
+		}
 	}
 }
 
 // means tells whether a binding speaks of who asks for what.
 func (q *question) means(b *Binding) bool {
 	who := b.Principal[len(UserPrefix):]
-	if who != Wildcard && who != q.account || b.Host != Wildcard && b.Host != q.host {
+	if who != Wildcard && who != q.account || b.Host != Wildcard && b.Host != q.host && !mutant(mutantHost) {
 		return false
 	}
 	return b.Operation == q.op || b.Operation == kmsg.ACLOperationAll ||
-		b.Permission == kmsg.ACLPermissionTypeAllow && implies(b.Operation, q.op)
+		(b.Permission == kmsg.ACLPermissionTypeAllow || mutant(mutantImplied)) && implies(b.Operation, q.op)
 }
 
 // implies tells whether who may do one thing may do another by it.

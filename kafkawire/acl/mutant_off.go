@@ -1,0 +1,5 @@
+//go:build !mutants
+
+package acl
+
+func mutant(string) bool { return false }
