@@ -32,7 +32,7 @@ test: ## all tests, races on, a tenth of every count, and every planted bug is c
 	@$(MAKE) --no-print-directory mutants
 
 mutants: ## each checker catches the bug planted for it
-	$(GO) test -tags mutants -run 'Mutant' -timeout 9m ./eventlog/engine ./kafkawire ./kafkawire/acl ./kafkawire/group ./mqtt/session ./mqtt/broker ./fleet ./verify ./spill ./eventlog/kafka ./app
+	$(GO) test -tags mutants -run 'Mutant' -timeout 9m ./eventlog/engine ./kafkawire ./kafkawire/acl ./kafkawire/group ./mqtt/session ./mqtt/broker ./fleet ./verify ./route ./spill ./eventlog/kafka ./app
 
 test-all: build ## test, plus foreign clients of MQTT and Kafka, and a cluster of Apache Kafka
 	scripts/test-all
@@ -75,7 +75,7 @@ bench-kafka: build ## on a Kafka cluster of three brokers, which it starts: besi
 	scripts/bench-kafka -only $(or $(ONLY),tuv)
 
 bench-log: build ## the log beside Apache Kafka (Java; Maven the first time) and NATS JetStream, about twenty-five minutes. make bench-log ONLY=A runs one load of it
-	scripts/bench-log -only $(or $(ONLY),A)
+	scripts/bench-log -window 2s -only $(or $(ONLY),ABCDEFG)
 
 kafka-up: ## three brokers of Apache Kafka on this machine, for tests (Java; Maven the first time)
 	@scripts/kafka up

@@ -3,12 +3,14 @@ package app
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/millrace-io/millrace/console"
 	"github.com/millrace-io/millrace/eventlog/kafka"
 	"github.com/millrace-io/millrace/metrics"
+	"github.com/millrace-io/millrace/route"
 )
 
 // clusterWords says what a state of the cluster means to who operates the node.
@@ -27,13 +29,41 @@ var clusterWords = map[kafka.State]string{
 // clusterHealth is the driver's, with the topics that routes lack.
 func (n *Node) clusterHealth() kafka.Health {
 	h := n.cluster.Health()
-	if n.store == nil {
+	if n.store == nil || h.State != kafka.OK && h.State != kafka.NoTopic && h.State != kafka.Unwell {
 		return h
 	}
-	if absent := n.store.Absent(); len(absent) > 0 && h.State == kafka.OK {
-		h.State, h.Err = kafka.NoTopic, errors.Join(absent...)
+	absent, all := n.absent()
+	if len(absent) == 0 {
+		return h
 	}
+	h.State, h.Err, h.Since = kafka.NoTopic, nil, absent[0].Since
+	for _, a := range absent {
+		h.Err = errors.Join(h.Err, errors.New(absence(a)))
+		if a.Since.Before(h.Since) {
+			h.Since = a.Since
+		}
+	}
+	h.Stuck = h.Stuck || all
 	return h
+}
+
+// absentPatience is how long a topic is missing before it is told: one that is made again at once is no matter.
+const absentPatience = time.Second
+
+// absent lists the topics of routes that have been missing for long enough. all: none is left.
+func (n *Node) absent() (list []route.Absence, all bool) {
+	list, all = n.store.Absent()
+	short := len(list)
+	list = slices.DeleteFunc(list, func(a route.Absence) bool { return time.Since(a.Since) < absentPatience })
+	return list, all && len(list) == short
+}
+
+// absence says what is the matter with a missing topic.
+func absence(a route.Absence) string {
+	if a.Err == nil {
+		return fmt.Sprintf("topic %q was deleted, and is being made again", a.Topic)
+	}
+	return fmt.Sprintf("topic %q was deleted, and cannot be made again: %v", a.Topic, a.Err)
 }
 
 // clusterCheck is the condition of readiness that the cluster does its work. Nobody has to do anything to the node when it does not hold:
@@ -57,7 +87,10 @@ func (n *Node) clusterCheck() (c console.Check) {
 		return c
 	}
 	c.Detail = fmt.Sprintf("on a Kafka cluster, %s: %s", h.State, clusterWords[h.State])
-	if h.Appends+h.Reads > 0 {
+	switch {
+	case h.State == kafka.NoTopic && h.Appends+h.Reads == 0:
+		c.Detail += "; its publishers wait since " + h.Since.UTC().Format(time.RFC3339)
+	case h.Appends+h.Reads > 0:
 		c.Detail += fmt.Sprintf("; since %s publishers of %d partitions wait, and readers of %d", h.Since.UTC().Format(time.RFC3339), h.Appends, h.Reads)
 	}
 	c.Detail += fmt.Sprintf(" (%v)", h.Err)
@@ -125,7 +158,7 @@ func (n *Node) collectCluster(s *metrics.Samples) {
 	s.Gauge("cluster_waiting_partitions", "Partitions of which something has been repeated for seconds.", float64(h.Appends), "what", "appends")
 	s.Gauge("cluster_waiting_partitions", "Partitions of which something has been repeated for seconds.", float64(h.Reads), "what", "reads")
 	waits := 0.0
-	if h.Appends+h.Reads > 0 {
+	if !h.Since.IsZero() {
 		waits = time.Since(h.Since).Seconds()
 	}
 	s.Gauge("cluster_waiting_seconds", "How long the oldest of them has been.", waits)

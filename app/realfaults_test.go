@@ -17,7 +17,7 @@ import (
 )
 
 // realFaulty is a node on the real cluster, behind proxies, with a clock that can be set.
-func realFaulty(t *testing.T, ahead *atomic.Int64) (f *faulty, control func(args ...string), adm *kadm.Client) {
+func realFaulty(t *testing.T, ahead *atomic.Int64, more string) (f *faulty, control func(args ...string), adm *kadm.Client) {
 	t.Helper()
 	seeds := clusterToBreak(t)
 	control = func(args ...string) {
@@ -34,7 +34,7 @@ func realFaulty(t *testing.T, ahead *atomic.Int64) (f *faulty, control func(args
 	t.Cleanup(cl.Close)
 	f = &faulty{T: t, net: &faultproxy.Net{}}
 	t.Cleanup(f.net.Close)
-	c := testConfig(t, "log: {kafka: ["+strings.ReplaceAll(seeds, ",", ", ")+"]}\nlimits: {inbound_bytes: 256KiB}\n")
+	c := testConfig(t, "log: {kafka: ["+strings.ReplaceAll(seeds, ",", ", ")+"]}\nlimits: {inbound_bytes: 256KiB}\n"+more)
 	c.Log.Data = ""
 	f.runs(bootTimed(t, c, func(o *kafka.Options) { o.Dial, o.RoomBytes, o.Patience = f.net.Dial, floodRoom, time.Second },
 		func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }))
@@ -46,7 +46,7 @@ func realFaulty(t *testing.T, ahead *atomic.Int64) (f *faulty, control func(args
 // the clock. (One broker killed or hung, rights and users taken away have tests of their own.)
 func TestRealKafkaFaults(t *testing.T) {
 	var ahead atomic.Int64
-	f, control, adm := realFaulty(t, &ahead)
+	f, control, adm := realFaulty(t, &ahead, "")
 	for _, row := range networkFaults() {
 		f.survive(row)
 	}
@@ -105,20 +105,10 @@ func moveLeaders(t *testing.T, adm *kadm.Client, topic string) {
 	})
 }
 
-// TestRealKafkaTopicReplaced: a topic is deleted under the node, and comes back with fewer partitions.
+// TestRealKafkaTopicReplaced: the rows of the fault table that are about a topic.
 func TestRealKafkaTopicReplaced(t *testing.T) {
 	var ahead atomic.Int64
-	f, _, adm := realFaulty(t, &ahead)
-	f.load.more(50)
-	f.load.finish()
-	if _, err := adm.DeleteTopic(t.Context(), "mqtt"); err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, "it is made again, by the node or by us", func() bool {
-		_, err := adm.CreateTopic(t.Context(), 3, 3, nil, "mqtt")
-		return err == nil || strings.Contains(err.Error(), "EXISTS")
-	})
-	f.load = startLoad(t, f.address, 200)
-	f.load.more(100)
-	f.load.finish()
+	f, _, adm := realFaulty(t, &ahead, onePlan)
+	f.topicMissing(adm, 3)
+	f.topicDeleted(adm)
 }

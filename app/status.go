@@ -22,6 +22,9 @@ func (n *Node) Status() console.Status {
 	if n.cluster != nil {
 		log = n.clusterCheck()
 	}
+	if absent, all := n.absent(); n.cluster == nil && len(absent) > 0 {
+		log.OK, log.Detail = !all, "embedded; publishers wait: "+absence(absent[0])
+	}
 	if err := n.health(); err != nil {
 		log.OK, log.Detail = false, err.Error()
 	}

@@ -64,6 +64,7 @@ type plan struct {
 	early bool
 	dead  bool // for dead letters
 	spill bool
+	topic int  // of the table
 	full  bool // a later plan has taken over
 	count int
 	size  int
@@ -120,6 +121,11 @@ type outgoing struct {
 	dead   bool // for dead letters, which nobody in MQTT sees
 	answer func(eventlog.Outcome)
 
+	topic  int             // of the table
+	gate   *gate           // nil: it has gone through none
+	batch  *eventlog.Batch // for the gate
+	number int64
+
 	spilled bool
 	counter *meter.Part // nil without a meter
 	runs    []run
@@ -138,7 +144,7 @@ func newOutgoing() *outgoing {
 
 func (o *outgoing) free() {
 	clear(o.runs)
-	o.spilled = false
+	o.spilled, o.gate, o.batch = false, nil, nil
 	o.store, o.call, o.side, o.counter, o.from, o.runs, o.dead = nil, nil, nil, nil, o.from[:0], o.runs[:0], false
 	outgoings.Put(o)
 }
@@ -213,6 +219,7 @@ func (s *Store) plan(c *call, a *appender, now int64, msgs []session.Message, e 
 			}
 			st := &a.steps[i]
 			st.plan = a.planFor(part, r.route, estimate(r, m))
+			a.plans[st.plan].topic = r.route.topic
 			if planned++; r.route.Spill { // counted when it comes to the log
 				continue
 			}
@@ -290,6 +297,7 @@ func (s *Store) encode(c *call, a *appender, now int64, msgs []session.Message, 
 		a.builders[i].Grow(p.size)
 		sides[i].batch.Msgs, views = views[:0:p.count], views[p.count:]
 		o.store, o.call, o.part, o.side, o.counter, o.dead = s, c, sessionPart(p.part), &sides[i], p.counter, p.dead
+		o.topic = p.topic
 		a.out = append(a.out, o)
 	}
 	for i := range a.steps {
@@ -363,11 +371,18 @@ func (s *Store) send(p *plan, builder *eventlog.Builder, o *outgoing) {
 	if p.codec != eventlog.None { // the payloads stay beside what they were compressed to
 		batch.SideBytes += len(plain)
 	}
-	s.log.Append(batch, o.answer)
+	s.hand(&s.gates[p.topic], o, batch)
 }
 
 // answered maps what became of a batch to the messages of its call.
 func (o *outgoing) answered(outcome eventlog.Outcome) {
+	if o.gate != nil {
+		if gone(&outcome) {
+			o.store.comeBack(o)
+			return
+		}
+		o.gate.answered.Add(1)
+	}
 	if o.dead {
 		o.countLetters(&outcome)
 	} else {

@@ -3,3 +3,5 @@
 package route
 
 func mutantDrops(int) bool { return false }
+
+func mutantHurries() bool { return false }

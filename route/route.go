@@ -79,6 +79,7 @@ type Store struct {
 	spill    *spill.Spill   // nil: no route has one
 	work     sync.WaitGroup // topics that are being made again
 
+	gates   []gate // as Table.topics
 	absent  absent
 	samples samples
 	stats   counters
@@ -108,7 +109,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 		return nil, err
 	}
 	s := &Store{
-		log: o.Log, table: table, now: o.Now, unlogged: o.Unlogged, cache: newCache(),
+		log: o.Log, table: table, now: o.Now, unlogged: o.Unlogged, cache: newCache(), gates: make([]gate, len(table.topics)),
 		logger:    cmp.Or(o.Logger, slog.New(slog.DiscardHandler)),
 		maxRecord: cmp.Or(o.MaxPacket, 1<<20) + recordOverhead,
 	}
@@ -133,6 +134,9 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 func (s *Store) Close() {
 	s.dead.close()
 	s.work.Wait()
+	for i := range s.gates {
+		s.gates[i].end()
+	}
 	if s.spill != nil {
 		if err := s.spill.Close(); err != nil {
 			s.logger.Error("the local log of what waits for the cluster is not closed cleanly; the next start recovers it", "err", err)
@@ -298,20 +302,14 @@ type absent struct {
 	of map[eventlog.TopicID]error // why not; nil: it is being made
 }
 
-// Absent says of each routed topic that was deleted, and cannot be made again, why.
-func (s *Store) Absent() (errs []error) {
-	s.absent.mu.Lock()
-	defer s.absent.mu.Unlock()
-	for _, err := range s.absent.of {
-		if err != nil {
-			errs = append(errs, err)
-		}
-	}
-	return errs
-}
-
-// topicGone makes a deleted topic again, and lets the tails follow the new one. What is published meanwhile is not acknowledged.
+// topicGone makes a deleted topic again, and lets the tails follow the new one. What is published meanwhile waits before its gate.
 func (s *Store) topicGone(id eventlog.TopicID) {
+	if i, routed := s.places.Load().byID[id]; routed {
+		g := &s.gates[i]
+		g.mu.Lock()
+		s.closeGate(g, i, id)
+		g.mu.Unlock()
+	}
 	s.absent.mu.Lock()
 	defer s.absent.mu.Unlock()
 	if _, known := s.absent.of[id]; known {
@@ -328,7 +326,11 @@ func (s *Store) topicGone(id eventlog.TopicID) {
 func (s *Store) moveUntilDone(id eventlog.TopicID) {
 	ctx := s.dead.ctx
 	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 5*time.Second) {
+		i, routed := s.places.Load().byID[id]
 		err := s.move(ctx, id)
+		if err == nil && routed {
+			s.release(ctx, &s.gates[i], id)
+		}
 		s.absent.mu.Lock()
 		if err == nil || ctx.Err() != nil {
 			delete(s.absent.of, id)

@@ -42,6 +42,11 @@ func (s *Store) room(p *plan) <-chan struct{} {
 	if p.spill {
 		return s.spill.Room(p.part)
 	}
+	if !p.dead {
+		if wait := s.gates[p.topic].room(); wait != nil {
+			return wait
+		}
+	}
 	return s.log.Room(p.part)
 }
 
