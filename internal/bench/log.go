@@ -6,10 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
-	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -21,16 +18,36 @@ import (
 // written is deleted before the next begins, and what is left of it is synced.
 var onLog = []scenario{
 	{"A", "durable produce: keyed records as fast as the clients can, acks=all, idempotent (franz-go, 16 KiB batches, linger 5 ms)", produceAll},
+	{"B", "durable produce by Kafka's own ProducerPerformance, with its defaults: one producer, no keys, 16 partitions", produceByTools},
+	{"C", "acks=all, open loop: 20,000 records/s of 1 KB from 100 producers to 16 partitions; latency from when each was due", openLoops(false)},
+	{"D", "end to end: the same with a consumer that follows (franz-go)", openLoops(true)},
+	{"E", "consume from the page cache: one consumer, 16 partitions", consumeAll},
+	{"F", "kill -9 and restart with 1,000 partitions, until Metadata and Fetch answer", restarts},
+	{"G", "memory of an idle server with 1,000 partitions of five records each", idleMemory},
 }
 
 // logBench is what the loads on the log share: the servers, and what was found.
 type logBench struct {
 	*bench
-	dir     string
-	cells   string // of the produce load, which to run; empty: all
+	cells    string  // of the produce load, which to run; empty: all
+	gb       float64 // what a server holds that is killed
+	peersDir string  // where NATS is
+
+	dir     string // of the servers
 	servers []*logServer
 	missing []string
 	found   findings
+}
+
+// findings are by load and server.
+type findings struct {
+	produced       map[produceCell]map[string][]produced
+	byTool         map[int]map[string][]produced // by size
+	open, followed map[string][]openRun
+	consumed       map[consumption]map[string][]consumed
+	peak           map[string]int64 // after the produce load
+	restarted      map[string]restarted
+	idle           map[string][]int64
 }
 
 // logServer is one of the servers side by side.
@@ -46,15 +63,14 @@ func (b *bench) log() (*logBench, error) {
 	if l.servers != nil {
 		return l, nil
 	}
-	var err error
-	if l.dir, err = os.MkdirTemp("", "millrace-log-"); err != nil {
+	if err := l.folder(); err != nil {
 		return nil, err
 	}
 	ks, missing := logKinds(b)
 	l.missing = missing
-	for i, k := range ks {
-		dir := filepath.Join(l.dir, fmt.Sprint(i))
-		if err := os.Mkdir(dir, 0o700); err != nil {
+	for _, k := range ks {
+		dir, err := os.MkdirTemp(l.dir, "beside-")
+		if err != nil {
 			return nil, err
 		}
 		s, err := l.start(k, dir)
@@ -87,14 +103,27 @@ func (l *logBench) start(k logKind, dir string) (*logServer, error) {
 	return n, nil
 }
 
-// stop ends what runs, and removes what it wrote.
-func (l *logBench) stop() {
-	for _, s := range l.servers {
-		s.stop()
+// folder makes the one that all is in.
+func (l *logBench) folder() (err error) {
+	if l.dir == "" {
+		l.dir, err = os.MkdirTemp("", "millrace-log-")
 	}
-	l.clean()
+	return err
 }
 
+// stopServers ends what runs side by side, and removes what it wrote.
+func (l *logBench) stopServers() error {
+	for _, s := range l.servers {
+		s.kill() // what it has is not needed any more
+		if err := os.RemoveAll(s.dir); err != nil {
+			return err
+		}
+	}
+	l.servers = nil
+	return l.folder()
+}
+
+// clean removes everything.
 func (l *logBench) clean() {
 	if l.dir != "" {
 		os.RemoveAll(l.dir)
@@ -126,9 +155,6 @@ func (l *logBench) warmUp() error {
 	return nil
 }
 
-// settle waits until the disk has what was written, so that the next load does not pay for it.
-func settle() { syscall.Sync() }
-
 // answers waits until a Kafka server has a controller and takes requests.
 func (s *logServer) answers() error {
 	return s.admin(func(ctx context.Context, a *kadm.Client) error {
@@ -156,27 +182,13 @@ func (s *logServer) admin(f func(ctx context.Context, a *kadm.Client) error) err
 	return f(ctx, kadm.NewClient(cl))
 }
 
-// with runs f with a topic of its own, deleted after it.
+// withTopic runs f with a topic of its own, deleted after it.
 func (s *logServer) withTopic(partitions int, f func(topic string) error) error {
 	topic := fmt.Sprintf("bench-%d", topics.Add(1))
-	err := s.admin(func(ctx context.Context, a *kadm.Client) error {
-		if _, err := a.CreateTopic(ctx, int32(partitions), 1, nil, topic); err != nil {
-			return fmt.Errorf("create topic %s with %d partitions: %w", topic, partitions, err)
-		}
-		for ctx.Err() == nil { // until all have leaders
-			m, err := a.Metadata(ctx, topic)
-			if err == nil && len(m.Topics[topic].Partitions) == partitions &&
-				!slices.ContainsFunc(m.Topics[topic].Partitions.Sorted(), func(p kadm.PartitionDetail) bool { return p.Err != nil || p.Leader < 0 }) {
-				return nil
-			}
-			time.Sleep(20 * time.Millisecond)
-		}
-		return fmt.Errorf("topic %s has no leaders: %w", topic, ctx.Err())
-	})
-	if err != nil {
+	if err := s.makeTopic(topic, partitions); err != nil {
 		return err
 	}
-	err = f(topic)
+	err := f(topic)
 	return errors.Join(err, s.admin(func(ctx context.Context, a *kadm.Client) error {
 		_, err := a.DeleteTopic(ctx, topic)
 		return err
@@ -194,4 +206,15 @@ func (s *logServer) stored(topic string) (n int64, err error) {
 		return err
 	})
 	return n, err
+}
+
+// end stops and removes everything.
+func (l *logBench) end() {
+	if l.dir == "" {
+		return
+	}
+	if err := l.stopServers(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+	}
+	l.clean()
 }

@@ -34,6 +34,18 @@ func logKinds(b *bench) (found []logKind, missing []string) {
 		found = append(found, logKind{kind: apacheKafka(namedKafka, lib, ""), java: true},
 			logKind{kind: apacheKafka(kafkaSynced, lib, "log.flush.interval.messages=1\n"), java: true})
 	}
+	server, err := filepath.Abs(filepath.Join(b.onLog.peersDir, "nats-server"))
+	if err == nil {
+		_, err = os.Stat(server)
+	}
+	if err == nil {
+		_, err = natsProducer(b.onLog.peersDir)
+	}
+	if err != nil {
+		missing = append(missing, fmt.Sprintf("NATS (%v)", err))
+	} else {
+		found = append(found, logKind{kind: jetStream(server), nats: true})
+	}
 	if b.kinds == "" {
 		return found, missing
 	}

@@ -162,11 +162,6 @@ func produceLoad(address, topic string, c produceCell, at pace, begin, end func(
 	return count, elapsed, total.Load(), err
 }
 
-// findings are by cell or scenario, and by server.
-type findings struct {
-	produced map[produceCell]map[string][]produced
-}
-
 // produceAll runs all cells, several times, the servers in turn.
 func produceAll(b *bench) error {
 	l, err := b.log()
@@ -181,8 +176,12 @@ func produceAll(b *bench) error {
 		of := map[string][]produced{}
 		l.found.produced[c] = of
 		for range b.runs {
-			for _, s := range l.kafkas() {
-				p, err := l.produce(s, c, b.pace)
+			for _, s := range l.servers {
+				run := l.produce
+				if s.nats {
+					run = l.publish
+				}
+				p, err := run(s, c, b.pace)
 				if err != nil {
 					return err
 				}
@@ -190,6 +189,7 @@ func produceAll(b *bench) error {
 			}
 		}
 	}
+	l.found.peak = l.peaks()
 	l.produceTables()
 	return nil
 }
@@ -262,3 +262,6 @@ func (l *logBench) produceTables() {
 		fmt.Println(row + " |")
 	}
 }
+
+// fine prints a spread of milliseconds.
+func (s spread) fine() string { return fmt.Sprintf("%.2f (%.2f–%.2f)", s.mid, s.low, s.high) }

@@ -29,6 +29,7 @@ func main() {
 	peers := flag.String("peers", ".bench/peers", "folder with the binaries mochi and nats-server")
 	others := flag.String(othersFlag, "", "for a scenario's own use: be the clients of a broker at this address")
 	cells := flag.String("cells", "", "scenario A: only cells whose name has this in it, such as \"100 B\" or \"1000 B, 64 → 16\"")
+	gb := flag.Float64("gb", 20, "scenario F: how many GB of values a server holds when it is killed")
 	flag.Parse()
 	if *others != "" {
 		if err := beOthers(*others); err != nil {
@@ -38,14 +39,14 @@ func main() {
 		return
 	}
 	b := &bench{runs: *runs, pace: pace{time.Second, *window}, kinds: *kinds}
-	b.onLog = &logBench{bench: b, cells: *cells}
+	b.onLog = &logBench{bench: b, cells: *cells, gb: *gb, peersDir: *peers}
 	context.AfterFunc(interrupted, func() {
 		time.Sleep(time.Second) // the servers are killed meanwhile
 		b.onLog.clean()
 		os.Exit(130)
 	})
 	err := b.run(*bin, *beside, *peers, *only)
-	b.onLog.stop()
+	b.onLog.end()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
@@ -112,6 +113,7 @@ func (b *bench) run(bin, beside, peers, only string) (err error) {
 		}
 		fmt.Fprintf(os.Stderr, "%s took %v, load %s\n", s.letter, time.Since(began).Round(time.Second), load())
 	}
+	b.onLog.targets()
 	if b.failed {
 		return errors.New("a run of millrace failed: see above")
 	}

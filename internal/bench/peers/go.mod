@@ -3,7 +3,10 @@ module github.com/millrace-io/millrace/internal/bench/peers
 
 go 1.26.0
 
-require github.com/mochi-mqtt/server/v2 v2.7.9
+require (
+	github.com/mochi-mqtt/server/v2 v2.7.9
+	github.com/nats-io/nats.go v1.55.0
+)
 
 require (
 	github.com/antithesishq/antithesis-sdk-go v0.8.0-default-no-op // indirect
