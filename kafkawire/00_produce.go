@@ -3,6 +3,7 @@ package kafkawire
 import (
 	"bytes"
 	"errors"
+	"sync"
 	"sync/atomic"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -26,107 +27,166 @@ import (
 //   - one RecordBatch v2 per partition, as Kafka wants it; older formats are INVALID_RECORD
 func init() {
 	registerStart(int16(kmsg.Produce), 3, 13, "ns i16 i32 [ s:0-12 uuid:13+ [ i32 nb ] ]", startProduce)
-	table[kmsg.Produce].advertisedMin = 0
+	table[kmsg.Produce].advertisedMin, table[kmsg.Produce].decodes = 0, true
 }
 
-// production is one Produce request on its way.
+// production is one Produce request on its way, and what became of it. It is decoded and answered by hand (produce_codec.go), and used again
+// and again: a request costs nothing but its batches.
 type production struct {
 	c           *conn
-	r           *request
+	r           request
 	acks        int16
 	txn         *string
-	resp        *kmsg.ProduceResponse
+	topics      []producedTopic
+	parts       []*produced // those in use, of all topics
+	spare       []*produced // all there are, in the same order
 	mayTransact bool
 	left        atomic.Int32 // batches without an answer, and one for the reader
 	errs        atomic.Int32
 	reply       reply
+	out         []byte
+}
+
+// producedTopic is a topic of a request.
+type producedTopic struct {
+	name  []byte // as the request has it, until it is answered
+	id    [16]byte
+	parts int // of production.parts, those behind the topics before
+
+	found     eventlog.Topic
+	ok        bool
+	may       bool // be written by who asks
+	publishes bool // to all that its records go on to on MQTT
+}
+
+// produced is one partition of a request: its batch, and the answer.
+type produced struct {
+	of      *production
+	index   int32
+	records []byte // nil once the log has them
+	done    func(engine.Produced)
+
+	code     int16
+	message  *string
+	base     int64
+	appended int64
+	start    int64
+}
+
+// keptParts is how many partitions' worth of memory a production keeps for the next request.
+const keptParts = 1024
+
+var productions sync.Pool
+
+func newProduction(c *conn, r *request) *production {
+	p, ok := productions.Get().(*production)
+	if !ok {
+		p = &production{}
+		p.reply.ready, p.reply.finish, p.reply.sent = make(chan struct{}, 1), p.finish, p.recycle
+	}
+	p.c, p.r = c, *r
+	return p
 }
 
 func startProduce(c *conn, r *request) (*reply, error) {
-	var req kmsg.ProduceRequest
-	req.SetVersion(r.version)
-	if err := req.UnsafeReadFrom(r.body); err != nil { // the bytes stay: the log keeps them
+	p := newProduction(c, r)
+	p.left.Store(1)
+	if err := p.decode(r.body); err != nil {
 		r.release()
 		return nil, err
 	}
-	p := &production{c: c, r: r, acks: req.Acks, txn: req.TransactionID, resp: kmsg.NewPtrProduceResponse()}
 	p.mayTransact = p.txn == nil || c.mayTransact(kmsg.ACLOperationWrite, *p.txn)
-	p.reply.ready, p.reply.finish = make(chan struct{}), p.finish
-	p.left.Store(1)
-	p.resp.Topics = make([]kmsg.ProduceResponseTopic, len(req.Topics))
-	for i := range req.Topics {
-		t, rt := &req.Topics[i], &p.resp.Topics[i]
-		rt.Topic, rt.TopicID = t.Topic, t.TopicID
-		rt.Partitions = make([]kmsg.ProduceResponseTopicPartition, len(t.Partitions))
-		topic, ok := p.topic(&req, t)
-		may := c.mayTopic(kmsg.ACLOperationWrite, t.Topic) || !ok && byTopicID(&req)
-		for j := range t.Partitions {
-			rp := &rt.Partitions[j]
-			rp.Default()
-			rp.Partition, rp.BaseOffset, rp.LogAppendTime, rp.LogStartOffset = t.Partitions[j].Partition, -1, -1, -1
-			if refusal := p.admit(&req, t.Topic, may, topic, ok, &t.Partitions[j]); refusal != nil {
-				refusal.set(&rp.ErrorCode, &rp.ErrorMessage)
-				p.errs.Add(1)
+	parts := p.parts
+	for i := range p.topics {
+		t := &p.topics[i]
+		p.find(t)
+		for _, part := range parts[:t.parts] {
+			if refusal := p.admit(t, part); refusal != nil {
+				part.refuse(refusal)
 				continue
 			}
-			p.append(topic.Name, eventlog.Part{Topic: topic.ID, Index: rp.Partition}, t.Partitions[j].Records, rp)
+			p.append(t, part)
 		}
+		parts = parts[t.parts:]
 	}
+	r.recycle() // the log has copies
+	p.r.body = nil
 	p.done()
 	return &p.reply, nil
 }
 
-// admit refuses what must not go into the log, or may not go there.
-func (p *production) admit(req *kmsg.ProduceRequest, name string, may bool, topic eventlog.Topic, ok bool, part *kmsg.ProduceRequestTopicPartition) *refusal {
-	if !may {
-		return refuse(kerr.TopicAuthorizationFailed, "the account may not write to the topic")
+// recycle makes the production ready for another request. Its reply is written, or never will be.
+func (p *production) recycle() {
+	if len(p.spare) > keptParts || cap(p.out) > smallBuffer {
+		return
 	}
-	if refusal := p.check(req, name, topic, ok, part); refusal != nil {
-		return refusal
+	for _, part := range p.parts {
+		part.records, part.message = nil, nil
 	}
-	return p.c.mayPublish(name, part.Records)
+	clear(p.topics)
+	p.c, p.r, p.txn, p.topics, p.parts = nil, request{}, nil, p.topics[:0], p.parts[:0]
+	p.errs.Store(0)
+	p.reply.reset()
+	productions.Put(p)
 }
 
-// byTopicID tells whether a request names its topics by id.
-func byTopicID(req *kmsg.ProduceRequest) bool { return req.Version >= 13 }
+// byTopicID tells whether the request names its topics by id.
+func (p *production) byTopicID() bool { return p.r.version >= 13 }
+
+// find looks a topic up, and asks what the client may do to it. One named by its id gets its name.
+func (p *production) find(t *producedTopic) {
+	if p.byTopicID() {
+		t.found, t.ok = p.c.s.topicByID(t.id)
+	} else {
+		if p.c.topic != string(t.name) {
+			p.c.topic = string(t.name)
+		}
+		t.found, t.ok = p.c.s.topic(p.c.topic)
+		t.found.Name = p.c.topic
+	}
+	name := t.found.Name
+	t.may = p.c.mayTopic(kmsg.ACLOperationWrite, name) || !t.ok && p.byTopicID()
+	t.publishes = t.ok && t.may && p.c.publishesAll(name)
+}
+
+// admit refuses what must not go into the log, or may not go there.
+func (p *production) admit(t *producedTopic, part *produced) *refusal {
+	if !t.may {
+		return refuse(kerr.TopicAuthorizationFailed, "the account may not write to the topic")
+	}
+	if refusal := p.check(t, part); refusal != nil || t.publishes {
+		return refusal
+	}
+	return p.c.mayPublish(t.found.Name, part.records)
+}
 
 // refused makes a refusal of an error of the log.
 func (p *production) refused(err error) *refusal {
 	r := refused(err)
-	if r.code == kerr.UnknownTopicOrPartition && p.r.version >= 13 { // deleted meanwhile
+	if r.code == kerr.UnknownTopicOrPartition && p.byTopicID() { // deleted meanwhile
 		r.code = kerr.UnknownTopicID
 	}
 	return r
 }
 
-// topic finds a topic, and gives one named by its id its name.
-func (p *production) topic(req *kmsg.ProduceRequest, t *kmsg.ProduceRequestTopic) (eventlog.Topic, bool) {
-	if !byTopicID(req) {
-		return p.c.s.topic(t.Topic)
-	}
-	topic, ok := p.c.s.topicByID(t.TopicID)
-	t.Topic = topic.Name
-	return topic, ok
-}
-
 // check refuses what needs no look into the log.
-func (p *production) check(req *kmsg.ProduceRequest, name string, topic eventlog.Topic, ok bool, part *kmsg.ProduceRequestTopicPartition) *refusal {
+func (p *production) check(t *producedTopic, part *produced) *refusal {
 	switch {
-	case req.Acks < -1 || req.Acks > 1:
+	case p.acks < -1 || p.acks > 1:
 		return refuse(kerr.InvalidRequiredAcks, "acks must be -1, 0 or 1")
-	case req.TransactionID != nil && !p.mayTransact:
+	case p.txn != nil && !p.mayTransact:
 		return refuse(kerr.TransactionalIDAuthorizationFailed, "the account may not write with the transactional id")
-	case isInternal(name):
+	case isInternal(t.found.Name):
 		return refuse(kerr.InvalidTopicException, internalTopic)
-	case !ok && byTopicID(req):
+	case !t.ok && p.byTopicID():
 		return refuse(kerr.UnknownTopicID, "no topic with this id")
-	case !ok || part.Partition < 0 || part.Partition >= topic.Partitions:
+	case !t.ok || part.index < 0 || part.index >= t.found.Partitions:
 		return refuse(kerr.UnknownTopicOrPartition, "no such topic or partition")
 	}
-	if refusal := checkOneBatch(part.Records, req.TransactionID != nil); refusal != nil {
+	if refusal := checkOneBatch(part.records, p.txn != nil); refusal != nil {
 		return refusal
 	}
-	if req.Version < 7 && eventlog.RawBatch(part.Records).Codec() == eventlog.Zstd {
+	if p.r.version < 7 && eventlog.RawBatch(part.records).Codec() == eventlog.Zstd {
 		return refuse(kerr.UnsupportedCompressionType, "zstd needs version 7 of Produce")
 	}
 	return nil
@@ -157,51 +217,62 @@ func checkOneBatch(records []byte, transaction bool) *refusal {
 	return nil
 }
 
-// append hands one batch to the log, as soon as the partition has room. Waiting for room here is what pauses the client.
-func (p *production) append(topic string, part eventlog.Part, raw []byte, rp *kmsg.ProduceResponseTopicPartition) {
-	for room := p.c.s.Engine.Room(part); room != nil; room = p.c.s.Engine.Room(part) {
+// append hands one batch to the log, as soon as the partition has room. Waiting for room here is what pauses the client. The log keeps the
+// batch for a while, so it gets a copy of its size, and the request's buffer is free for the next one.
+func (p *production) append(t *producedTopic, part *produced) {
+	at := eventlog.Part{Topic: t.found.ID, Index: part.index}
+	for room := p.c.s.Engine.Room(at); room != nil; room = p.c.s.Engine.Room(at) {
 		select {
 		case <-room:
 			continue
 		case <-p.c.ctx.Done():
 		}
-		rp.ErrorCode = kerr.RequestTimedOut.Code
-		p.errs.Add(1)
+		part.fail(kerr.RequestTimedOut.Code)
 		return
 	}
 	p.left.Add(1)
-	done := func(done engine.Produced) {
-		rp.LogStartOffset = done.LogStart
-		if done.Err != nil {
-			p.refused(done.Err).set(&rp.ErrorCode, &rp.ErrorMessage)
-			p.errs.Add(1)
-		} else {
-			rp.BaseOffset, rp.LogAppendTime = done.Base, done.LogAppendTime
-			if mutant(mutantWrongOffset) && done.Base%16 == 7 {
-				rp.BaseOffset++
-			}
-		}
-		p.done()
-	}
-	raw = toKeep(raw, p.r.body)
+	raw := bytes.Clone(part.records)
+	part.records = nil
 	b := eventlog.RawBatch(raw)
 	if b.Attributes()&eventlog.AttrTransactional == 0 {
-		p.c.s.Engine.Produce(part, raw, engine.Acks(p.acks), done)
+		p.c.s.Engine.Produce(at, raw, engine.Acks(p.acks), part.done)
 		return
 	}
 	version := int16(txnVersion1)
 	if p.r.version >= 12 {
 		version = txnVersion2
 	}
-	at := txn.Part{Topic: topic, Index: part.Index}
-	err := p.c.s.txns.within(*p.txn, b.ProducerID(), b.ProducerEpoch(), version, at, func() {
-		p.c.s.Engine.ProduceTransactional(part, raw, engine.Acks(p.acks), version == txnVersion2, done)
+	err := p.c.s.txns.within(*p.txn, b.ProducerID(), b.ProducerEpoch(), version, txn.Part{Topic: t.found.Name, Index: part.index}, func() {
+		p.c.s.Engine.ProduceTransactional(at, raw, engine.Acks(p.acks), version == txnVersion2, part.done)
 	})
 	if err != nil {
-		rp.ErrorCode = produceCode(err, p.r.version)
-		p.errs.Add(1)
+		part.fail(produceCode(err, p.r.version))
 		p.done()
 	}
+}
+
+// answered takes the log's answer. It runs in a goroutine of the log's.
+func (part *produced) answered(done engine.Produced) {
+	p := part.of
+	if part.start = done.LogStart; done.Err != nil {
+		part.refuse(p.refused(done.Err))
+	} else {
+		part.base, part.appended = done.Base, done.LogAppendTime
+		if mutant(mutantWrongOffset) && done.Base%16 == 7 {
+			part.base++
+		}
+	}
+	p.done()
+}
+
+func (part *produced) refuse(r *refusal) {
+	r.set(&part.code, &part.message)
+	part.of.errs.Add(1)
+}
+
+func (part *produced) fail(code int16) {
+	part.code = code
+	part.of.errs.Add(1)
 }
 
 // produceCode is what Produce calls an error of the transactions' coordinator: an old client knows how to try again after
@@ -218,15 +289,6 @@ func produceCode(err *kerr.Error, version int16) int16 {
 	return err.Code
 }
 
-// toKeep is a batch as the log may have it. The log keeps it for a while and counts its size only, but all bytes of the request
-// stay in memory with it; so a batch that is a small share of them is copied.
-func toKeep(raw, body []byte) []byte {
-	if len(raw) < len(body)/4 {
-		return bytes.Clone(raw)
-	}
-	return raw
-}
-
 // errAcksNone ends a connection whose request failed but wants no answer: nothing else could tell the client.
 var errAcksNone = errors.New("a produce request with acks=0 failed")
 
@@ -234,7 +296,7 @@ var errAcksNone = errors.New("a produce request with acks=0 failed")
 func (p *production) done() {
 	if p.left.Add(-1) == 0 {
 		p.r.release()
-		close(p.reply.ready)
+		p.reply.ready <- struct{}{} // there is room: once for each request
 	}
 }
 
@@ -243,7 +305,8 @@ func (p *production) finish(f *frame) error {
 	failed := p.errs.Load()
 	p.c.s.stats.produceErrors.Add(uint64(failed))
 	if p.acks != 0 {
-		f.set(p.r, p.resp)
+		p.encode()
+		f.bufs = append(f.bufs[:0], p.out)
 	} else if failed > 0 {
 		return errAcksNone
 	}

@@ -365,7 +365,7 @@ func (f *fetch) failed(err error) int16 {
 // encode writes the response around the records without copying them.
 func (f *fetch) encode(out *frame) {
 	told := f.set.news(f.all)
-	e := fetchEncoder{version: f.req.Version, flexible: f.req.Version >= f.r.api.flexible}
+	e := fetchEncoder{encoder: encoder{version: f.req.Version, flexible: f.req.Version >= f.r.api.flexible}}
 	e.b = f.r.header(make([]byte, 0, 128+64*told))
 	e.i32(0) // throttle
 	if e.version >= 7 {
@@ -431,10 +431,8 @@ func runs(parts []*fetchPart) (n int) {
 
 // fetchEncoder writes a Fetch response as pieces: its own bytes, and the log's between them.
 type fetchEncoder struct {
-	version  int16
-	flexible bool
-	b        []byte
-	cuts     []cut
+	encoder
+	cuts []cut
 }
 
 // cut is a place in b where records go.
@@ -479,35 +477,6 @@ func (e *fetchEncoder) abortedTransactions(aborted []engine.Aborted, committed b
 		e.i64(a.ProducerID)
 		e.i64(a.First)
 		e.tags()
-	}
-}
-
-func (e *fetchEncoder) i16(v int16) { e.b = binary.BigEndian.AppendUint16(e.b, uint16(v)) }
-func (e *fetchEncoder) i32(v int32) { e.b = binary.BigEndian.AppendUint32(e.b, uint32(v)) }
-func (e *fetchEncoder) i64(v int64) { e.b = binary.BigEndian.AppendUint64(e.b, uint64(v)) }
-
-func (e *fetchEncoder) uvarint(n int) { e.b = binary.AppendUvarint(e.b, uint64(n)) }
-
-func (e *fetchEncoder) array(n int) {
-	if e.flexible {
-		e.uvarint(n + 1)
-	} else {
-		e.i32(int32(n))
-	}
-}
-
-func (e *fetchEncoder) string(s string) {
-	if e.flexible {
-		e.uvarint(len(s) + 1)
-	} else {
-		e.i16(int16(len(s)))
-	}
-	e.b = append(e.b, s...)
-}
-
-func (e *fetchEncoder) tags() {
-	if e.flexible {
-		e.b = append(e.b, 0)
 	}
 }
 

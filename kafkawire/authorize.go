@@ -125,21 +125,22 @@ func (c *conn) mayAny(op kmsg.ACLOperation, kind kmsg.ACLResourceType) bool {
 	})
 }
 
-// mayPublish refuses a batch of which a record would go on to MQTT where the principal may not publish; nil: it may go into the log. Only
-// who may not publish to all that the topic's records reach has their keys looked at.
-func (c *conn) mayPublish(topic string, records []byte) *refusal {
-	if c.s.Rights == nil {
-		return nil
-	}
-	var key func([]byte) bool
-	all := c.know(question{opPublish, kmsg.ACLResourceTypeTopic, topic}, func(account string) bool {
+// publishesAll tells whether the principal may publish to all that a topic's records go on to on MQTT.
+func (c *conn) publishesAll(topic string) bool {
+	return c.s.Rights == nil || c.know(question{opPublish, kmsg.ACLResourceTypeTopic, topic}, func(account string) bool {
 		all, _ := c.s.Rights.Publishing(account, topic)
 		return all
 	})
-	if all {
+}
+
+// mayPublish refuses a batch of which a record would go on to MQTT where the principal may not publish; nil: it may go into the log. Only
+// who may not publish to all that the topic's records reach has their keys looked at.
+func (c *conn) mayPublish(topic string, records []byte) *refusal {
+	if c.publishesAll(topic) {
 		return nil
 	}
-	if all, key = c.s.Rights.Publishing(c.account(), topic); all {
+	all, key := c.s.Rights.Publishing(c.account(), topic)
+	if all {
 		return nil
 	}
 	raw, err := eventlog.CheckBatch(records)

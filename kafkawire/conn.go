@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/bits"
 	"net"
 	"os"
 	"runtime/debug"
@@ -51,6 +52,7 @@ type conn struct {
 	br       *bufio.Reader
 	buf      []byte      // for requests that are done with when their handler returns
 	clientID string      // of the last request
+	topic    string      // that was produced to last
 	proven   atomic.Bool // a request made sense
 	heard    atomic.Bool // one that asked for more than which versions we speak
 	sasl     *sasl       // nil: no login is on its way
@@ -69,12 +71,39 @@ type request struct {
 	version     int16
 	correlation int32
 	body        []byte
-	release     func() // gives back what the request's bytes hold of Options.MaxBuffered
+	buffer      *[]byte // that body is in, of bodies; nil: another
+	held        int64   // of Options.MaxBuffered
+	s           *Server
 }
+
+// release gives back what the request's bytes hold of Options.MaxBuffered.
+func (r *request) release() {
+	if r.held > 0 {
+		r.s.buffers.Release(r.held)
+		r.held = 0
+	}
+}
+
+// recycle gives back the buffer that the request's bytes are in. Nobody may look at them any more.
+func (r *request) recycle() {
+	if r.buffer != nil {
+		bodies[bodyClass(cap(*r.buffer))].Put(r.buffer)
+		r.body, r.buffer = nil, nil
+	}
+}
+
+// bodies are buffers for Produce requests over smallBuffer, of leastBody bytes and twice as many in each class. Larger ones are not kept.
+var bodies [6]sync.Pool
+
+const leastBody = 2 * smallBuffer
+
+// bodyClass is the class of bodies that has n bytes, if there is one.
+func bodyClass(n int) int { return bits.Len(uint(n-1) / leastBody) }
 
 // reply is a response's place in its connection's order.
 type reply struct {
-	ready  chan struct{}      // nil, or closed when the answer is known
+	ready  chan struct{}      // nil, or closed, or given a token, when the answer is known
+	known  bool               // it is: the writer has seen that
 	finish func(*frame) error // nil, or makes the frame when it is the reply's turn; an error ends the connection
 	slow   bool               // finish may wait
 	frame  frame
@@ -91,6 +120,12 @@ type frame struct {
 type filePiece struct {
 	before int
 	span   engine.Span
+}
+
+// reset makes it a reply that is not known yet.
+func (r *reply) reset() {
+	clear(r.frame.bufs)
+	r.known, r.frame = false, frame{bufs: r.frame.bufs[:0]}
 }
 
 func newConn(s *Server, nc net.Conn, o *ListenerOptions, host string, port int32) *conn {
@@ -253,14 +288,15 @@ func (c *conn) next() (*request, error) {
 	if _, err := c.br.Discard(4); err != nil {
 		return nil, err
 	}
-	r := &request{release: func() {}}
-	b, err := c.body(r, size, key == int16(kmsg.Produce))
+	r := &request{s: c.s}
+	b, err := c.body(r, size, false)
 	if err != nil {
 		return nil, err
 	}
 	c.s.stats.bytesIn.Add(uint64(4 + size))
 	if err := c.parse(r, b); err != nil {
 		r.release()
+		r.recycle()
 		return nil, err
 	}
 	return r, nil
@@ -274,7 +310,7 @@ func (c *conn) bareMessage(size int) (*request, error) {
 	if _, err := c.br.Discard(4); err != nil {
 		return nil, err
 	}
-	r := &request{api: bareAuthenticate, release: func() {}}
+	r := &request{api: bareAuthenticate, s: c.s}
 	var err error
 	r.body, err = c.body(r, size, true)
 	return r, err
@@ -297,21 +333,15 @@ func (c *conn) stopReading() {
 	c.nc.SetReadDeadline(time.Now().Add(grace))
 }
 
-// body reads the bytes of a request. Memory grows with what arrives, not with what was announced. A Produce request gets
-// memory of its own, because the log keeps it; the others share the connection's.
+// body reads the bytes of a request, into memory of its own or into a buffer that the next one will use.
 func (c *conn) body(r *request, size int, own bool) ([]byte, error) {
 	if size > smallBuffer {
 		if err := c.s.buffers.Acquire(c.ctx, int64(size)); err != nil {
 			return nil, err
 		}
-		r.release = sync.OnceFunc(func() { c.s.buffers.Release(int64(size)) })
+		r.held = int64(size)
 	}
-	var b []byte
-	if !own && cap(c.buf) >= min(size, smallBuffer) {
-		b = c.buf[:min(size, cap(c.buf))]
-	} else {
-		b = make([]byte, min(size, smallBuffer))
-	}
+	b := c.buffer(r, size, own)
 	for at := 0; ; {
 		c.readWithin(c.s.StallTimeout)
 		n, err := io.ReadFull(c.br, b[at:])
@@ -328,14 +358,41 @@ func (c *conn) body(r *request, size int, own bool) ([]byte, error) {
 		if at == size {
 			break
 		}
-		grown := make([]byte, min(size, 4*len(b)))
-		copy(grown, b)
-		b = grown
+		b = r.grow(b, size)
 	}
 	if !own && len(b) <= smallBuffer {
 		c.buf = b[:cap(b)]
 	}
 	return b, nil
+}
+
+// buffer is where a request's first bytes go. What is there already has room for all of it; what must be made grows with what arrives, not
+// with what was announced.
+func (c *conn) buffer(r *request, size int, own bool) []byte {
+	if class := bodyClass(size); !own && size > smallBuffer && class < len(bodies) {
+		if kept, ok := bodies[class].Get().(*[]byte); ok {
+			r.buffer = kept
+			return (*kept)[:size]
+		}
+	}
+	if !own && cap(c.buf) >= min(size, smallBuffer) {
+		return c.buf[:min(size, cap(c.buf))]
+	}
+	return make([]byte, min(size, smallBuffer))
+}
+
+// grow makes room for more of a request. What has room for all of it may serve others.
+func (r *request) grow(b []byte, size int) []byte {
+	room := 4 * len(b)
+	if class := bodyClass(size); room >= size && class < len(bodies) {
+		grown := make([]byte, leastBody<<class)
+		r.buffer = &grown
+		copy(grown, b)
+		return grown[:size]
+	}
+	grown := make([]byte, min(size, room))
+	copy(grown, b)
+	return grown
 }
 
 // parse takes the header off and checks the shape of the rest.
@@ -370,7 +427,9 @@ func (c *conn) parse(r *request, b []byte) error {
 	if c.clientID != string(id) {
 		c.clientID = string(id)
 	}
-	r.body = w.b
+	if r.body = w.b; r.api.decodes {
+		return nil
+	}
 	if err := r.api.shape.walk(w.b, version, flexible); err != nil {
 		return fmt.Errorf("%w: %s version %d: %w", errBadRequest, r.api.name, version, err)
 	}
@@ -448,7 +507,7 @@ func (o *outgoing) add(rep *reply) error {
 			return err
 		}
 	}
-	if rep.ready != nil {
+	if rep.ready != nil && !rep.known {
 		select {
 		case <-rep.ready:
 		case <-o.c.ctx.Done():
@@ -475,20 +534,21 @@ func (o *outgoing) add(rep *reply) error {
 }
 
 func (r *reply) isReady() bool {
-	if r.ready == nil {
+	if r.ready == nil || r.known {
 		return true
 	}
 	select {
 	case <-r.ready:
-		return true
+		r.known = true
 	default:
-		return false
 	}
+	return r.known
 }
 
 // flush writes what was gathered.
 func (o *outgoing) flush() error {
 	if len(o.bufs) == 0 {
+		o.forget()
 		return nil
 	}
 	if err := o.writeAll(); err != nil {

@@ -6,8 +6,6 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
-
-	"github.com/millrace-io/millrace/eventlog"
 )
 
 // A request that names the same thing a thousand times gets no response, and causes no work, of a thousand times the size.
@@ -70,20 +68,5 @@ func TestNamedOverAndOver(t *testing.T) {
 		if want := []int16{0, kerr.InvalidRequest.Code}[min(i, 1)]; p.ErrorCode != want || (len(p.RecordBatches) > 0) != (i == 0) {
 			t.Fatalf("Fetch: partition named for the %d. time: error %d, %d bytes", i+1, p.ErrorCode, len(p.RecordBatches))
 		}
-	}
-}
-
-// A small batch does not keep the large request it came in.
-func TestSmallBatchLetsGoOfItsRequest(t *testing.T) {
-	body := make([]byte, 1<<20)
-	shares := func(n int) bool {
-		raw := toKeep(body[:n], body)
-		if len(raw) != n {
-			t.Fatalf("%d bytes of %d", len(raw), n)
-		}
-		return &raw[0] == &body[0]
-	}
-	if shares(eventlog.HeaderSize) || shares(len(body)/5) || !shares(len(body)/2) || !shares(len(body)) {
-		t.Error("want copies of what is less than a quarter of the request, and no others")
 	}
 }

@@ -226,7 +226,10 @@ func (w *walker) field(f *field) {
 }
 
 // length reads the length of a string, bytes or array, 0 for null; old versions have it in size bytes.
-func (w *walker) length(size int) int {
+func (w *walker) length(size int) int { return max(w.lengthOrNull(size), 0) }
+
+// lengthOrNull is length, less than 0 for null.
+func (w *walker) lengthOrNull(size int) int {
 	var n int64
 	switch {
 	case w.flexible:
@@ -244,7 +247,46 @@ func (w *walker) length(size int) int {
 		w.fail(errTruncated)
 		return 0
 	}
-	return int(max(n, 0))
+	return int(n)
+}
+
+// take returns the next n bytes, and nil if there are none.
+func (w *walker) take(n int) []byte {
+	b := w.b
+	if w.skip(n); w.err != nil || n == 0 {
+		return nil
+	}
+	return b[:n:n]
+}
+
+func (w *walker) i16() int16 {
+	if b := w.take(2); b != nil {
+		return int16(binary.BigEndian.Uint16(b))
+	}
+	return 0
+}
+
+func (w *walker) i32() int32 {
+	if b := w.take(4); b != nil {
+		return int32(binary.BigEndian.Uint32(b))
+	}
+	return 0
+}
+
+// string returns a string's bytes; false for null.
+func (w *walker) string() ([]byte, bool) {
+	n := w.lengthOrNull(2)
+	if n > maxString {
+		w.fail(errTooLong)
+	}
+	return w.take(max(n, 0)), n >= 0 && w.err == nil
+}
+
+// end steps over the end of a struct, its tagged fields.
+func (w *walker) end() {
+	if w.flexible {
+		w.tags(nil)
+	}
 }
 
 func (w *walker) count(n int) int {

@@ -17,6 +17,7 @@ type api struct {
 	advertisedMin int16
 	flexible      int16 // the first version with compact strings and tags
 	shape         shape
+	decodes       bool // start walks the body itself
 	start         func(c *conn, r *request) (*reply, error)
 }
 
