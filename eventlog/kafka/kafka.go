@@ -47,7 +47,7 @@ type Options struct {
 	Login *Login // nil: the cluster does not ask who we are, or sees it from the TLS certificate
 
 	Replication int16            // of topics that are created; 3, or as many as there are brokers
-	RoomBytes   int              // what one partition takes before Room says wait; 4 MiB
+	RoomBytes   int              // of memory, that one partition takes before Room says wait; 4 MiB
 	BatchBytes  int              // up to which waiting batches are merged into one; 512 KiB
 	TailBytes   int              // what one tail that catches up keeps unpolled; 8 MiB
 	RingBytes   int              // what all tails share of the live log; 16 MiB

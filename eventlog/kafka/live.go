@@ -70,7 +70,6 @@ const (
 	fetchBytes  = 1 << 20                // of one fetch
 	gapBytes    = 1 << 20                // of what waits beyond a gap; more is fetched as well
 	seenBytes   = 1 << 20                // of the ring, kept after all have seen it for those who come to the end
-	entryBytes  = 256                    // what a batch costs beside its bytes, roughly
 )
 
 func newLive(d *Driver) (*live, error) {
@@ -172,7 +171,7 @@ func (l *live) end(s *stream) {
 
 // push adds a batch to a stream.
 func (l *live) push(s *stream, b *eventlog.Batch, next int64) {
-	e := entry{of: s, from: s.next, cost: b.Size() + b.SideBytes + entryBytes,
+	e := entry{of: s, from: s.next, cost: cost(b),
 		event: eventlog.Event{Kind: eventlog.Records, Part: s.part, Next: next, Batch: b}}
 	l.entries = append(l.entries, e)
 	l.bytes += e.cost

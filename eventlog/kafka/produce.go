@@ -73,7 +73,7 @@ func (p *producer) append(b *eventlog.Batch, done func(eventlog.Outcome)) {
 		go done(eventlog.Outcome{Err: err})
 		return
 	}
-	j := &job{b: b, size: b.Size(), done: done}
+	j := &job{b: b, size: cost(b), done: done}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closing {

@@ -15,6 +15,13 @@ type job struct {
 	done func(eventlog.Outcome)
 }
 
+// batchBytes is what a batch costs beside its bytes and its side while it is kept, about: itself, its job, and what its appender keeps of
+// it. Of a message that comes alone that is most.
+const batchBytes = 512
+
+// cost is what a batch takes in memory, about.
+func cost(b *eventlog.Batch) int { return b.Size() + b.SideBytes + batchBytes }
+
 // shot is one batch on its way to a broker: some jobs of one partition, under one producer id, epoch and sequence. It is sent
 // again as it is until the answer is definite.
 type shot struct {

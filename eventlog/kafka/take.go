@@ -72,7 +72,7 @@ func (t *taken) Commit(ctx context.Context, batches []*eventlog.Batch) ([]eventl
 		if err := whole(b); err != nil {
 			return nil, err
 		}
-		g.jobs = append(g.jobs, &job{b: b, size: b.Size()})
+		g.jobs = append(g.jobs, &job{b: b, size: cost(b)})
 	}
 	shots, of, err := g.load()
 	if err != nil {

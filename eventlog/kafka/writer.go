@@ -122,7 +122,7 @@ func (w *writer) Append(b *eventlog.Batch, done func(eventlog.Outcome)) {
 		go done(eventlog.Outcome{Err: err})
 		return
 	}
-	j := &job{b: b, size: b.Size(), done: done}
+	j := &job{b: b, size: cost(b), done: done}
 	w.d.rooms.take(b.Part, j.size)
 	w.queue = append(w.queue, j)
 	if !w.running {
@@ -250,7 +250,7 @@ func (a *atomics) append(batches []*eventlog.Batch, done func([]eventlog.Outcome
 	g := &group{done: done, outs: make([]eventlog.Outcome, len(batches))}
 	var err error
 	for _, b := range batches {
-		g.jobs = append(g.jobs, &job{b: b, size: b.Size()})
+		g.jobs = append(g.jobs, &job{b: b, size: cost(b)})
 		if e := whole(b); e != nil {
 			err = e
 		}

@@ -89,8 +89,12 @@ func (c *conn) publish(s *burst, p *packet.Publish) *fault {
 	return nil
 }
 
-// messageOverhead is what a message takes beside its topic and payload, about.
-const messageOverhead = 128
+// What is counted of a message that the log has not answered, beside its topic and payload: what it takes itself, and what each append
+// takes, however many messages are in it. A message that comes alone costs a kilobyte, most of which is not its own.
+const (
+	messageOverhead = 384
+	appendOverhead  = 640
+)
 
 // validate checks a topic; there is none if the packet has an alias instead.
 func validate(name []byte) error {

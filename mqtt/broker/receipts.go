@@ -83,6 +83,9 @@ func (c *conn) append(s *burst) {
 		f = newFlight()
 	}
 	f.c, f.received, f.size = c, s.clock, s.size
+	if len(s.msgs) > 0 {
+		f.size += appendOverhead
+	}
 	s.size = 0
 	c.mu.Lock()
 	c.launch(f)
