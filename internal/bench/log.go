@@ -103,9 +103,10 @@ func (l *logBench) start(k logKind, dir string) (*logServer, error) {
 	return n, nil
 }
 
-// folder makes the one that all is in.
+// folder makes the one that all is in, and says, the first time, what is measured.
 func (l *logBench) folder() (err error) {
 	if l.dir == "" {
+		fmt.Printf("%s.\n\n", l.versions())
 		l.dir, err = os.MkdirTemp("", "millrace-log-")
 	}
 	return err

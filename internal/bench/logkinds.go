@@ -64,16 +64,27 @@ func kafkaLib() (string, error) {
 	return filepath.Dir(done[len(done)-1]), nil
 }
 
-// kafkaVersion is what the folder is named for.
-func kafkaVersion() string {
-	lib, err := kafkaLib()
-	if err != nil {
-		return "none"
+// versions says what is measured.
+func (b *bench) versions() string {
+	first := func(path string, args ...string) string {
+		out, err := exec.CommandContext(interrupted, path, args...).CombinedOutput()
+		line, _, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")
+		if err != nil {
+			return fmt.Sprintf("%s: %v", path, err)
+		}
+		return line
 	}
-	return strings.TrimPrefix(filepath.Base(lib), "lib-")
+	said := first(b.bin, "version")
+	if lib, err := kafkaLib(); err == nil {
+		said += "; Apache Kafka " + strings.TrimPrefix(filepath.Base(lib), "lib-") + " on " + first("java", "-version")
+	}
+	if path, err := filepath.Abs(filepath.Join(b.onLog.peersDir, "nats-server")); err == nil {
+		said += "; " + first(path, "--version")
+	}
+	return said
 }
 
-// java has the options that Kafka's own kafka-server-start.sh gives, its heap included.
+// javaServer has the options that Kafka's own kafka-server-start.sh gives, its heap included.
 var javaServer = []string{"-Xmx1G", "-Xms1G", "-server", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20", "-XX:InitiatingHeapOccupancyPercent=35",
 	"-XX:+ExplicitGCInvokesConcurrent", "-XX:MaxInlineLevel=15", "-Djava.awt.headless=true", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"}
 

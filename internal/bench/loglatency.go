@@ -24,7 +24,7 @@ const (
 	openUnderWay   = 1 << 14 // of one producer; more than that are not sent, and the run fails
 )
 
-// disk is what a probe of the disk has seen.
+// diskProbe is what a probe of the disk has seen.
 type diskProbe struct {
 	p50, p99 time.Duration
 	n        uint64
@@ -36,7 +36,7 @@ func probeDisk(dir string, span time.Duration) (diskProbe, error) {
 	if err != nil {
 		return diskProbe{}, err
 	}
-	defer os.Remove(f.Name())
+	defer func() { _ = os.Remove(f.Name()) }()
 	defer f.Close()
 	block := incompressible(16 << 10)
 	h := &histogram{}
@@ -53,7 +53,7 @@ func probeDisk(dir string, span time.Duration) (diskProbe, error) {
 	return diskProbe{h.quantile(0.5), h.quantile(0.99), h.n}, nil
 }
 
-// paced is what one run of the open loop showed.
+// openRun is what one run of the open loop showed.
 type openRun struct {
 	result
 	end2end *histogram // from when a record was due until a consumer had it
@@ -227,12 +227,9 @@ func (p *openProducer) answers(acked *atomic.Int64, since *atomic.Bool, lat *his
 
 // following consumes until ctx ends.
 func following(ctx context.Context, cl *kgo.Client, base time.Time, got *atomic.Int64, since *atomic.Bool, lat *histogram) error {
-	for {
+	for ctx.Err() == nil {
 		fetches := cl.PollFetches(ctx)
-		if ctx.Err() != nil {
-			return nil
-		}
-		if err := fetches.Err(); err != nil {
+		if err := fetches.Err(); err != nil && ctx.Err() == nil {
 			return fmt.Errorf("consume: %w", err)
 		}
 		now := time.Since(base)
@@ -243,58 +240,70 @@ func following(ctx context.Context, cl *kgo.Client, base time.Time, got *atomic.
 			}
 		})
 	}
+	return nil
 }
 
-// openLoops runs the open loop on all servers in turn, and prints what they showed.
+// openLoops runs the open loop on all servers in turn, several times, and prints what they showed.
 func openLoops(follow bool) func(b *bench) error {
 	return func(b *bench) error {
 		l, err := b.log()
 		if err != nil {
 			return err
 		}
-		runs := map[string][]openRun{}
-		for range b.runs {
-			for _, s := range l.kafkas() {
-				r, err := l.open(s, follow)
-				if err != nil {
-					l.gaveUp(s.kind, err)
-					continue
-				}
-				runs[s.kind.name] = append(runs[s.kind.name], r)
-			}
-		}
+		runs := l.openRuns(follow)
 		if follow {
 			l.found.followed = runs
 		} else {
 			l.found.open = runs
 		}
-		what := "acknowledged p50 ms | p99 ms"
-		if follow {
-			what = "consumed p50 ms | p99 ms | " + what
-		}
-		fmt.Println("| server | " + what + " | records per CPU second of the server, thousands | the disk's fdatasync before: p50 / p99 ms | its own p99 | sent late p50 / p99 ms |")
-		fmt.Println("| --- | --- | --- | --- | --- | --- | --- |" + map[bool]string{true: " --- | --- |"}[follow])
+		l.openTable(runs, follow)
+		return nil
+	}
+}
+
+// openRuns has what succeeded; a server that cannot keep up may not.
+func (l *logBench) openRuns(follow bool) map[string][]openRun {
+	runs := map[string][]openRun{}
+	for range l.runs {
 		for _, s := range l.kafkas() {
-			rs := runs[s.kind.name]
-			if len(rs) == 0 {
-				fmt.Printf("| %s | failed: see above |\n", s.kind.name)
+			r, err := l.open(s, follow)
+			if err != nil {
+				l.gaveUp(s.kind, err)
 				continue
 			}
-			at := func(f func(openRun) time.Duration) string { return spreadOf(rs, inMS(f)).fine() }
-			row := "| " + s.kind.name
-			if follow {
-				row += " | " + at(func(r openRun) time.Duration { return r.end2end.quantile(0.5) }) + " | " + at(func(r openRun) time.Duration { return r.end2end.quantile(0.99) })
-			}
-			own := "–"
-			if rs[0].syncP99 > 0 {
-				own = "≤ " + at(func(r openRun) time.Duration { return r.syncP99 })
-			}
-			fmt.Printf("%s | %s | %s | %s | %s / %s | %s | %s / %s |\n", row, at(func(r openRun) time.Duration { return r.lat.quantile(0.5) }), at(ackP99),
-				spreadOf(rs, func(r openRun) float64 { return float64(r.count) / max(r.cpu.Seconds(), 0.01) }).thousands(),
-				at(func(r openRun) time.Duration { return r.disk.p50 }), at(diskP99), own,
-				at(func(r openRun) time.Duration { return r.lateness.quantile(0.5) }), at(func(r openRun) time.Duration { return r.lateness.quantile(0.99) }))
+			runs[s.kind.name] = append(runs[s.kind.name], r)
 		}
-		return nil
+	}
+	return runs
+}
+
+// openTable prints what the runs showed.
+func (l *logBench) openTable(runs map[string][]openRun, follow bool) {
+	what := "acknowledged p50 ms | p99 ms"
+	if follow {
+		what = "consumed p50 ms | p99 ms | " + what
+	}
+	fmt.Println("| server | records/s | " + what + " | records per CPU second of the server, thousands | the disk's fdatasync before: p50 / p99 ms | its own p99 | sent late p50 / p99 ms |")
+	fmt.Println("| --- | --- | --- | --- | --- | --- | --- |" + map[bool]string{true: " --- | --- |"}[follow])
+	for _, s := range l.kafkas() {
+		rs := runs[s.kind.name]
+		if len(rs) == 0 {
+			fmt.Printf("| %s | failed: see above |\n", s.kind.name)
+			continue
+		}
+		at := func(f func(openRun) time.Duration) string { return spreadOf(rs, inMS(f)).fine() }
+		row := fmt.Sprintf("| %s | %.0f", s.kind.name, spreadOf(rs, func(r openRun) float64 { return r.rate() }).mid)
+		if follow {
+			row += " | " + at(func(r openRun) time.Duration { return r.end2end.quantile(0.5) }) + " | " + at(func(r openRun) time.Duration { return r.end2end.quantile(0.99) })
+		}
+		own := "–"
+		if rs[0].syncP99 > 0 {
+			own = "≤ " + at(func(r openRun) time.Duration { return r.syncP99 })
+		}
+		fmt.Printf("%s | %s | %s | %s | %s / %s | %s | %s / %s |\n", row, at(func(r openRun) time.Duration { return r.lat.quantile(0.5) }), at(ackP99),
+			spreadOf(rs, func(r openRun) float64 { return float64(r.count) / max(r.cpu.Seconds(), 0.01) }).thousands(),
+			at(func(r openRun) time.Duration { return r.disk.p50 }), at(diskP99), own,
+			at(func(r openRun) time.Duration { return r.lateness.quantile(0.5) }), at(func(r openRun) time.Duration { return r.lateness.quantile(0.99) }))
 	}
 }
 

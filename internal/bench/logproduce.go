@@ -183,7 +183,8 @@ func produceAll(b *bench) error {
 				}
 				p, err := run(s, c, b.pace)
 				if err != nil {
-					return err
+					b.gaveUp(s.kind, err)
+					continue
 				}
 				of[s.kind.name] = append(of[s.kind.name], p)
 			}

@@ -25,7 +25,6 @@ const (
 type restarted struct {
 	took []time.Duration // first after all was written, then after some more
 	idle int64           // resident bytes after that
-	err  error
 }
 
 // alone stops the servers that run side by side and runs f with a fresh one of each kind, one after the other.
@@ -62,6 +61,9 @@ func (l *logBench) alone(f func(s *logServer) error) error {
 // restarts fills many partitions, kills the server without warning, and measures how long it takes to serve again.
 func restarts(b *bench) error {
 	l := b.onLog
+	if err := l.folder(); err != nil {
+		return err
+	}
 	l.found.restarted = map[string]restarted{}
 	fmt.Printf("| server | written | serving again after kill -9: first, then after %d MiB more each | RSS MiB, %v later |\n| --- | --- | --- | --- |\n", moreBytes>>20, idleTime)
 	return l.alone(func(s *logServer) error {
@@ -175,6 +177,9 @@ func (s *logServer) servesNow(topic string) error {
 // idleMemory is what a server takes that has many partitions with a few records each, and nothing to do.
 func idleMemory(b *bench) error {
 	l := b.onLog
+	if err := l.folder(); err != nil {
+		return err
+	}
 	l.found.idle = map[string][]int64{}
 	fmt.Printf("| server | RSS MiB before (min–max) | RSS MiB %v after the last record (min–max) |\n| --- | --- | --- |\n", idleTime)
 	before := map[string][]int64{}
@@ -237,27 +242,19 @@ func (l *logBench) peaks() map[string]int64 {
 	return all
 }
 
-// makeTopic makes a topic, and waits until all its partitions have leaders.
+// makeTopic makes a topic, and waits until all its partitions have leaders that know it.
 func (s *logServer) makeTopic(topic string, partitions int) error {
 	return s.admin(func(ctx context.Context, a *kadm.Client) error {
 		if _, err := a.CreateTopic(ctx, int32(partitions), 1, nil, topic); err != nil {
 			return fmt.Errorf("create topic %s with %d partitions: %w", topic, partitions, err)
 		}
 		for ctx.Err() == nil {
-			if m, err := a.Metadata(ctx, topic); err == nil && led(m.Topics[topic].Partitions) == partitions {
+			// Metadata may name leaders that do not know it yet; who tells offsets knows.
+			if ends, err := a.ListEndOffsets(ctx, topic); err == nil && ends.Error() == nil && len(ends[topic]) == partitions {
 				return nil
 			}
 			time.Sleep(20 * time.Millisecond)
 		}
 		return fmt.Errorf("topic %s has no leaders: %w", topic, ctx.Err())
 	})
-}
-
-func led(ps kadm.PartitionDetails) (n int) {
-	for _, p := range ps {
-		if p.Err == nil && p.Leader >= 0 {
-			n++
-		}
-	}
-	return n
 }
