@@ -64,6 +64,7 @@ type index struct {
 	mu sync.Mutex
 	entries
 	ready   bool  // the files have been looked at, or are ours
+	written bool  // something was written to the files since the last Sync
 	lastPos int64 // of the last entry
 	maxTime int64 // of the records so far, -1 if there are none
 }
@@ -112,8 +113,14 @@ func (x *index) flush() (made bool, err error) {
 		return made, err
 	}
 	x.stored += int64(len(x.pending))
-	x.pending = nil
+	x.pending, x.written = nil, true
 	return made, nil
+}
+
+// worthSync tells whether entries that are in memory only are worth two more files' syncs. What they lead to is found by walking, too, so those
+// of an active segment wait until that is a thousandth of a whole one. Called with mu held.
+func (x *index) worthSync(segmentBytes int64) bool {
+	return len(x.pending) > 0 && (x.sealed || x.seg.size.Load()-int64(x.pending[0].pos) >= segmentBytes>>10)
 }
 
 // byOffset returns the place to start from to find an offset: a position, and the base offset of the batch there.

@@ -487,7 +487,10 @@ func (l *Log) beginSync() (st State, dirty []*segment, names bool, err error) {
 	}
 	for _, s := range l.dirty {
 		s.index.mu.Lock()
-		made, err := s.index.flush()
+		made, err := false, error(nil)
+		if s.index.worthSync(l.limits.bytes) {
+			made, err = s.index.flush()
+		}
 		s.index.mu.Unlock()
 		l.dirtyDir = l.dirtyDir || made
 		if err != nil && !errors.Is(err, errRetired) {

@@ -211,13 +211,14 @@ func (s *segment) files() []*file {
 	return []*file{s.log, s.index.offs, s.index.times}
 }
 
-// written is the files that hold anything.
+// written is the files that were written to since it was asked last.
 func (s *segment) written() []*file {
 	s.index.mu.Lock()
 	defer s.index.mu.Unlock()
-	if s.index.stored == 0 {
+	if !s.index.written {
 		return []*file{s.log}
 	}
+	s.index.written = false
 	return []*file{s.log, s.index.offs, s.index.times}
 }
 
