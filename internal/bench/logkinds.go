@@ -91,7 +91,7 @@ var javaServer = []string{"-Xmx1G", "-Xms1G", "-server", "-XX:+UseG1GC", "-XX:Ma
 // apacheKafka is one broker, its own controller, with the settings of the server.properties that it ships with and more, line by line. Files of deleted topics
 // go at once instead of after a minute: what they hold is in the next load's way otherwise.
 func apacheKafka(name, lib, more string) kind {
-	return kind{name: name, address: func(s *server) string { return s.kafka }, command: func(s *server) (string, []string, error) {
+	return kind{name: name, starts: restartLimit, address: func(s *server) string { return s.kafka }, command: func(s *server) (string, []string, error) {
 		java, err := exec.LookPath("java")
 		if err != nil {
 			return "", nil, err

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -35,6 +36,7 @@ type kind struct {
 	name    string
 	command func(s *server) (path string, args []string, err error)
 	address func(s *server) string // where it listens; nil: where MQTT is
+	starts  time.Duration          // how long it may take until then; 0: twelve seconds
 }
 
 func freePort() (string, error) {
@@ -79,7 +81,7 @@ func (s *server) spawn() error {
 	if s.kind.address != nil {
 		at = s.kind.address(s)
 	}
-	for range 600 {
+	for deadline := time.Now().Add(cmp.Or(s.kind.starts, 12*time.Second)); time.Now().Before(deadline); {
 		if c, err := net.Dial("tcp", at); err == nil {
 			c.Close()
 			return nil
