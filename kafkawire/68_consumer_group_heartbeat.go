@@ -12,9 +12,9 @@ import (
 
 // ConsumerGroupHeartbeat: key 68, versions 0–1. The consumer protocol (KIP-848): the server assigns, uniformly or by ranges.
 //
-// A member of an existing classic group is GROUP_ID_NOT_FOUND, as with Kafka's group.consumer.migration.policy=disabled; a group
-// without members changes its protocol and keeps its offsets. Racks are kept and not used: there is one broker. Answered when
-// what it says is durable. Expressions (1) are RE2's, and match whole names of topics that clients may know of.
+// A member that joins a classic group of consumers makes it one of the consumer protocol; when the last such member leaves and
+// classic ones stay it is a classic group again, as with Kafka's group.consumer.migration.policy=bidirectional. Racks are kept and
+// not used: there is one broker. Answered when what it says is durable. Expressions (1) are RE2's, and match whole names of topics that clients may know of.
 func init() {
 	register(0, 1, "s s i32 ns ns i32 *s ns:1+ ns [ uuid *i32 ]", consumerGroupHeartbeat)
 }
@@ -26,7 +26,7 @@ func consumerGroupHeartbeat(c *conn, req *kmsg.ConsumerGroupHeartbeatRequest) km
 		return resp
 	}
 	return c.s.groups.ask(c, req.Group, false, func(g *group.Group, now time.Time, who group.Caller) group.Output {
-		return g.ConsumerHeartbeat(now, who, req, groupTopics{c.s})
+		return g.ConsumerHeartbeat(now, who, req)
 	})
 }
 

@@ -47,7 +47,7 @@ func (c *conn) describeConsumerGroup(name string) kmsg.ConsumerGroupDescribeResp
 	}
 	missing := fmt.Sprintf("Group %s not found.", name)
 	if e := c.s.groups.groups[name]; e != nil {
-		if described, ok := e.g.ConsumerDescribe(groupTopics{c.s}); ok {
+		if described, ok := e.g.ConsumerDescribe(); ok {
 			if c.mayDescribeTopicsOf(&described) {
 				return described
 			}

@@ -43,6 +43,8 @@ type Engine interface {
 	ClusterID() string
 	TopicByName(name string) (eventlog.Topic, bool)
 	TopicByID(id eventlog.TopicID) (eventlog.Topic, bool)
+	BareTopic(name string) (eventlog.Topic, bool)
+	BareTopicByID(id eventlog.TopicID) (eventlog.Topic, bool)
 	ListTopics() []eventlog.Topic
 	CreateTopic(ctx context.Context, spec eventlog.TopicSpec) (eventlog.Topic, error)
 	ConfigureTopic(ctx context.Context, name string, set map[string]*string) error
@@ -256,6 +258,7 @@ func New(o Options) (*Server, error) {
 		MinSession: o.MinSession, MaxSession: o.MaxSession, InitialDelay: o.RebalanceDelay, PendingTimeout: pendingTimeout,
 		ConsumerSession: o.ConsumerSession, ConsumerHeartbeat: o.ConsumerHeartbeat,
 		Retention: o.OffsetRetention, MaxMembers: o.MaxGroupMembers, MaxBytes: maxGroupBytes, MaxMetadata: maxOffsetMetadata, NewID: o.NewID,
+		Topics: groupTopics{s},
 	})
 	if err != nil {
 		s.cancel()
@@ -321,17 +324,17 @@ func isInternal(topic string) bool {
 // visible says whether clients may know of a topic.
 func (s *Server) visible(topic string) bool { return s.ShowInternal || !isInternal(topic) }
 
-// topic finds a topic that clients may know of.
+// topic finds a topic that clients may know of, without its configs.
 func (s *Server) topic(name string) (eventlog.Topic, bool) {
 	if !s.visible(name) {
 		return eventlog.Topic{}, false
 	}
-	return s.Engine.TopicByName(name)
+	return s.Engine.BareTopic(name)
 }
 
 // topicByID is topic by id.
 func (s *Server) topicByID(id [16]byte) (eventlog.Topic, bool) {
-	t, ok := s.Engine.TopicByID(id)
+	t, ok := s.Engine.BareTopicByID(id)
 	return t, ok && s.visible(t.Name)
 }
 

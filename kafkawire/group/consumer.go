@@ -102,12 +102,19 @@ type consumerMember struct {
 	epoch, previous  int32
 	state            memberState
 	assigned, revoke held
+	classic          *hosted // nil in one that speaks the consumer protocol
 
 	subscription string // topics and regex, to compare
 	known        bool   // its metadata record was replayed, not only its assignment
 
 	deadline time.Time // its session's end
-	revokeBy time.Time // unrevoked: the end of its rebalance timeout
+	owes     time.Time // by then it must have given up partitions or, hosted, have joined again or synced; zero: it owes nothing
+}
+
+// subscribe takes over what the member wants.
+func (m *consumerMember) subscribe(topics []string, regex string) {
+	m.topics, m.regex = slices.Compact(slices.Sorted(slices.Values(topics))), regex
+	m.subscription = subscriptionOf(m.topics, m.regex)
 }
 
 // subscriptionOf is the same for those who subscribe to the same. No topic's name has a newline.
@@ -123,12 +130,15 @@ func (m *consumerMember) size() int {
 			n += len(*s)
 		}
 	}
+	if m.classic != nil {
+		n += sizeOf(m.classic.protocols)
+	}
 	return n
 }
 
 func (m *consumerMember) sameMetadata(o *consumerMember) bool {
 	return samePtr(m.instance, o.instance) && samePtr(m.rack, o.rack) && m.clientID == o.clientID && m.host == o.host &&
-		m.subscription == o.subscription && m.rebal == o.rebal && samePtr(m.assignor, o.assignor)
+		m.subscription == o.subscription && m.rebal == o.rebal && samePtr(m.assignor, o.assignor) && m.classic.equal(o.classic)
 }
 
 func samePtr(a, b *string) bool { return a == b || a != nil && b != nil && *a == *b }
@@ -146,6 +156,7 @@ type consumer struct {
 	static      map[string]string // instance id → member id
 	target      map[string]Partitions
 	holders     map[part]string // member ids
+	classics    int             // members that speak the classic protocol
 
 	seen       *view     // nil, or the topics as they were lately
 	assignedAt time.Time // when the assignor ran last

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kbin"
+	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
 // The records of a group of the consumer protocol, in Kafka's formats. A key is a version, which is its kind, and strings; a
@@ -21,6 +22,7 @@ const (
 	currentKey       = 8
 	consumerValue    = 0 // the version of every value
 	hashTag          = 0 // of the group's epoch: the hash of the subscribed topics
+	classicTag       = 0 // of a member: what it says in the classic protocol
 	assignmentEpochs = 0 // the tag of a topic in a member's assignment
 )
 
@@ -82,7 +84,41 @@ func memberRecord(group string, m *consumerMember) Record {
 	}
 	v = kbin.AppendInt32(v, rebal)
 	v = kbin.AppendCompactNullableString(v, m.assignor)
-	return Record{consumerKey(memberKey, group, m.id), append(v, 0)}
+	if v = append(v, 0); m.classic != nil {
+		tag := m.classic.appendTo(nil)
+		v[len(v)-1] = 1
+		v = append(kbin.AppendUvarint(append(v, classicTag), uint32(len(tag))), tag...)
+	}
+	return Record{consumerKey(memberKey, group, m.id), v}
+}
+
+// appendTo is Kafka's ClassicMemberMetadata, which may be null and is not.
+func (h *hosted) appendTo(v []byte) []byte {
+	v = kbin.AppendInt32(append(v, 1), millis(h.session))
+	v = kbin.AppendCompactArrayLen(v, len(h.protocols))
+	for _, p := range h.protocols {
+		v = kbin.AppendCompactBytes(kbin.AppendCompactString(v, p.Name), p.Metadata)
+		v = append(v, 0)
+	}
+	return append(v, 0)
+}
+
+// hosted reads it again. Without a protocol there is no member of the classic protocol.
+func (r *valueReader) hosted() *hosted {
+	if r.Int8() != 1 {
+		return nil
+	}
+	h := &hosted{session: time.Duration(r.Int32()) * time.Millisecond}
+	for n := r.CompactArrayLen(); n > 0 && r.Ok(); n-- {
+		p := kmsg.NewJoinGroupRequestProtocol()
+		p.Name, p.Metadata = r.CompactString(), append([]byte{}, r.CompactBytes()...)
+		r.noTags()
+		h.protocols = append(h.protocols, p)
+	}
+	if r.noTags(); len(h.protocols) == 0 || !r.Ok() {
+		return nil
+	}
+	return h
 }
 
 func targetRecord(group, member string, target Partitions) Record {
@@ -199,7 +235,8 @@ func (g *Group) replayConsumer(kind int16, member string, value []byte) error {
 		}
 		g.consumer = newConsumer()
 		g.forgetMembers()
-		g.stored, g.state, g.generation, g.protocolType, g.protocol, g.leader = false, Empty, 0, "consumer", nil, ""
+		g.forgetGeneration()
+		g.protocolType = embeddedType
 	}
 	if value == nil {
 		g.replayGone(kind, member)
@@ -233,6 +270,7 @@ func (g *Group) replayGone(kind int16, member string) {
 	case memberKey:
 		if m := c.members[member]; m != nil {
 			c.hold(m, nil, nil)
+			c.countClassic(m, -1)
 			delete(c.members, member)
 			if m.instance != nil && c.static[*m.instance] == member {
 				delete(c.static, *m.instance)
@@ -272,7 +310,11 @@ func (g *Group) read(kind int16, id string, r *valueReader) (change func()) {
 		return func() { c.target[id] = target }
 	case memberKey:
 		m := r.member()
-		r.noTags()
+		r.tags(func(tag uint32, t *valueReader) {
+			if tag == classicTag {
+				m.classic = t.hosted()
+			}
+		})
 		return func() { g.replayConsumerMember(id, m) }
 	case currentKey:
 		epoch, previous, state := r.Int32(), r.Int32(), memberState(r.Int8())
@@ -282,7 +324,9 @@ func (g *Group) read(kind int16, id string, r *valueReader) (change func()) {
 			m := c.member(id, g)
 			m.epoch, m.previous, m.state = epoch, previous, state
 			c.hold(m, assigned, revoke)
-			g.armRevocation(m)
+			if m.owes = (time.Time{}); m.state == unrevoked || m.classic != nil {
+				g.owe(m)
+			}
 		}
 	}
 	r.Src = nil // partitionsKey: read by nobody
@@ -306,11 +350,21 @@ func (r *valueReader) member() *consumerMember {
 func (g *Group) replayConsumerMember(id string, said *consumerMember) {
 	m := g.consumer.member(id, g)
 	m.instance, m.rack, m.clientID, m.host = said.instance, said.rack, said.clientID, said.host
-	m.regex, m.rebal, m.assignor = said.regex, said.rebal, said.assignor
-	m.topics = slices.Sorted(slices.Values(said.topics))
-	m.subscription, m.known = subscriptionOf(m.topics, m.regex), true
+	m.rebal, m.assignor = said.rebal, said.assignor
+	m.subscribe(said.topics, said.regex)
+	m.known = true
+	g.consumer.countClassic(m, -1)
+	m.classic = said.classic
+	g.consumer.countClassic(m, 1)
 	if m.instance != nil {
 		g.consumer.static[*m.instance] = id
+	}
+	g.aliveConsumer(m)
+}
+
+func (c *consumer) countClassic(m *consumerMember, n int) {
+	if m.classic != nil {
+		c.classics += n
 	}
 }
 

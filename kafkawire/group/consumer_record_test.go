@@ -18,6 +18,8 @@ func TestConsumerRecordBytes(t *testing.T) {
 		id: "m", instance: kmsg.StringPtr("i"), clientID: "c", host: "/h", topics: []string{"t"}, rebal: 5 * time.Second, assignor: kmsg.StringPtr("range"),
 		epoch: 7, previous: 6, state: unrevoked, assigned: held{id: {0: 5, 2: 7}}, revoke: held{id: {1: 5}},
 	}
+	classic := *m
+	classic.classic = &hosted{session: 6 * time.Second, protocols: []kmsg.JoinGroupRequestProtocol{{Name: "range", Metadata: []byte{1, 2}}}}
 	for _, tc := range []struct {
 		name       string
 		r          Record
@@ -26,6 +28,8 @@ func TestConsumerRecordBytes(t *testing.T) {
 		{"group epoch", epochRecord("g", 7, 0), "0003 0001 67", "0000 00000007 00"},
 		{"group epoch with a hash", epochRecord("g", 7, 9), "0003 0001 67", "0000 00000007 01 00 08 0000000000000009"},
 		{"member", memberRecord("g", m), "0005 0001 67 0001 6d", "0000 02 69 00 02 63 03 2f68 02 02 74 00 00001388 06 72616e6765 00"},
+		{"member of the classic protocol", memberRecord("g", &classic), "0005 0001 67 0001 6d", "0000 02 69 00 02 63 03 2f68 02 02 74 00 00001388 06 72616e6765 " +
+			"01 00 11 01 00001770 02 06 72616e6765 03 0102 00 00"}, // as Kafka 4.3.1 writes it
 		{"target epoch", targetEpochRecord("g", 7), "0006 0001 67", "0000 00000007 00"},
 		{"target", targetRecord("g", "m", Partitions{id: {0, 2}}), "0007 0001 67 0001 6d", "0000 02 " + uuid + " 03 00000000 00000002 00 00"},
 		{"current", currentRecord("g", m), "0008 0001 67 0001 6d", "0000 00000007 00000006 01" +
@@ -77,6 +81,7 @@ func FuzzConsumerRecords(f *testing.F) {
 	for _, r := range []Record{
 		epochRecord("g", 1, 2), targetEpochRecord("g", 1), memberRecord("g", m), targetRecord("g", "m", Partitions{{1}: {0, 1}}), currentRecord("g", m),
 		{Key: consumerKey(memberKey, "g", "m")},
+		memberRecord("g", &consumerMember{id: "m", topics: []string{"t"}, classic: &hosted{time.Second, []kmsg.JoinGroupRequestProtocol{{Name: "range", Metadata: []byte("m")}}}}),
 	} {
 		f.Add(r.Key, r.Value)
 	}

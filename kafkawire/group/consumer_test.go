@@ -23,7 +23,9 @@ func newPlaying(t *testing.T) *playing {
 		ConsumerSession: time.Hour * 1000, ConsumerHeartbeat: time.Second, MaxMembers: 20, MaxBytes: 4000, MaxMetadata: 10, Retention: time.Hour,
 		NewID: func(p string) string { return p + "-1" },
 	}
-	return &playing{t: t, g: New("g", cfg), now: time.UnixMilli(1e12), top: topicTable{"t": {"t", [16]byte{1}, 2}, "u": {"u", [16]byte{2}, 1}}}
+	top := topicTable{"t": {"t", [16]byte{1}, 2}, "u": {"u", [16]byte{2}, 1}}
+	cfg.Topics = top
+	return &playing{t: t, g: New("g", cfg), now: time.UnixMilli(1e12), top: top}
 }
 
 func (p *playing) do(out Output) kmsg.Response {
@@ -41,7 +43,7 @@ func (p *playing) join(id, regex string, topics ...string) *kmsg.ConsumerGroupHe
 	req.SetVersion(1)
 	req.Group, req.MemberID, req.RebalanceTimeoutMillis, req.SubscribedTopicNames, req.SubscribedTopicRegex = "g", id, 1000, topics, &regex
 	req.Topics = []kmsg.ConsumerGroupHeartbeatRequestTopic{}
-	return p.do(p.g.ConsumerHeartbeat(p.now, Caller{ClientID: "c"}, req, p.top)).(*kmsg.ConsumerGroupHeartbeatResponse)
+	return p.do(p.g.ConsumerHeartbeat(p.now, Caller{ClientID: "c"}, req)).(*kmsg.ConsumerGroupHeartbeatResponse)
 }
 
 // Offsets of topics that nobody subscribes to go at their time, then the group; those of others stay.
@@ -77,7 +79,7 @@ func TestConsumerOffsetsExpire(t *testing.T) {
 	}
 	leave := kmsg.NewPtrConsumerGroupHeartbeatRequest()
 	leave.MemberID, leave.MemberEpoch = "m", leaveEpoch
-	p.do(p.g.ConsumerHeartbeat(p.now, Caller{}, leave, p.top))
+	p.do(p.g.ConsumerHeartbeat(p.now, Caller{}, leave))
 	pass(2 * time.Hour)
 	if !p.g.Forgettable() {
 		t.Errorf("%s %s is kept", p.g.Type(), p.g.StateName())
@@ -114,14 +116,14 @@ func TestConsumerGroupSeesTopics(t *testing.T) {
 	beat.SetVersion(1)
 	beat.MemberID, beat.MemberEpoch = "m", 1
 	for range 2 { // the second time it has looked just now
-		if r := p.do(p.g.ConsumerHeartbeat(p.now, Caller{ClientID: "c"}, beat, p.top)).(*kmsg.ConsumerGroupHeartbeatResponse); r.MemberEpoch != 1 || r.Assignment != nil {
+		if r := p.do(p.g.ConsumerHeartbeat(p.now, Caller{ClientID: "c"}, beat)).(*kmsg.ConsumerGroupHeartbeatResponse); r.MemberEpoch != 1 || r.Assignment != nil {
 			t.Errorf("at once: %+v", r)
 		}
 		p.top["t"] = Topic{"t", [16]byte{1}, 3}
 		p.top["v"] = Topic{"v", [16]byte{3}, 1}
 	}
 	p.now = p.now.Add(2 * lookEvery)
-	r := p.do(p.g.ConsumerHeartbeat(p.now, Caller{ClientID: "c"}, beat, p.top)).(*kmsg.ConsumerGroupHeartbeatResponse)
+	r := p.do(p.g.ConsumerHeartbeat(p.now, Caller{ClientID: "c"}, beat)).(*kmsg.ConsumerGroupHeartbeatResponse)
 	if r.MemberEpoch != 2 || r.Assignment == nil || len(r.Assignment.Topics) != 2 || len(r.Assignment.Topics[0].Partitions) != 3 {
 		t.Errorf("%+v, %v", r, r.Assignment)
 	}

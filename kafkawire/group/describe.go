@@ -26,7 +26,7 @@ func (g *Group) Describe() kmsg.DescribeGroupsResponseGroup {
 }
 
 // ConsumerDescribe is the group's part of a ConsumerGroupDescribe response; ok is false for a classic group.
-func (g *Group) ConsumerDescribe(topics Topics) (rg kmsg.ConsumerGroupDescribeResponseGroup, ok bool) {
+func (g *Group) ConsumerDescribe() (rg kmsg.ConsumerGroupDescribeResponseGroup, ok bool) {
 	rg = kmsg.NewConsumerGroupDescribeResponseGroup()
 	rg.Group = g.name
 	c := g.consumer
@@ -40,23 +40,21 @@ func (g *Group) ConsumerDescribe(topics Topics) (rg kmsg.ConsumerGroupDescribeRe
 		rm := kmsg.NewConsumerGroupDescribeResponseGroupMember()
 		rm.MemberID, rm.InstanceID, rm.RackID, rm.MemberEpoch = m.id, m.instance, m.rack, m.epoch
 		rm.ClientID, rm.ClientHost, rm.MemberType = m.clientID, m.host, memberTypeConsumer
-		rm.SubscribedTopics, rm.SubscribedTopicRegex = m.topics, &m.regex
-		now := held{}
-		for _, h := range []held{m.assigned, m.revoke} { // what it must give up is its own until it says that it has
-			for topic, parts := range h {
-				for i := range parts {
-					now.put(part{topic, i}, 0)
-				}
-			}
+		if m.classic != nil {
+			rm.MemberType = memberTypeClassic
 		}
-		rm.Assignment = describeAssignment(now.partitions(), topics)
-		rm.TargetAssignment = describeAssignment(c.target[m.id], topics)
+		rm.SubscribedTopics, rm.SubscribedTopicRegex = m.topics, &m.regex
+		rm.Assignment = describeAssignment(m.holds().partitions(), g.cfg.Topics) // what it must give up is its own until it says that it has
+		rm.TargetAssignment = describeAssignment(c.target[m.id], g.cfg.Topics)
 		rg.Members = append(rg.Members, rm)
 	}
 	return rg, true
 }
 
-const memberTypeConsumer = 1
+const (
+	memberTypeClassic  = 0
+	memberTypeConsumer = 1
+)
 
 func describeAssignment(parts Partitions, topics Topics) kmsg.Assignment {
 	a := kmsg.NewAssignment()

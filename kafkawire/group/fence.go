@@ -17,10 +17,10 @@ func (g *Group) mayCommitConsumer(req *kmsg.OffsetCommitRequest) (m *consumerMem
 	switch {
 	case m == nil:
 		return nil, kerr.UnknownMemberID
-	case req.Version < firstVersionWithMemberEpoch:
+	case req.Version < firstVersionWithMemberEpoch && m.classic == nil:
 		return nil, kerr.UnsupportedVersion
 	case req.Generation > m.epoch:
-		return nil, kerr.StaleMemberEpoch
+		return nil, m.stale()
 	case req.Generation == m.epoch:
 		return nil, nil
 	}
@@ -30,9 +30,17 @@ func (g *Group) mayCommitConsumer(req *kmsg.OffsetCommitRequest) (m *consumerMem
 // mayCommitOld tells whether a member may commit in a partition with an epoch that it is past.
 func (m *consumerMember) mayCommitOld(topic [16]byte, index, epoch int32) *kerr.Error {
 	for _, h := range []held{m.assigned, m.revoke} {
-		if since, ok := h[topic][index]; ok && since <= epoch {
+		if since, ok := h[topic][index]; ok && since <= epoch || mutant(mutantAnyCommit) {
 			return nil
 		}
+	}
+	return m.stale()
+}
+
+// stale is what a member hears that says another epoch than its own; one that is hosted says a generation.
+func (m *consumerMember) stale() *kerr.Error {
+	if m.classic != nil {
+		return kerr.IllegalGeneration
 	}
 	return kerr.StaleMemberEpoch
 }
@@ -46,8 +54,8 @@ func (g *Group) MayFetch(member *string, epoch int32) *kerr.Error {
 	if member == nil || g.consumer.members[*member] == nil {
 		return kerr.UnknownMemberID
 	}
-	if g.consumer.members[*member].epoch != epoch {
-		return kerr.StaleMemberEpoch
+	if m := g.consumer.members[*member]; m.epoch != epoch {
+		return m.stale()
 	}
 	return nil
 }

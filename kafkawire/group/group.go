@@ -55,6 +55,7 @@ type Config struct {
 	MaxMetadata            int                        // bytes of metadata per committed offset
 	NewID                  func(prefix string) string // makes a member id that nobody had before
 	Full                   func() bool                // nil, or tells that there must be no more groups
+	Topics                 Topics                     // what members may subscribe to
 }
 
 // newMemberTimeout ends the wait of a new member whose first JoinGroup is still unanswered: it may have given up on that
@@ -126,6 +127,7 @@ type Group struct {
 	protocolType string
 	protocol     *string
 	leader       string
+	unled        bool // replay found it as downgrade leaves it: its members are to join
 	members      map[string]*member
 	order        []string             // member ids in the order they came
 	static       map[string]string    // instance id → member id

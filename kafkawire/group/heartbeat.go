@@ -1,7 +1,6 @@
 package group
 
 import (
-	"slices"
 	"strings"
 	"time"
 
@@ -16,11 +15,11 @@ type fault struct {
 }
 
 // ConsumerHeartbeat is a ConsumerGroupHeartbeat request, its form checked by CheckConsumerHeartbeat.
-func (g *Group) ConsumerHeartbeat(now time.Time, c Caller, req *kmsg.ConsumerGroupHeartbeatRequest, topics Topics) Output {
+func (g *Group) ConsumerHeartbeat(now time.Time, c Caller, req *kmsg.ConsumerGroupHeartbeatRequest) Output {
 	g.now = now
 	resp := req.ResponseKind().(*kmsg.ConsumerGroupHeartbeatResponse)
 	resp.MemberID, resp.MemberEpoch, resp.HeartbeatIntervalMillis = nil, 0, 0
-	if f := g.consumerHeartbeat(c, req, resp, topics); f != nil {
+	if f := g.consumerHeartbeat(c, req, resp); f != nil {
 		resp.ErrorCode, resp.ErrorMessage = f.code.Code, &f.text
 		g.out.Records = nil
 	}
@@ -63,35 +62,25 @@ func CheckConsumerHeartbeat(req *kmsg.ConsumerGroupHeartbeatRequest) (code *kerr
 	return nil, ""
 }
 
-func (g *Group) consumerHeartbeat(who Caller, req *kmsg.ConsumerGroupHeartbeatRequest, resp *kmsg.ConsumerGroupHeartbeatResponse, topics Topics) *fault {
+func (g *Group) consumerHeartbeat(who Caller, req *kmsg.ConsumerGroupHeartbeatRequest, resp *kmsg.ConsumerGroupHeartbeatResponse) *fault {
 	c := g.consumer
 	if c == nil {
-		switch {
-		case g.Forgettable() && req.MemberEpoch != joinEpoch:
-			return &fault{kerr.GroupIDNotFound, "Consumer group " + g.name + " not found."}
-		case g.unwelcome():
-			return &fault{kerr.GroupMaxSizeReached, "There are too many groups."}
-		case g.state != Empty || len(g.pending) > 0 || req.MemberEpoch != joinEpoch:
-			return &fault{kerr.GroupIDNotFound, "Group " + g.name + " is not a consumer group."}
-		}
-		if c = newConsumer(); g.stored { // an empty classic group gives way
-			g.out.Records = append(g.out.Records, Record{Key: metadataKey(g.name)})
+		var f *fault
+		if c, f = g.becomeConsumer(req); f != nil {
+			return f
 		}
 	}
 	if req.MemberEpoch < 0 {
 		return g.consumerLeave(c, req, resp)
 	}
-	s := &step{g: g, c: c, topics: topics, epoch: c.epoch, hash: c.hash, targetEpoch: c.targetEpoch, target: c.target}
+	s := g.newStep(c)
 	if f := s.begin(who, req); f != nil {
 		return f
 	}
-	s.subscribe()
-	if f := s.fits(); f != nil {
+	s.take(who, req)
+	if f := s.run(req.Topics, req.Topics != nil); f != nil {
 		return f
 	}
-	s.assign()
-	s.reconcile(req.Topics, req.Topics != nil)
-	s.record()
 	if live := c.members[s.next.id]; live != nil {
 		g.aliveConsumer(live)
 	}
@@ -101,7 +90,23 @@ func (g *Group) consumerHeartbeat(who Caller, req *kmsg.ConsumerGroupHeartbeatRe
 	if req.MemberEpoch == joinEpoch || full || !s.next.assigned.equal(s.was.assigned) {
 		resp.Assignment = s.next.assigned.response()
 	}
+	if g.consumer == nil { // whoever waits in the classic protocol is to join what the group is now
+		g.each(func(m *member) { m.answer(g, kerr.RebalanceInProgress.Code) })
+	}
 	return nil
+}
+
+// becomeConsumer is what the group is in the consumer protocol once the records for that are durable.
+func (g *Group) becomeConsumer(req *kmsg.ConsumerGroupHeartbeatRequest) (*consumer, *fault) {
+	switch {
+	case g.Forgettable() && req.MemberEpoch != joinEpoch:
+		return nil, &fault{kerr.GroupIDNotFound, "Consumer group " + g.name + " not found."}
+	case g.unwelcome():
+		return nil, &fault{kerr.GroupMaxSizeReached, "There are too many groups."}
+	case req.MemberEpoch != joinEpoch:
+		return nil, &fault{kerr.GroupIDNotFound, "Group " + g.name + " is not a consumer group."}
+	}
+	return g.upgrade()
 }
 
 // consumerLeave is a member's last heartbeat; of a static one perhaps only the last before it comes again.
@@ -159,12 +164,12 @@ func (s *step) begin(who Caller, req *kmsg.ConsumerGroupHeartbeatRequest) *fault
 	if req.InstanceID != nil {
 		owner := s.c.members[s.c.static[*req.InstanceID]]
 		switch {
-		case joining && owner != nil && owner.epoch != staticLeaveEpoch:
+		case joining && owner != nil && owner.epoch != staticLeaveEpoch && owner.classic == nil:
 			return &fault{kerr.UnreleasedInstanceID, "Static member " + req.MemberID + " with instance id " + *req.InstanceID +
 				" cannot join the group because the instance id is owned by " + owner.id + " member."}
 		case joining && owner != nil:
 			s.replace(owner, req.MemberID)
-			return s.take(who, req)
+			return nil
 		case !joining && owner == nil:
 			return &fault{kerr.UnknownMemberID, "Instance id " + *req.InstanceID + " is unknown."}
 		case !joining && owner.id != req.MemberID:
@@ -181,16 +186,22 @@ func (s *step) begin(who Caller, req *kmsg.ConsumerGroupHeartbeatRequest) *fault
 		if id == "" { // version 0 lets the coordinator choose
 			id = s.g.cfg.NewID(who.ClientID)
 		}
-		s.next = &consumerMember{id: id, previous: -1, rebal: -1}
-		s.subscribed = true
-		return s.take(who, req)
+		s.find(id)
+		return nil
 	}
-	if f := m.checkEpoch(req); f != nil {
-		return f
+	s.find(m.id)
+	return m.checkEpoch(req)
+}
+
+// find makes the step one of the member with this id, or of a new one.
+func (s *step) find(id string) {
+	m := s.c.members[id]
+	if m == nil {
+		s.next, s.subscribed = &consumerMember{id: id, previous: -1, rebal: -1}, true
+		return
 	}
 	next := *m
 	s.next, s.was = &next, *m
-	return s.take(who, req)
 }
 
 // checkEpoch fences a member that lost touch. It may be one epoch behind if it has nothing that it should not have: then the
@@ -209,7 +220,7 @@ func (m *consumerMember) checkEpoch(req *kmsg.ConsumerGroupHeartbeatRequest) *fa
 		"The member must abandon all its partitions and rejoin."}
 }
 
-// replace gives a static member that left for a while its place again, under its new id.
+// replace gives a static member's place to its next process, under its new id.
 func (s *step) replace(old *consumerMember, id string) {
 	next := *old
 	next.id, next.epoch, next.previous = id, joinEpoch, joinEpoch
@@ -235,7 +246,7 @@ func cloneTarget(t map[string]Partitions) map[string]Partitions {
 }
 
 // take takes over what the member says of itself; what a heartbeat leaves out stays.
-func (s *step) take(who Caller, req *kmsg.ConsumerGroupHeartbeatRequest) *fault {
+func (s *step) take(who Caller, req *kmsg.ConsumerGroupHeartbeatRequest) {
 	m := s.next
 	m.clientID, m.host = who.ClientID, who.Host
 	if req.InstanceID != nil {
@@ -250,14 +261,15 @@ func (s *step) take(who Caller, req *kmsg.ConsumerGroupHeartbeatRequest) *fault 
 	if req.RebalanceTimeoutMillis >= 0 {
 		m.rebal = time.Duration(req.RebalanceTimeoutMillis) * time.Millisecond
 	}
+	topics, regex := m.topics, m.regex
 	if req.SubscribedTopicNames != nil {
-		m.topics = slices.Compact(slices.Sorted(slices.Values(req.SubscribedTopicNames)))
+		topics = req.SubscribedTopicNames
 	}
 	if req.SubscribedTopicRegex != nil {
-		m.regex = *req.SubscribedTopicRegex
+		regex = *req.SubscribedTopicRegex
 	}
 	if req.SubscribedTopicNames != nil || req.SubscribedTopicRegex != nil {
-		m.subscription = subscriptionOf(m.topics, m.regex)
+		m.subscribe(topics, regex)
 	}
-	return nil
+	m.classic = nil
 }

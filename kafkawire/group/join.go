@@ -26,10 +26,10 @@ func (g *Group) Join(now time.Time, c Caller, req *kmsg.JoinGroupRequest) Output
 func (g *Group) join(c Caller, req *kmsg.JoinGroupRequest) *kerr.Error {
 	session := time.Duration(req.SessionTimeoutMillis) * time.Millisecond
 	switch {
-	case g.consumer != nil && len(g.consumer.members) > 0:
-		return kerr.InconsistentGroupProtocol
 	case session < g.cfg.MinSession || session > g.cfg.MaxSession:
 		return kerr.InvalidSessionTimeout
+	case g.consumer != nil && len(g.consumer.members) > 0:
+		return g.joinHosted(c, req)
 	case !g.supports(req.ProtocolType, req.Protocols):
 		return kerr.InconsistentGroupProtocol
 	case g.unwelcome():

@@ -7,5 +7,9 @@ const (
 	mutantNoWait       = "do-not-wait-for-revocation"
 	mutantForgetRevoke = "forget-revocation"
 	mutantKeepEpoch    = "believe-any-epoch"
+	mutantAnyCommit    = "believe-any-commit-of-a-member"
+	mutantUpgradeBare  = "upgrade-forgets-what-members-have"
+	mutantNobodyJoins  = "downgrade-without-a-rebalance"
+	mutantNoDowngrade  = "never-downgrade"
 	mutantStarve       = "leave-out-a-partition"
 )

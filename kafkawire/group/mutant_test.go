@@ -10,7 +10,10 @@ import (
 
 // TestMutants shows that the random test of the consumer protocol has teeth: each planted bug is caught.
 func TestMutants(t *testing.T) {
-	for _, m := range []string{mutantTakeHeld, mutantNoWait, mutantForgetRevoke, mutantKeepEpoch, mutantStarve} {
+	for _, m := range []string{
+		mutantTakeHeld, mutantNoWait, mutantForgetRevoke, mutantKeepEpoch, mutantStarve, mutantAnyCommit,
+		mutantUpgradeBare, mutantNobodyJoins, mutantNoDowngrade,
+	} {
 		t.Run(m, func(t *testing.T) {
 			t.Setenv("MILLRACE_MUTANT", m)
 			const seeds = 300

@@ -58,6 +58,9 @@ func (g *Group) mayCommit(req *kmsg.OffsetCommitRequest) *kerr.Error {
 		return nil
 	}
 	if g.Forgettable() {
+		if req.Version >= firstVersionWithMemberEpoch {
+			return kerr.GroupIDNotFound
+		}
 		return kerr.IllegalGeneration
 	}
 	m, err := g.find(req.MemberID, req.InstanceID)

@@ -155,7 +155,7 @@ func (g *Group) replayMetadata(r Record) error {
 	}
 	if r.Value == nil {
 		g.forgetMembers()
-		g.stored, g.state, g.generation, g.protocolType, g.protocol, g.leader = false, Empty, 0, "", nil, ""
+		g.forgetGeneration()
 		return nil
 	}
 	v := kmsg.NewGroupMetadataValue()
@@ -167,6 +167,7 @@ func (g *Group) replayMetadata(r Record) error {
 	if v.Leader != nil {
 		g.leader = *v.Leader
 	}
+	g.unled = v.Leader == nil && len(v.Members) > 0
 	live := g.members
 	g.forgetMembers()
 	for i := range v.Members {
@@ -177,6 +178,11 @@ func (g *Group) replayMetadata(r Record) error {
 		g.state = Empty
 	}
 	return nil
+}
+
+// forgetGeneration makes the group one of which there is no metadata record.
+func (g *Group) forgetGeneration() {
+	g.stored, g.unled, g.state, g.generation, g.protocolType, g.protocol, g.leader = false, false, Empty, 0, "", nil, ""
 }
 
 func (g *Group) forgetMembers() {

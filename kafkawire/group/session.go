@@ -23,13 +23,13 @@ func (g *Group) tickConsumers() {
 	due := func(t time.Time) bool { return !t.IsZero() && !t.After(g.now) }
 	var gone []*consumerMember
 	for _, m := range c.members {
-		if due(m.deadline) || due(m.revokeBy) {
+		if due(m.deadline) || due(m.owes) {
 			gone = append(gone, m)
 			m.deadline = g.now.Add(buryEvery) // if it cannot be written, again then
 		}
 		c.expect(m.deadline)
-		if !due(m.revokeBy) {
-			c.expect(m.revokeBy)
+		if !due(m.owes) {
+			c.expect(m.owes)
 		}
 	}
 	slices.SortFunc(gone, func(a, b *consumerMember) int { return strings.Compare(a.id, b.id) })
@@ -46,20 +46,36 @@ func (g *Group) restoredConsumers() {
 			continue
 		}
 		g.aliveConsumer(m)
-		g.armRevocation(m)
+		if m.owes = (time.Time{}); m.state == unrevoked {
+			g.owe(m)
+		}
+	}
+	if g.consumer.onlyClassic() {
+		g.consumer.expect(g.now) // there was no time to make it a classic group
 	}
 }
 
 // aliveConsumer restarts the member's session.
 func (g *Group) aliveConsumer(m *consumerMember) {
-	m.deadline = g.now.Add(g.cfg.ConsumerSession)
+	session := g.cfg.ConsumerSession
+	if m.classic != nil {
+		session = m.classic.session
+	}
+	m.deadline = g.now.Add(session)
 	g.consumer.expect(m.deadline)
 }
 
-// armRevocation gives a member that must give up partitions its rebalance timeout to do so.
-func (g *Group) armRevocation(m *consumerMember) {
-	if m.revokeBy = (time.Time{}); m.state == unrevoked && m.rebal >= 0 {
-		m.revokeBy = g.now.Add(m.rebal)
-		g.consumer.expect(m.revokeBy)
+// owe gives a member its rebalance timeout to do what it owes: to give up partitions or, if it is hosted, to join or to sync.
+func (g *Group) owe(m *consumerMember) {
+	if m.owes = (time.Time{}); m.rebal >= 0 {
+		m.owes = g.now.Add(m.rebal)
+		g.consumer.expect(m.owes)
+	}
+}
+
+// oweOnce does so unless its time runs already.
+func (g *Group) oweOnce(m *consumerMember) {
+	if m.owes.IsZero() {
+		g.owe(m)
 	}
 }

@@ -4,13 +4,13 @@ import (
 	"slices"
 
 	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// step is one heartbeat of a member that stays: what will be when its records are durable.
+// step is one request of a member that stays: what will be when its records are durable.
 type step struct {
-	g      *Group
-	c      *consumer
-	topics Topics
+	g *Group
+	c *consumer
 
 	next     *consumerMember // the member as it will be
 	was      consumerMember  // and as it is
@@ -21,6 +21,23 @@ type step struct {
 	target             map[string]Partitions // as it will be: a map of its own if it changed
 	subscribed         bool                  // the subscription changed
 	view               *view
+}
+
+func (g *Group) newStep(c *consumer) *step {
+	return &step{g: g, c: c, epoch: c.epoch, hash: c.hash, targetEpoch: c.targetEpoch, target: c.target}
+}
+
+// run takes the group as far as it comes with what the member says of itself, and the member as far as it comes with what it
+// says it has.
+func (s *step) run(owned []kmsg.ConsumerGroupHeartbeatRequestTopic, says bool) *fault {
+	s.subscribe()
+	if f := s.fits(); f != nil {
+		return f
+	}
+	s.assign()
+	s.reconcile(owned, says)
+	s.record()
+	return nil
 }
 
 // each calls f for every member as it will be, in the order of their ids.

@@ -19,6 +19,9 @@ func (g *Group) Sync(now time.Time, c Caller, req *kmsg.SyncGroupRequest) Output
 }
 
 func (g *Group) sync(c Caller, req *kmsg.SyncGroupRequest, resp *kmsg.SyncGroupResponse) *kerr.Error {
+	if g.consumer != nil {
+		return g.syncHosted(c, req, resp)
+	}
 	m, err := g.find(req.MemberID, req.InstanceID)
 	switch {
 	case err != nil:
@@ -74,8 +77,9 @@ func (g *Group) Durable(now time.Time, out Output, err *kerr.Error) Output {
 			refuse(r.Response, err)
 			g.reply(r.Ticket, r.Response)
 		}
-		if g.consumer != nil {
-			g.consumer.seen = nil // it may be of what was not to be
+		if c := g.consumer; c != nil {
+			c.seen = nil // it may be of what was not to be
+			c.expect(g.now.Add(buryEvery))
 		}
 		if out.assigned {
 			g.each(func(m *member) { m.answer(g, err.Code) })
@@ -100,6 +104,10 @@ func (g *Group) Durable(now time.Time, out Output, err *kerr.Error) Output {
 			}
 		})
 	}
+	if g.unled {
+		g.beginClassic()
+	}
+	g.downgrade()
 	return g.take()
 }
 
@@ -113,6 +121,10 @@ func refuse(r kmsg.Response, err *kerr.Error) {
 	case *kmsg.ConsumerGroupHeartbeatResponse:
 		if r.ErrorCode == 0 {
 			r.ErrorCode, r.MemberID, r.MemberEpoch, r.Assignment = err.Code, nil, 0, nil
+		}
+	case *kmsg.LeaveGroupResponse:
+		if r.ErrorCode == 0 {
+			r.ErrorCode = err.Code
 		}
 	case *kmsg.OffsetCommitResponse:
 		for i := range r.Topics {
@@ -147,6 +159,9 @@ func (g *Group) Heartbeat(now time.Time, c Caller, req *kmsg.HeartbeatRequest) O
 }
 
 func (g *Group) heartbeat(req *kmsg.HeartbeatRequest) *kerr.Error {
+	if g.consumer != nil {
+		return g.beatHosted(req)
+	}
 	m, err := g.find(req.MemberID, req.InstanceID)
 	switch {
 	case err != nil:
@@ -187,6 +202,9 @@ func (g *Group) leave(id string, instance *string) *kerr.Error {
 	if _, ok := g.pending[id]; ok && instance == nil {
 		delete(g.pending, id)
 		return nil
+	}
+	if g.consumer != nil {
+		return g.leaveHosted(id, instance)
 	}
 	if id == "" && instance != nil { // an administrator removes whoever has the place
 		id = g.static[*instance]

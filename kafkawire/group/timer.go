@@ -80,6 +80,7 @@ func (g *Group) Tick(now time.Time) Output {
 	g.afterRemoval()
 	if g.consumer != nil {
 		g.tickConsumers()
+		g.downgrade()
 	}
 	if due(g.nextLook) {
 		g.nextLook = time.Time{}
@@ -108,5 +109,8 @@ func (g *Group) Restored(now time.Time) {
 	}
 	if g.consumer != nil {
 		g.restoredConsumers()
+	}
+	if g.unled {
+		g.beginClassic()
 	}
 }

@@ -26,6 +26,7 @@ var update = flag.Bool("update", false, "rewrite the transcripts in testdata wit
 //	sync <who> id=… gen=… [instance=…] [assign=member:bytes,…] [protocol=…]
 //	beat <who> id=… gen=… [instance=…]
 //	leave <who> [v=5] [id=…] [instance=…]
+//	pulse <who> id=… epoch=… [topics=a+b] [has=t:0+1;u:0] [instance=…] [rebalance=20s]: a heartbeat of the consumer protocol
 //	commit <who> topic=… at=… [id=… gen=…] [v=8] [retention=…]
 //	delete <who>          a DeleteGroups request
 //	forget topic=…        the topic was deleted
@@ -91,6 +92,8 @@ func play(t *testing.T, script string) string {
 		MaxMembers: 4, MaxBytes: 1000, MaxMetadata: 20,
 		NewID: func(prefix string) string { s.ids++; return fmt.Sprintf("%s-%d", prefix, s.ids) },
 	}
+	s.cfg.Topics = topicTable{"t": {"t", [16]byte{1}, 4}, "u": {"u", [16]byte{2}, 1}}
+	s.cfg.ConsumerSession, s.cfg.ConsumerHeartbeat = 45*time.Second, 5*time.Second
 	s.g = New("g", &s.cfg)
 	for _, line := range strings.Split(strings.TrimSuffix(script, "\n"), "\n") {
 		if strings.HasPrefix(line, "  ") {
@@ -172,6 +175,8 @@ func (s *stage) command(words []string) {
 			req.Members = []kmsg.LeaveGroupRequestMember{{MemberID: a.get("id", ""), InstanceID: a.ptr("instance")}}
 		}
 		s.done(s.g.Leave(s.now, c, req))
+	case "pulse":
+		s.done(s.g.ConsumerHeartbeat(s.now, c, s.pulseRequest(a)))
 	case "commit":
 		s.done(s.g.Commit(s.now, c, s.commitRequest(a), func(topic string, _ int32) *kerr.Error {
 			if topic == "missing" {
@@ -214,15 +219,85 @@ func (s *stage) joinRequest(a args) *kmsg.JoinGroupRequest {
 	return req
 }
 
-// subscription is a member's metadata: topics=a+b is a consumer's subscription, anything else is itself.
+// subscription is a member's metadata: topics/a+b is a consumer's subscription, topics/a+b/t:0+1 that of one that has partitions;
+// anything else is itself.
 func (s *stage) subscription(meta string) []byte {
 	topics, ok := strings.CutPrefix(meta, "topics/")
 	if !ok {
 		return []byte(meta)
 	}
+	topics, has, cooperative := strings.Cut(topics, "/")
 	m := kmsg.NewConsumerMemberMetadata()
-	m.Topics = strings.Split(topics, "+")
+	if m.Topics = strings.Split(topics, "+"); cooperative {
+		m.Version = 1
+		for _, t := range s.partitions(has) {
+			m.OwnedPartitions = append(m.OwnedPartitions, kmsg.ConsumerMemberMetadataOwnedPartition(t))
+		}
+	}
 	return m.AppendTo(nil)
+}
+
+// partitions are written t:0+1;u:0.
+func (s *stage) partitions(text string) (out []kmsg.ConsumerMemberAssignmentTopic) {
+	for _, t := range strings.FieldsFunc(text, func(r rune) bool { return r == ';' }) {
+		name, indexes, _ := strings.Cut(t, ":")
+		topic := kmsg.ConsumerMemberAssignmentTopic{Topic: name}
+		for _, i := range strings.Split(indexes, "+") {
+			topic.Partitions = append(topic.Partitions, int32(s.num(i)))
+		}
+		out = append(out, topic)
+	}
+	return out
+}
+
+// assigned is what a leader assigns: has/t:0+1 is a consumer's partitions, anything else is itself.
+func (s *stage) assigned(text string) []byte {
+	has, ok := strings.CutPrefix(text, "has/")
+	if !ok {
+		return []byte(text)
+	}
+	a := kmsg.NewConsumerMemberAssignment()
+	a.Topics = s.partitions(has)
+	return a.AppendTo(nil)
+}
+
+func (s *stage) pulseRequest(a args) *kmsg.ConsumerGroupHeartbeatRequest {
+	req := kmsg.NewPtrConsumerGroupHeartbeatRequest()
+	req.Version, req.Group, req.MemberID, req.InstanceID, req.MemberEpoch = 1, "g", a["id"], a.ptr("instance"), int32(s.num(a["epoch"]))
+	if req.MemberEpoch == joinEpoch {
+		req.RebalanceTimeoutMillis = int32(s.duration(a.get("rebalance", "20s")).Milliseconds())
+		req.SubscribedTopicNames = strings.Split(a["topics"], "+")
+	}
+	if has, ok := a["has"]; ok || req.MemberEpoch == joinEpoch {
+		req.Topics = byID(s.cfg.Topics, s.partitions(has))
+	}
+	if code, text := CheckConsumerHeartbeat(req); code != nil {
+		s.t.Fatal(text)
+	}
+	return req
+}
+
+// shown are partitions as they are written.
+func (s *stage) shown(parts Partitions) string {
+	var out []string
+	for _, id := range parts.sorted() {
+		out = append(out, fmt.Sprintf("%s:%s", s.cfg.Topics.TopicName(id), strings.ReplaceAll(strings.Trim(fmt.Sprint(parts[id]), "[]"), " ", "+")))
+	}
+	return strings.Join(out, ";")
+}
+
+// shownAssignment is a classic member's assignment; one of a consumer's as partitions.
+func (s *stage) shownAssignment(b []byte) string {
+	if len(b) == 0 || b[0] != 0 {
+		return fmt.Sprintf("%q", b)
+	}
+	named, _, err := readAssignment(b)
+	s.must(err)
+	parts := Partitions{}
+	for _, t := range byID(s.cfg.Topics, named) {
+		parts[t.TopicID] = t.Partitions
+	}
+	return s.shown(parts)
 }
 
 func (s *stage) syncRequest(a args) *kmsg.SyncGroupRequest {
@@ -231,7 +306,7 @@ func (s *stage) syncRequest(a args) *kmsg.SyncGroupRequest {
 	req.Protocol = a.ptr("protocol")
 	for _, p := range list(a.get("assign", "")) {
 		id, bytes, _ := strings.Cut(p, ":")
-		req.GroupAssignment = append(req.GroupAssignment, kmsg.SyncGroupRequestGroupAssignment{MemberID: id, MemberAssignment: []byte(bytes)})
+		req.GroupAssignment = append(req.GroupAssignment, kmsg.SyncGroupRequestGroupAssignment{MemberID: id, MemberAssignment: s.assigned(bytes)})
 	}
 	return req
 }
@@ -321,6 +396,10 @@ func (s *stage) show() {
 		s.print("no such group")
 		return
 	}
+	if d, ok := s.g.ConsumerDescribe(); ok {
+		s.showConsumers(d)
+		return
+	}
 	d := s.g.Describe()
 	s.print("%s, generation %d, type %q, leader %q", d.State, s.g.generation, d.ProtocolType, s.g.leader)
 	for _, m := range d.Members {
@@ -328,8 +407,29 @@ func (s *stage) show() {
 		if m.InstanceID != nil {
 			instance = " instance " + *m.InstanceID
 		}
-		s.print("member %s%s: assigned %q", m.MemberID, instance, m.MemberAssignment)
+		s.print("member %s%s: assigned %s", m.MemberID, instance, s.shownAssignment(m.MemberAssignment))
 	}
+	s.showOffsets()
+}
+
+func (s *stage) showConsumers(d kmsg.ConsumerGroupDescribeResponseGroup) {
+	s.print("%s, epoch %d, target of %d", d.State, d.Epoch, d.AssignmentEpoch)
+	for _, m := range d.Members {
+		instance, kind := "", "consumer"
+		if m.InstanceID != nil {
+			instance = " instance " + *m.InstanceID
+		}
+		if m.MemberType == memberTypeClassic {
+			kind = "classic"
+		}
+		c := s.g.consumer.members[m.MemberID]
+		s.print("%s member %s%s: epoch %d, has %s, gives up %s, target %s", kind, m.MemberID, instance, m.MemberEpoch,
+			s.shown(c.assigned.partitions()), s.shown(c.revoke.partitions()), s.shown(s.g.consumer.target[m.MemberID]))
+	}
+	s.showOffsets()
+}
+
+func (s *stage) showOffsets() {
 	var offsets []string
 	s.g.Offsets(func(topic string, p int32, o Offset) {
 		offsets = append(offsets, fmt.Sprintf("%s/%d at %d", topic, p, o.At))
@@ -362,7 +462,25 @@ func (s *stage) printReply(r Reply) {
 			s.print("%s: sync: %s", who, errorName(resp.ErrorCode))
 			return
 		}
-		s.print("%s: synced, assigned %q", who, resp.MemberAssignment)
+		s.print("%s: synced, assigned %s", who, s.shownAssignment(resp.MemberAssignment))
+	case *kmsg.ConsumerGroupHeartbeatResponse:
+		if resp.ErrorCode != 0 {
+			text := "no text"
+			if resp.ErrorMessage != nil {
+				text = *resp.ErrorMessage
+			}
+			s.print("%s: %s, %s", who, errorName(resp.ErrorCode), text)
+			return
+		}
+		has := "what it had"
+		if resp.Assignment != nil {
+			parts := Partitions{}
+			for _, t := range resp.Assignment.Topics {
+				parts[t.TopicID] = t.Partitions
+			}
+			has = s.shown(parts)
+		}
+		s.print("%s: epoch %d, has %s", who, resp.MemberEpoch, has)
 	case *kmsg.HeartbeatResponse:
 		s.print("%s: heartbeat: %s", who, errorName(resp.ErrorCode))
 	case *kmsg.LeaveGroupResponse:
@@ -417,9 +535,25 @@ func (s *stage) printRecord(r Record) {
 		s.must(v.ReadFrom(r.Value))
 		var members []string
 		for _, m := range v.Members {
-			members = append(members, fmt.Sprintf("%s:%s", m.MemberID, m.Assignment))
+			members = append(members, fmt.Sprintf("%s:%s", m.MemberID, strings.Trim(s.shownAssignment(m.Assignment), `"`)))
 		}
 		s.print("log: group, generation %d, members %v", v.Generation, members)
+	default:
+		kind, _, member, ok := readConsumerKey(r.Key)
+		if !ok {
+			s.t.Fatalf("a record of an unknown kind: %x", r.Key)
+		}
+		what := map[int16]string{
+			groupEpochKey: "epoch", partitionsKey: "partitions", memberKey: "member", targetEpochKey: "target's epoch",
+			targetMemberKey: "target of", currentKey: "what it has:",
+		}[kind]
+		if member != "" {
+			what += " " + member
+		}
+		if r.Value == nil {
+			what += " removed"
+		}
+		s.print("log: %s", what)
 	}
 }
 

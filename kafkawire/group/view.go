@@ -52,13 +52,13 @@ func (s *step) look() *view {
 			ids[t.ID], found[t.ID], v.topics[t.ID] = true, t, t.Partitions
 		}
 		for _, name := range m.topics {
-			if t, ok := s.topics.Topic(name); ok {
+			if t, ok := s.g.cfg.Topics.Topic(name); ok {
 				want(t)
 			}
 		}
 		if m.regex != "" {
 			if all == nil {
-				all = s.topics.All()
+				all = s.g.cfg.Topics.All()
 			}
 			if re, err := compileTopics(m.regex); err == nil {
 				v.until = v.until.Add(time.Duration(len(all)) * matchCost)
