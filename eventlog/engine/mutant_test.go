@@ -5,6 +5,7 @@ package engine
 import (
 	"testing"
 
+	"github.com/millrace-io/millrace/eventlog/engine/segment"
 	"github.com/millrace-io/millrace/internal/tier"
 )
 
@@ -40,6 +41,24 @@ func TestMutantsOfEveryOperation(t *testing.T) {
 				}
 			}
 			t.Error("not caught")
+		})
+	}
+}
+
+// TestMutantsOfCompaction shows that the model of compaction has teeth.
+func TestMutantsOfCompaction(t *testing.T) {
+	for _, m := range []string{segment.MutantMoveOffsets, segment.MutantDropLast, segment.MutantEarlyTombstone, segment.MutantKeepAborted,
+		segment.MutantAbortedCounts, segment.MutantKeepOld, segment.MutantSkipSwapSync} {
+		t.Run(m, func(t *testing.T) {
+			t.Setenv("MILLRACE_MUTANT", m)
+			const seeds = 100
+			for i := range uint64(seeds) {
+				if err := newCompactModel(t, tier.Seed()+i).run(); err != nil {
+					t.Logf("caught by seed %d: %.300v", tier.Seed()+i, err)
+					return
+				}
+			}
+			t.Errorf("not caught by %d seeds", seeds)
 		})
 	}
 }

@@ -229,11 +229,11 @@ func (c *compaction) learn() error {
 		full := false
 		err := c.eachBatch(s, c.clean, func(b eventlog.RawBatch) error {
 			plain, ok := compactable(b)
-			if !ok || c.aborted(b) {
+			if !ok || c.aborted(b) && !mutant(MutantAbortedCounts) {
 				return nil
 			}
 			return each(plain, func(r *eventlog.Record) error {
-				if r.Key == nil || r.Offset < c.clean || c.keys.put(hashKey(r.Key), r.Offset) {
+				if r.Key == nil || r.Offset < c.clean || mutant(MutantKeepOld) || c.keys.put(hashKey(r.Key), r.Offset) {
 					return nil
 				}
 				full, c.upto = true, r.Offset
@@ -347,7 +347,7 @@ func (c *compaction) ended(b eventlog.RawBatch) bool {
 
 // keep returns a batch without the records that may go: b itself if none may, nil if all may.
 func (c *compaction) keep(b eventlog.RawBatch) (eventlog.RawBatch, error) {
-	if c.aborted(b) || c.ended(b) {
+	if c.aborted(b) && !mutant(MutantKeepAborted) || c.ended(b) {
 		c.stats.Removed += int64(b.Count())
 		c.out.changed = true
 		return nil, nil
@@ -397,11 +397,12 @@ func (c *compaction) judge(plain eventlog.RawBatch) (j judgement, err error) {
 	if stamped {
 		j.horizon = plain.BaseTime()
 	}
-	expired := known && stamped && j.horizon <= c.now
+	expired := known && (stamped && j.horizon <= c.now || mutant(MutantEarlyTombstone))
 	tombstones := false
 	err = each(plain, func(r *eventlog.Record) error {
 		tombstone := r.Key != nil && r.Value == nil
 		stays := r.Key == nil || c.keys.last(hashKey(r.Key)) <= r.Offset && !(tombstone && expired)
+		stays = stays && (!mutant(MutantDropLast) || r.Offset%16 != 5)
 		j.keep = append(j.keep, stays)
 		if stays {
 			j.left++
@@ -446,8 +447,10 @@ func (l *Log) swap(out *rewrite) error {
 
 // replace does what must not stop half-way.
 func (l *Log) replace(out *rewrite) error {
-	if err := l.fs.SyncDir(l.dir); err != nil {
-		return err
+	if !mutant(MutantSkipSwapSync) {
+		if err := l.fs.SyncDir(l.dir); err != nil {
+			return err
+		}
 	}
 	l.show(out)
 	for _, s := range out.old {

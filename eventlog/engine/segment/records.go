@@ -47,9 +47,13 @@ func (j *judgement) reencode(plain eventlog.RawBatch, codec eventlog.Codec) (eve
 		attrs, baseTime = attrs|eventlog.AttrDeleteHorizon, j.horizon
 	}
 	body := make([]byte, 0, len(plain))
-	maxTime, i := int64(math.MinInt64), 0
+	maxTime, i, kept := int64(math.MinInt64), 0, int64(0)
 	err := each(plain, func(r *eventlog.Record) error {
 		if j.keep[i] {
+			if mutant(MutantMoveOffsets) {
+				r.Offset = plain.Base() + kept
+				kept++
+			}
 			body = appendRecord(body, r, plain.Base(), baseTime)
 			maxTime = max(maxTime, r.Timestamp)
 		}

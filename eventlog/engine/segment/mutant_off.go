@@ -1,0 +1,5 @@
+//go:build !mutants
+
+package segment
+
+func mutant(string) bool { return false }
