@@ -25,7 +25,8 @@ const offsetsTopic = "__consumer_offsets"
 const (
 	pendingTimeout    = 3 * time.Second
 	maxOffsetMetadata = 4096
-	offsetsBatch      = 256 << 10 // a batch of the coordinator's records is closed at this size
+	offsetsBatch      = 256 << 10 // groups share a batch up to this size
+	offsetsWhole      = 3 << 19   // what one group wants written at a time is one batch, which a crash leaves whole or not at all, up to this size
 	maxGroupBytes     = 1 << 20   // what the members of a group may say of themselves; their assignments are as large
 	offsetsMaxBytes   = 2 << 20   // and may reach this one with one large record: a group with its assignments
 	offsetsSegment    = 4 << 20   // only what is in earlier segments is compacted, and all there is must be read at start-up
@@ -376,10 +377,13 @@ func (co *coordinator) write() {
 	}
 	at := co.now().UnixMilli()
 	for _, e := range co.unwritten {
+		if b.Size()+sizeOfRecords(e.out.Records) > offsetsBatch {
+			flush()
+		}
 		e.left = 1 // until all of its records are in a batch
 		mine := share{e: e}
 		for _, r := range e.out.Records {
-			if b.Len() > 0 && b.Size()+len(r.Key)+len(r.Value) > offsetsBatch {
+			if b.Len() > 0 && b.Size()+len(r.Key)+len(r.Value) > offsetsWhole {
 				if len(mine.records) > 0 {
 					shares = append(shares, mine)
 					e.left++
@@ -394,6 +398,13 @@ func (co *coordinator) write() {
 	}
 	flush()
 	co.unwritten = co.unwritten[:0]
+}
+
+func sizeOfRecords(records []group.Record) (n int) {
+	for _, r := range records {
+		n += len(r.Key) + len(r.Value)
+	}
+	return n
 }
 
 // append hands a batch to the log. Its outcome comes back as mail.

@@ -2,6 +2,7 @@ package group
 
 import (
 	"bytes"
+	"cmp"
 	"flag"
 	"fmt"
 	"os"
@@ -283,7 +284,7 @@ func (s *stage) shown(parts Partitions) string {
 	for _, id := range parts.sorted() {
 		out = append(out, fmt.Sprintf("%s:%s", s.cfg.Topics.TopicName(id), strings.ReplaceAll(strings.Trim(fmt.Sprint(parts[id]), "[]"), " ", "+")))
 	}
-	return strings.Join(out, ";")
+	return cmp.Or(strings.Join(out, ";"), "nothing")
 }
 
 // shownAssignment is a classic member's assignment; one of a consumer's as partitions.
