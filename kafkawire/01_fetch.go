@@ -3,7 +3,8 @@ package kafkawire
 import (
 	"encoding/binary"
 	"errors"
-	"net"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -34,10 +35,10 @@ func init() {
 // leaderEpoch is the epoch of every partition: there is one leader, and what it showed is never taken back.
 const leaderEpoch = 0
 
-// fetch is one Fetch request.
+// fetch is one Fetch request. It is used again once its response is written.
 type fetch struct {
 	c       *conn
-	r       *request
+	r       request
 	req     kmsg.FetchRequest
 	code    int16 // of the whole response
 	set     *fetchSet
@@ -45,16 +46,37 @@ type fetch struct {
 	all     bool  // the response has every partition
 	held    int64 // of Options.MaxFetched
 	files   []engine.Span
+	reply   reply
+	out     fetchEncoder
 }
+
+var fetches sync.Pool
 
 func startFetch(c *conn, r *request) (*reply, error) {
 	defer r.release()
-	f := &fetch{c: c, r: r}
+	f, ok := fetches.Get().(*fetch)
+	if !ok {
+		f = &fetch{}
+		f.reply.slow, f.reply.finish, f.reply.sent = true, f.run, f.recycle
+	}
+	f.c, f.r, f.req = c, request{api: r.api, version: r.version, correlation: r.correlation}, kmsg.FetchRequest{}
 	f.req.SetVersion(r.version)
 	if err := f.req.ReadFrom(r.body); err != nil {
 		return nil, err
 	}
-	return &reply{slow: true, finish: f.run, sent: f.release}, nil
+	return &f.reply, nil
+}
+
+// recycle lets go of what the response held, and makes the fetch ready for another request.
+func (f *fetch) recycle() {
+	f.release()
+	if cap(f.out.b) > smallBuffer || cap(f.out.cuts) > keptParts {
+		return
+	}
+	clear(f.out.cuts)
+	f.reply.reset()
+	f.c, f.set, f.code, f.session, f.all = nil, nil, 0, 0, false
+	fetches.Put(f)
 }
 
 // committed tells whether the client reads only what is committed.
@@ -96,7 +118,7 @@ func (f *fetch) release() {
 	for i := range f.files {
 		f.files[i].Release()
 	}
-	f.files = nil
+	f.files = f.files[:0]
 }
 
 // smallFetch is the size of a response, but for a larger first batch, that needs no memory reserved.
@@ -258,7 +280,7 @@ func (f *fetch) wait() {
 		return
 	}
 	f.c.watch.on(f.c.s.Engine, f.set)
-	timeout := time.NewTimer(wait)
+	timeout := f.c.watch.within(wait)
 	defer timeout.Stop()
 	for !f.ready() { // once after on, and then whenever something moved
 		select {
@@ -365,8 +387,9 @@ func (f *fetch) failed(err error) int16 {
 // encode writes the response around the records without copying them.
 func (f *fetch) encode(out *frame) {
 	told := f.set.news(f.all)
-	e := fetchEncoder{encoder: encoder{version: f.req.Version, flexible: f.req.Version >= f.r.api.flexible}}
-	e.b = f.r.header(make([]byte, 0, 128+64*told))
+	e := &f.out
+	e.version, e.flexible, e.cuts = f.req.Version, f.req.Version >= f.r.api.flexible, e.cuts[:0]
+	e.b = f.r.header(slices.Grow(e.b[:0], 128+64*told))
 	e.i32(0) // throttle
 	if e.version >= 7 {
 		e.i16(f.code)
@@ -483,7 +506,7 @@ func (e *fetchEncoder) abortedTransactions(aborted []engine.Aborted, committed b
 // finish fills in the length and puts the pieces together.
 func (e *fetchEncoder) finish(out *frame) {
 	size, from := len(e.b), 0
-	out.bufs = make(net.Buffers, 0, 2*len(e.cuts)+1)
+	out.bufs = out.bufs[:0]
 	for _, c := range e.cuts {
 		out.bufs = append(out.bufs, e.b[from:c.at])
 		if from = c.at; c.file.Size > 0 {

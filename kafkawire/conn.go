@@ -53,6 +53,7 @@ type conn struct {
 	buf      []byte      // for requests that are done with when their handler returns
 	clientID string      // of the last request
 	topic    string      // that was produced to last
+	produce  request     // Produce, while it is started: what is kept of it is a copy
 	proven   atomic.Bool // a request made sense
 	heard    atomic.Bool // one that asked for more than which versions we speak
 	sasl     *sasl       // nil: no login is on its way
@@ -125,7 +126,8 @@ type filePiece struct {
 // reset makes it a reply that is not known yet.
 func (r *reply) reset() {
 	clear(r.frame.bufs)
-	r.known, r.frame = false, frame{bufs: r.frame.bufs[:0]}
+	clear(r.frame.files)
+	r.known, r.frame = false, frame{r.frame.bufs[:0], r.frame.files[:0]}
 }
 
 func newConn(s *Server, nc net.Conn, o *ListenerOptions, host string, port int32) *conn {
@@ -288,7 +290,11 @@ func (c *conn) next() (*request, error) {
 	if _, err := c.br.Discard(4); err != nil {
 		return nil, err
 	}
-	r := &request{s: c.s}
+	r := &c.produce
+	if key != int16(kmsg.Produce) {
+		r = new(request)
+	}
+	*r = request{s: c.s}
 	b, err := c.body(r, size, false)
 	if err != nil {
 		return nil, err
@@ -486,6 +492,7 @@ type outgoing struct {
 	size  int
 	sent  []func()
 	send  *fileSender // nil before the first file
+	left  net.Buffers // of bufs, while they are written
 }
 
 // take adds a reply, and sends what was gathered if no other is waiting.
@@ -591,9 +598,9 @@ func (o *outgoing) writeAll() error {
 
 // write writes bytes. A client must take something within the stall timeout, not all of it.
 func (o *outgoing) write(bufs net.Buffers) error {
-	for len(bufs) > 0 {
+	for o.left = bufs; len(o.left) > 0; {
 		o.c.nc.SetWriteDeadline(time.Now().Add(o.c.s.StallTimeout))
-		n, err := bufs.WriteTo(o.c.nc)
+		n, err := o.left.WriteTo(o.c.nc)
 		if o.c.s.stats.bytesOut.Add(uint64(n)); err != nil && !(n > 0 && errors.Is(err, os.ErrDeadlineExceeded)) {
 			return fmt.Errorf("write responses: %w", err)
 		}

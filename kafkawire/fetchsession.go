@@ -386,6 +386,17 @@ type fetchWatch struct {
 	changes int
 	moved   chan struct{}
 	stop    func()
+	timer   *time.Timer // of the fetch that waits; nil before the first one
+}
+
+// within returns a timer.
+func (w *fetchWatch) within(d time.Duration) *time.Timer {
+	if w.timer == nil {
+		w.timer = time.NewTimer(d)
+	} else {
+		w.timer.Reset(d)
+	}
+	return w.timer
 }
 
 // on watches the partitions of a set.
@@ -417,5 +428,5 @@ func (w *fetchWatch) end() {
 	if w.stop != nil {
 		w.stop()
 	}
-	*w = fetchWatch{}
+	*w = fetchWatch{timer: w.timer}
 }

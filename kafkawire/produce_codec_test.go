@@ -148,7 +148,7 @@ type keepingEngine struct {
 	raw []byte
 }
 
-func (e *keepingEngine) TopicByName(name string) (eventlog.Topic, bool) {
+func (e *keepingEngine) BareTopic(name string) (eventlog.Topic, bool) {
 	return eventlog.Topic{Name: name, Partitions: 1}, true
 }
 func (e *keepingEngine) Room(eventlog.Part) <-chan struct{} { return nil }

@@ -14,16 +14,17 @@ import (
 // gathers; if commits are of few, for a little longer (see pace.go).
 type committer struct {
 	*Engine
-	state   *state // its own
-	backlog backlog
-	frame   frame
-	fresh   []published // batches of the commit at hand
-	moved   []*partition
-	ops     []*operation
-	now     int64
-	noSpace bool
-	pace    pacer
-	alarm   Alarm // nil: no rests
+	state     *state // its own
+	backlog   backlog
+	frame     frame
+	fresh     []published // batches of the commit at hand
+	moved     []*partition
+	ops       []*operation
+	now       int64
+	noSpace   bool
+	pace      pacer
+	alarm     Alarm  // nil: no rests
+	ringAlarm func() // its Ring
 }
 
 type published struct {

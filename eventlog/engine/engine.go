@@ -332,6 +332,7 @@ func (e *Engine) setAlarm() (err error) {
 		}
 	}
 	e.committer.alarm, e.committer.pace.delay = e.o.Alarm, e.o.CommitDelay
+	e.committer.ringAlarm = e.o.Alarm.Ring
 	return nil
 }
 

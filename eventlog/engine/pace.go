@@ -88,7 +88,7 @@ func (c *committer) rest() {
 	if c.alarm == nil || !c.backlog.empty() {
 		return
 	}
-	if d := c.pace.rest(c.o.Now()); d > 0 && c.queue.gather(c.alarm.Ring) {
+	if d := c.pace.rest(c.o.Now()); d > 0 && c.queue.gather(c.ringAlarm) {
 		c.alarm.Sleep(d)
 		c.queue.gathered()
 	}
