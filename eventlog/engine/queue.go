@@ -199,6 +199,16 @@ func (f *fifo) len() int          { return len(f.items) - f.head }
 func (f *fifo) waiting() []*item  { return f.items[f.head:] }
 func (f *fifo) push(its ...*item) { f.items = append(f.items, its...) }
 
+// bytes is the size of the items, or of some of them that have more than most.
+func (f *fifo) bytes(most int) (n int) {
+	for _, it := range f.waiting() {
+		if n += it.size; n > most {
+			break
+		}
+	}
+	return n
+}
+
 // drop takes the first n items away.
 func (f *fifo) drop(n int) {
 	clear(f.items[f.head : f.head+n])
@@ -209,25 +219,48 @@ func (f *fifo) drop(n int) {
 	}
 }
 
-// turn is how many bytes a partition gets into a commit before the next one's turn, when not all that waits fits.
-const turn = 64 << 10
+const (
+	// turn is how many bytes a partition gets into a commit before the next one's turn, when not all that waits fits.
+	turn = 64 << 10
+
+	// A light item is a device's, most likely, and a heavy one a part of somebody's bulk. While both come, commits are small: the light ones
+	// wait for the one that is on the disk, whoever's it is.
+	lightItem   = 4 << 10
+	heavyItem   = 8 << 10
+	mixedCommit = 1 << 20
+	mixedFor    = 64 // refills without any of the one kind, and there are only others
+
+	// lightLane is what may wait of a partition that goes before the others. They get a quarter of a commit, so nobody starves.
+	lightLane = 16 << 10
+)
 
 // backlog is what the committer took off the queue and has not committed yet. While everything fits into the next commit the
-// order is the queue's. When it does not, partitions take turns, so that one producer's bulk does not hold up the others;
-// within a partition the order stays, and an item without a partition keeps its place among all.
+// order is the queue's. When it does not, partitions of which little waits go first, and the others take turns, so that one producer's
+// bulk, however many partitions it is for, does not hold up the others; within a partition the order stays, and an item without a
+// partition keeps its place among all.
 type backlog struct {
 	waiting fifo // in the queue's order, not yet in lanes
 	size    int  // bytes of waiting
 	lanes   []*partition
 	next    int // the lane whose turn it is
 	spare   []*item
+
+	light, heavy int // refills for which one of that kind counts yet
 }
+
+// mixed tells whether bulk comes beside what is light.
+func (b *backlog) mixed() bool { return b.light > 0 && b.heavy > 0 }
 
 // refill takes what waits in the queue.
 func (b *backlog) refill(q *queue) (closed bool) {
 	fresh, closed := q.swap(b.spare[:0])
+	b.light, b.heavy = max(b.light-1, 0), max(b.heavy-1, 0)
 	for _, it := range fresh {
-		b.size += it.size
+		if b.size += it.size; it.size >= heavyItem {
+			b.heavy = mixedFor
+		} else if it.size <= lightItem && it.err == nil && it.p != nil {
+			b.light = mixedFor
+		}
 	}
 	b.waiting.push(fresh...)
 	clear(fresh)
@@ -257,6 +290,9 @@ func (c *commitment) add(it *item) bool {
 // take returns the items of the next commit, of at most limit bytes, or one item that is larger. They go into a slice that is
 // the caller's.
 func (b *backlog) take(into []*item, limit int) (items []*item, size int) {
+	if b.mixed() {
+		limit = min(limit, mixedCommit)
+	}
 	if len(b.lanes) == 0 && b.size <= limit {
 		items, size = append(into, b.waiting.waiting()...), b.size
 		b.waiting.drop(b.waiting.len())
@@ -266,6 +302,7 @@ func (b *backlog) take(into []*item, limit int) (items []*item, size int) {
 	c := commitment{items: into, limit: limit}
 	for {
 		b.fillLanes()
+		b.takeLight(&c)
 		for len(b.lanes) > 0 {
 			if !b.takeTurn(&c) {
 				return c.items, c.size
@@ -300,6 +337,30 @@ func (b *backlog) drop(n int) {
 		b.size -= it.size
 	}
 	b.waiting.drop(n)
+}
+
+// takeLight takes the lanes in which little waits, as far as a quarter of the commit goes.
+func (b *backlog) takeLight(c *commitment) {
+	if !b.mixed() {
+		return
+	}
+	lanes, next := b.lanes[:0], b.next
+	for i, p := range b.lanes {
+		lane := &p.head.lane
+		size := lane.bytes(lightLane)
+		if size > lightLane || c.size+size > c.limit/4 {
+			lanes = append(lanes, p)
+			continue
+		}
+		for _, it := range lane.waiting() {
+			c.add(it)
+		}
+		if lane.drop(lane.len()); i < b.next {
+			next--
+		}
+	}
+	clear(b.lanes[len(lanes):])
+	b.lanes, b.next = lanes, next
 }
 
 // takeTurn gives the next lane its turn; false if the commit is full.

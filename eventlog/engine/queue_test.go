@@ -138,3 +138,62 @@ func TestRoomIsPerPartition(t *testing.T) {
 		}
 	}
 }
+
+// TestLightGoesFirst: bulk for hundreds of partitions does not hold up a device's items, nor do those starve the bulk, and commits are small
+// as long as there are both.
+func TestLightGoesFirst(t *testing.T) {
+	bulk, light := make([]*partition, 300), make([]*partition, 200)
+	for i := range bulk {
+		bulk[i] = &partition{}
+	}
+	for i := range light {
+		light[i] = &partition{}
+	}
+	var q queue
+	q.wake = make(chan struct{}, 1)
+	var b backlog
+	const limit = 4 << 20
+	for range 4 {
+		for _, p := range bulk {
+			q.put(&item{p: p, size: 16 << 10})
+		}
+	}
+	b.refill(&q)
+	if _, size := b.take(nil, limit); size < limit-16<<10 {
+		t.Errorf("a commit of bulk alone has %d bytes", size)
+	}
+	for round := range 3 {
+		for _, p := range light {
+			q.put(&item{p: p, size: 2 << 10})
+		}
+		b.refill(&q)
+		out, size := b.take(nil, limit)
+		lights := 0
+		for _, it := range out {
+			if it.size == 2<<10 {
+				lights++
+			}
+		}
+		if size > mixedCommit || lights*2<<10 > mixedCommit/4 || lights < 100 {
+			t.Errorf("round %d: a commit of %d bytes with %d light items", round, size, lights)
+		}
+		for i, it := range out[:lights] {
+			if it.size != 2<<10 {
+				t.Fatalf("round %d: item %d of %d is bulk", round, i, len(out))
+			}
+		}
+	}
+	for range mixedFor {
+		for range 3 {
+			q.put(&item{p: bulk[0], size: 16 << 10})
+		}
+		b.refill(&q)
+	}
+	for b.lanes, b.waiting, b.size = nil, fifo{}, 0; b.size < 2*limit; {
+		q.put(&item{p: &partition{}, size: 16 << 10})
+		b.refill(&q)
+	}
+	if _, size := b.take(nil, limit); size < limit-16<<10 {
+		t.Errorf("a commit of bulk has %d bytes, long after the last light item", size)
+	}
+}
