@@ -89,12 +89,14 @@ type Node struct {
 	now     func() int64
 	meter   *meter.Meter
 	bans    *banBook
-	store   *route.Store
-	fleet   *follower
-	strip   strip
-	broker  *broker.Broker
-	kafka   *kafkawire.Server // nil on a Kafka cluster
-	bridges *bridge.Set
+
+	bansFollow *banFollower // nil: there are no other nodes
+	store      *route.Store
+	fleet      *follower
+	strip      strip
+	broker     *broker.Broker
+	kafka      *kafkawire.Server // nil on a Kafka cluster
+	bridges    *bridge.Set
 
 	legs      []leg // whose time is measured; complete when the node runs
 	verifying atomic.Bool
@@ -129,6 +131,7 @@ func (n *Node) stages() []stage {
 		{"read who is banned", n.openBans, n.closeBans},
 		{"follow the fleet", n.startFleet, n.stopFleet},
 		{"start the MQTT broker", n.startBroker, n.stopBroker},
+		{"follow who is banned", n.followBans, n.unfollowBans},
 		{"count messages", n.startMeter, nil},
 		{"start the Kafka server", n.startKafka, n.stopKafka},
 		{"start the bridges", n.startBridges, n.stopBridges},

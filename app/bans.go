@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -28,7 +29,13 @@ type banBook struct {
 	ended chan struct{}
 	said  func(error)
 
+	next int64 // where reading ended
+
 	mu      sync.Mutex
+	settled sync.Cond // something is not pending any more, or the book is closed
+	follows bool      // other nodes write here too
+	closing bool
+	wrote   map[banKey]int64       // the last record of ours that following has not come to
 	pending map[banKey]*broker.Ban // nil: it has ended. As many at most as there are bans, and were since the last write
 	order   []banKey
 }
@@ -76,7 +83,7 @@ func (n *Node) openBans(ctx context.Context) error {
 		return fmt.Errorf("topic %q: %w", bansTopic, err)
 	}
 	b := &banBook{log: n.log, part: eventlog.Part{Topic: t.ID}, now: n.now, pending: map[banKey]*broker.Ban{},
-		wake: make(chan struct{}, 1), quit: make(chan struct{}), ended: make(chan struct{})}
+		wrote: map[banKey]int64{}, wake: make(chan struct{}, 1), quit: make(chan struct{}), ended: make(chan struct{})}
 	b.said = func(err error) {
 		n.o.Logger.Error("a ban cannot be written down; it is in force, and would be forgotten at a restart", "part", "bans", "err", err)
 	}
@@ -132,6 +139,7 @@ func (b *banBook) read(ctx context.Context) error {
 		}
 		pos.Offset = next
 	}
+	b.next = ends[0]
 	for k, x := range last {
 		if !x.Until.IsZero() && x.Until.UnixMilli() <= b.now() {
 			b.note(k, nil)
@@ -143,23 +151,31 @@ func (b *banBook) read(ctx context.Context) error {
 	return nil
 }
 
-// learnBan takes in a record. One that is no ban of ours is skipped: the topic may be on somebody's cluster.
+// learnBan takes in a record.
 func learnBan(last map[banKey]broker.Ban, r *eventlog.Record) {
-	var k banKey
-	if json.Unmarshal(r.Key, &k) != nil {
-		return
-	}
-	if r.Value == nil {
+	switch k, x, ok := decodeBan(r); {
+	case !ok:
+	case x == nil:
 		delete(last, k)
-		return
+	default:
+		last[k] = *x
+	}
+}
+
+// decodeBan reads a record; a nil ban is one that has ended. One that is no ban of ours is not ok: the topic may be on somebody's cluster.
+func decodeBan(r *eventlog.Record) (k banKey, x *broker.Ban, ok bool) {
+	if json.Unmarshal(r.Key, &k) != nil {
+		return k, nil, false
 	}
 	var v banValue
-	if json.Unmarshal(r.Value, &v) != nil {
-		return
+	if r.Value != nil && json.Unmarshal(r.Value, &v) != nil {
+		return k, nil, false
 	}
-	if x, ok := k.ban(&v); ok {
-		last[k] = x
+	b, ok := k.ban(&v)
+	if r.Value == nil {
+		return k, nil, ok
 	}
+	return k, &b, ok
 }
 
 // told is Options.OnBan of the broker.
@@ -236,13 +252,17 @@ func (b *banBook) write(ctx context.Context) error {
 			return fmt.Errorf("encode bans: %w", err)
 		}
 		o, err := b.log.AppendWait(ctx, x)
+		at := map[banKey]int64{}
 		for i, k := range batch {
-			if e := o.At(i).Err; e != nil {
+			r := o.At(i)
+			if r.Err != nil {
 				delete(changed, k)
-				err = e
+				err = r.Err
+				continue
 			}
+			at[k] = r.Offset
 		}
-		b.wrote(changed)
+		b.settle(changed, at)
 		if err != nil {
 			return fmt.Errorf("append bans: %w", err)
 		}
@@ -251,10 +271,14 @@ func (b *banBook) write(ctx context.Context) error {
 
 const banBatch = 500 // records of one append
 
-// wrote forgets what is written, unless it has changed since.
-func (b *banBook) wrote(changed map[banKey]*broker.Ban) {
+// settle forgets what is written, unless it has changed since, and notes where.
+func (b *banBook) settle(changed map[banKey]*broker.Ban, at map[banKey]int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.follows {
+		maps.Copy(b.wrote, at)
+	}
+	b.settled.Broadcast()
 	b.order = slices.DeleteFunc(b.order, func(k banKey) bool {
 		x, was := changed[k]
 		if !was || b.pending[k] != x {

@@ -51,8 +51,8 @@ type banList struct {
 	bits [2][129]int // how many networks have so many bits: of IPv4, of IPv6
 }
 
-// add replaces what there was for the same one.
-func (l *banList) add(now time.Time, b Ban) error {
+// add replaces what there was for the same one. heard: somebody else has written it down.
+func (l *banList) add(now time.Time, b Ban, heard bool) error {
 	who := b.who()
 	b.Network = who.network
 	l.mu.Lock()
@@ -71,14 +71,14 @@ func (l *banList) add(now time.Time, b Ban) error {
 	}
 	l.list[who] = b
 	l.some.Store(true)
-	if l.tell != nil {
+	if l.tell != nil && !heard {
 		l.tell(b, true)
 	}
 	return nil
 }
 
 // remove lifts a ban. Under mu.
-func (l *banList) remove(who banned) bool {
+func (l *banList) remove(who banned, heard bool) bool {
 	b, there := l.list[who]
 	if !there {
 		return false
@@ -86,7 +86,7 @@ func (l *banList) remove(who banned) bool {
 	delete(l.list, who)
 	l.count(who, -1)
 	l.some.Store(len(l.list) > 0)
-	if l.tell != nil {
+	if l.tell != nil && !heard {
 		l.tell(b, false)
 	}
 	return true
@@ -110,7 +110,7 @@ func family(a netip.Addr) int {
 func (l *banList) expire(now time.Time) {
 	for who, b := range l.list {
 		if b.over(now) {
-			l.remove(who)
+			l.remove(who, false)
 		}
 	}
 }
@@ -119,7 +119,7 @@ func (l *banList) expire(now time.Time) {
 func (l *banList) holds(now time.Time, who banned) bool {
 	b, there := l.list[who]
 	if there && b.over(now) {
-		l.remove(who)
+		l.remove(who, false)
 		return false
 	}
 	return there
@@ -165,7 +165,12 @@ func (l *banList) address(now time.Time, a netip.Addr) bool {
 
 // Ban keeps somebody out from now on: who is connected is sent away with 0x98, who comes is refused with 0x8A; wills fire, sessions stay. A ban
 // of the same one that there was before is replaced.
-func (b *Broker) Ban(x Ban) error {
+func (b *Broker) Ban(x Ban) error { return b.ban(x, false) }
+
+// HearBan is Ban for one that another node has made: OnBan is not told of it.
+func (b *Broker) HearBan(x Ban) error { return b.ban(x, true) }
+
+func (b *Broker) ban(x Ban, heard bool) error {
 	if err := x.check(); err != nil {
 		return err
 	}
@@ -173,7 +178,7 @@ func (b *Broker) Ban(x Ban) error {
 	if x.Since.IsZero() {
 		x.Since = now
 	}
-	if err := b.bans.add(now, x); err != nil {
+	if err := b.bans.add(now, x, heard); err != nil {
 		return fmt.Errorf("ban: %w", err)
 	}
 	for _, c := range b.roster.all() {
@@ -202,14 +207,19 @@ func (b *Ban) check() error {
 var mapped = netip.MustParseAddr("::ffff:0:0")
 
 // Unban lifts the ban of whom x names; false: there was none.
-func (b *Broker) Unban(x Ban) bool {
+func (b *Broker) Unban(x Ban) bool { return b.unban(x, false) }
+
+// HearUnban is Unban for a ban that another node has lifted: OnBan is not told of it.
+func (b *Broker) HearUnban(x Ban) bool { return b.unban(x, true) }
+
+func (b *Broker) unban(x Ban, heard bool) bool {
 	if x.check() != nil {
 		return false
 	}
 	b.bans.mu.Lock()
 	defer b.bans.mu.Unlock()
 	b.bans.expire(b.o.Now())
-	return b.bans.remove(x.who())
+	return b.bans.remove(x.who(), heard)
 }
 
 // Banned tells whether an account or an address is kept out, for servers of other protocols.
@@ -243,7 +253,7 @@ func (b *Broker) restoreBans(list []Ban) {
 		}
 		err := x.check()
 		if err == nil {
-			err = b.bans.add(now, x)
+			err = b.bans.add(now, x, false)
 		}
 		if err != nil {
 			b.samples.warn("a ban of an earlier run is not in force", "error", err)

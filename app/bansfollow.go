@@ -1,0 +1,125 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/millrace-io/millrace/eventlog"
+	"github.com/millrace-io/millrace/mqtt/broker"
+)
+
+// followBans has bans that other nodes of the cluster make, and lift, be in force here. An embedded log has no other nodes.
+func (n *Node) followBans(context.Context) error {
+	if n.cluster == nil {
+		return nil
+	}
+	b := n.bans
+	tail, err := n.log.Tail(eventlog.Vector{b.part: b.next})
+	if err != nil {
+		return fmt.Errorf("follow topic %q: %w", bansTopic, err)
+	}
+	b.mu.Lock()
+	b.follows, b.settled.L = true, &b.mu
+	b.mu.Unlock()
+	f := &banFollower{book: b, tail: tail, broker: n.broker, ended: make(chan struct{}), said: func(err error) {
+		n.o.Logger.Error("what other nodes say of bans is not heard", "part", "bans", "err", err)
+	}}
+	n.bansFollow = f
+	go f.run()
+	return nil
+}
+
+func (n *Node) unfollowBans(context.Context) error {
+	if n.bansFollow != nil {
+		n.bansFollow.close()
+	}
+	return nil
+}
+
+// banFollower reads what is written to the topic, our own records too: who is banned is what the last of them says, on every node.
+type banFollower struct {
+	book   *banBook
+	tail   eventlog.Tail
+	broker *broker.Broker
+	said   func(error)
+	ended  chan struct{}
+}
+
+func (f *banFollower) close() {
+	f.book.mu.Lock()
+	f.book.closing = true
+	f.book.settled.Broadcast()
+	f.book.mu.Unlock()
+	f.tail.Close()
+	f.tail.Poke()
+	<-f.ended
+}
+
+func (f *banFollower) run() {
+	defer close(f.ended)
+	var events []eventlog.Event
+	for {
+		var err error
+		events, err = f.tail.Poll(events[:0], 1<<20)
+		if errors.Is(err, eventlog.ErrClosed) {
+			return
+		}
+		if err != nil {
+			f.said(err)
+		}
+		for _, ev := range events {
+			switch {
+			case ev.Kind == eventlog.Deleted, ev.Kind == eventlog.Recreated:
+				f.said(fmt.Errorf("topic %q was deleted; start the nodes again", bansTopic))
+			case ev.Batch != nil:
+				err = ev.Batch.Each(func(r *eventlog.Record) error {
+					f.hear(r)
+					return nil
+				})
+				if err != nil {
+					f.said(err)
+				}
+			}
+		}
+		if len(events) == 0 {
+			<-f.tail.Wake()
+		}
+	}
+}
+
+// hear takes over what a record says, unless we have said something later.
+func (f *banFollower) hear(r *eventlog.Record) {
+	k, x, ok := decodeBan(r)
+	if !ok || !f.book.wants(k, r.Offset) {
+		return
+	}
+	if x == nil {
+		b, _ := k.ban(&banValue{})
+		f.broker.HearUnban(b)
+		return
+	}
+	if !x.Until.IsZero() && x.Until.UnixMilli() <= f.book.now() {
+		return
+	}
+	if err := f.broker.HearBan(*x); err != nil {
+		f.said(fmt.Errorf("%+v: %w", k, err))
+	}
+}
+
+// wants tells whether a record is the last word: it waits until what we are about to write of the same key has its place in the log.
+func (b *banBook) wants(k banKey, offset int64) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for !b.closing {
+		if _, waits := b.pending[k]; !waits {
+			break
+		}
+		b.settled.Wait()
+	}
+	at, ours := b.wrote[k]
+	if ours && offset >= at {
+		delete(b.wrote, k)
+	}
+	return !b.closing && (!ours || offset > at)
+}
