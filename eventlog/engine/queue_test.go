@@ -189,7 +189,8 @@ func TestLightGoesFirst(t *testing.T) {
 		}
 		b.refill(&q)
 	}
-	for b.lanes, b.waiting, b.size = nil, fifo{}, 0; b.size < 2*limit; {
+	b.lanes, b.next, b.waiting, b.size = nil, 0, fifo{}, 0
+	for b.size < 2*limit {
 		q.put(&item{p: &partition{}, size: 16 << 10})
 		b.refill(&q)
 	}
