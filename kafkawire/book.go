@@ -2,7 +2,6 @@ package kafkawire
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -27,37 +26,18 @@ func (b *book) open(ctx context.Context) error {
 	if !ok {
 		return nil
 	}
-	part := eventlog.Part{Topic: topic.ID}
-	starts, err := b.log.Starts(ctx, topic.ID)
-	if err != nil {
-		return fmt.Errorf("read topic %s: %w", b.name, err)
-	}
-	for at := starts[0]; ; {
-		batches, next, err := b.log.Read(ctx, eventlog.Position{Part: part, Offset: at}, 1<<20)
-		if err != nil {
-			return fmt.Errorf("read topic %s from offset %d: %w", b.name, at, err)
+	_, err := replayTopic(ctx, b.log, b.name, eventlog.Part{Topic: topic.ID}, func(r *eventlog.Record) error {
+		if err := b.learn(r.Key, r.Value); err != nil {
+			return fmt.Errorf("offset %d: %w", r.Offset, err)
 		}
-		for _, batch := range batches {
-			err := batch.Each(func(r *eventlog.Record) error {
-				if err := b.learn(r.Key, r.Value); err != nil {
-					return fmt.Errorf("offset %d: %w", r.Offset, err)
-				}
-				return nil
-			})
-			if err != nil {
-				return fmt.Errorf("topic %s: %w", b.name, err)
-			}
-		}
-		if len(batches) == 0 && next == at {
-			return nil
-		}
-		at = next
-	}
+		return nil
+	})
+	return err
 }
 
 // write appends records as one batch, and takes them in once they are durable.
 func (b *book) write(ctx context.Context, entries []entryOf) error {
-	topic, err := b.topic(ctx)
+	part, err := ownTopic(ctx, b.log, b.name, nil)
 	if err != nil {
 		return err
 	}
@@ -65,18 +45,12 @@ func (b *book) write(ctx context.Context, entries []entryOf) error {
 	for _, e := range entries {
 		builder.Add(b.now().UnixMilli(), e.key, e.value, nil)
 	}
-	batch, _, err := builder.Batch(eventlog.Part{Topic: topic.ID}, eventlog.None)
+	batch, _, err := builder.Batch(part, eventlog.None)
 	if err != nil {
 		return fmt.Errorf("write to topic %s: %w", b.name, err)
 	}
 	outcome := make(chan error, 1)
-	b.log.Append(batch, func(o eventlog.Outcome) {
-		err := o.Err
-		for _, r := range o.Each {
-			err = errors.Join(err, r.Err)
-		}
-		outcome <- err
-	})
+	b.log.Append(batch, func(o eventlog.Outcome) { outcome <- lost(o) })
 	if err := <-outcome; err != nil { // the log answers always: it is not ours to wait less long than for the truth
 		return fmt.Errorf("write to topic %s: %w", b.name, err)
 	}
@@ -86,15 +60,4 @@ func (b *book) write(ctx context.Context, entries []entryOf) error {
 		}
 	}
 	return nil
-}
-
-func (b *book) topic(ctx context.Context) (eventlog.Topic, error) {
-	if topic, ok := b.log.TopicByName(b.name); ok {
-		return topic, nil
-	}
-	topic, err := b.log.CreateTopic(ctx, eventlog.TopicSpec{Name: b.name, Partitions: 1, Config: map[string]string{"cleanup.policy": "compact"}})
-	if err != nil {
-		return topic, fmt.Errorf("create topic %s: %w", b.name, err)
-	}
-	return topic, nil
 }

@@ -18,8 +18,7 @@ import (
 	"github.com/millrace-io/millrace/kafkawire/group"
 )
 
-// offsetsTopic holds what consumer groups must not forget, in Kafka's own formats. It has one partition: the log makes
-// everything that waits durable with one sync, so more would only scatter it.
+// offsetsTopic holds what consumer groups must not forget, in Kafka's own formats.
 const offsetsTopic = "__consumer_offsets"
 
 const (
@@ -89,11 +88,13 @@ func newCoordinator(ctx context.Context, o *Options, cfg *group.Config) (*coordi
 		inTxns: map[int64]map[string]struct{}{},
 	}
 	cfg.Full = func() bool { return len(co.groups) > o.MaxGroups } // with the one that asks
-	topic, err := offsetsTopicOf(ctx, o.Engine)
+	var err error
+	co.part, err = ownTopic(ctx, o.Engine, offsetsTopic, map[string]string{
+		"segment.bytes": strconv.Itoa(offsetsSegment), "max.message.bytes": strconv.Itoa(offsetsMaxBytes),
+	})
 	if err != nil {
 		return nil, err
 	}
-	co.part = eventlog.Part{Topic: topic.ID}
 	if err := co.restore(ctx); err != nil {
 		return nil, err
 	}
@@ -101,48 +102,12 @@ func newCoordinator(ctx context.Context, o *Options, cfg *group.Config) (*coordi
 	return co, nil
 }
 
-// offsetsTopicOf finds or makes the topic. A log with a small WAL may not take records as large as we would like.
-func offsetsTopicOf(ctx context.Context, e Engine) (eventlog.Topic, error) {
-	topic, ok := e.TopicByName(offsetsTopic)
-	if ok {
-		return topic, nil
-	}
-	config := map[string]string{
-		"cleanup.policy": "compact", "segment.bytes": strconv.Itoa(offsetsSegment), "max.message.bytes": strconv.Itoa(offsetsMaxBytes),
-	}
-	topic, err := e.CreateTopic(ctx, eventlog.TopicSpec{Name: offsetsTopic, Partitions: 1, Config: config})
-	if errors.Is(err, eventlog.ErrInvalid) {
-		delete(config, "max.message.bytes")
-		topic, err = e.CreateTopic(ctx, eventlog.TopicSpec{Name: offsetsTopic, Partitions: 1, Config: config})
-	}
-	if err != nil {
-		return topic, fmt.Errorf("create topic %s: %w", offsetsTopic, err)
-	}
-	return topic, nil
-}
-
 // restore replays the records of the topic. One that does not parse is skipped: a group that forgets an offset is better than
 // a log that does not start.
 func (co *coordinator) restore(ctx context.Context) error {
-	starts, err := co.log.Starts(ctx, co.part.Topic)
+	at, err := replayTopic(ctx, co.log, offsetsTopic, co.part, co.replay)
 	if err != nil {
 		return err
-	}
-	at := starts[0]
-	for {
-		batches, next, err := co.log.Read(ctx, eventlog.Position{Part: co.part, Offset: at}, 4<<20)
-		if err != nil {
-			return fmt.Errorf("read %s from offset %d: %w", offsetsTopic, at, err)
-		}
-		for _, b := range batches {
-			if err := b.Each(co.replay); err != nil {
-				return fmt.Errorf("%s, batch at %d: %w", offsetsTopic, b.Base(), err)
-			}
-		}
-		if len(batches) == 0 && next == at {
-			break
-		}
-		at = next
 	}
 	if err := co.restoreOpen(ctx, at); err != nil {
 		return fmt.Errorf("read %s beyond what is stable: %w", offsetsTopic, err)
@@ -422,11 +387,7 @@ func (co *coordinator) append(bl *eventlog.Builder, shares []share) {
 		return
 	}
 	co.log.Append(b, func(o eventlog.Outcome) {
-		err := o.Err
-		for _, r := range o.Each {
-			err = errors.Join(err, r.Err)
-		}
-		settle(err)
+		settle(lost(o))
 	})
 }
 

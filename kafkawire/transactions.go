@@ -17,7 +17,7 @@ import (
 	"github.com/millrace-io/millrace/kafkawire/txn"
 )
 
-// stateTopic holds what transactions must not forget, in Kafka's own formats; one partition, as offsetsTopic.
+// stateTopic holds what transactions must not forget, in Kafka's own formats.
 const stateTopic = "__transaction_state"
 
 const (
@@ -54,11 +54,10 @@ func newTransactions(ctx context.Context, o *Options, groups *coordinator) (*tra
 		cfg:  &txn.Config{MaxTimeout: o.MaxTransactionTimeout, Expiry: o.TransactionalIDExpiry, MaxParts: maxTxnParts},
 		wake: make(chan struct{}, 1), ended: make(chan struct{}), ids: map[string]*txn.Txn{},
 	}
-	topic, err := stateTopicOf(ctx, o.Engine)
-	if err != nil {
+	var err error
+	if ts.part, err = ownTopic(ctx, o.Engine, stateTopic, map[string]string{"segment.bytes": strconv.Itoa(offsetsSegment)}); err != nil {
 		return nil, err
 	}
-	ts.part = eventlog.Part{Topic: topic.ID}
 	if err := ts.restore(ctx); err != nil {
 		return nil, err
 	}
@@ -69,38 +68,10 @@ func newTransactions(ctx context.Context, o *Options, groups *coordinator) (*tra
 	return ts, nil
 }
 
-func stateTopicOf(ctx context.Context, e Engine) (eventlog.Topic, error) {
-	if topic, ok := e.TopicByName(stateTopic); ok {
-		return topic, nil
-	}
-	config := map[string]string{"cleanup.policy": "compact", "segment.bytes": strconv.Itoa(offsetsSegment)}
-	topic, err := e.CreateTopic(ctx, eventlog.TopicSpec{Name: stateTopic, Partitions: 1, Config: config})
-	if err != nil {
-		return topic, fmt.Errorf("create topic %s: %w", stateTopic, err)
-	}
-	return topic, nil
-}
-
 // restore replays the records of the topic. One that does not parse is skipped, and said.
 func (ts *transactions) restore(ctx context.Context) error {
-	starts, err := ts.log.Starts(ctx, ts.part.Topic)
-	if err != nil {
+	if _, err := replayTopic(ctx, ts.log, stateTopic, ts.part, ts.replay); err != nil {
 		return err
-	}
-	for at := starts[0]; ; {
-		batches, next, err := ts.log.Read(ctx, eventlog.Position{Part: ts.part, Offset: at}, 4<<20)
-		if err != nil {
-			return fmt.Errorf("read %s from offset %d: %w", stateTopic, at, err)
-		}
-		for _, b := range batches {
-			if err := b.Each(ts.replay); err != nil {
-				return fmt.Errorf("%s, batch at %d: %w", stateTopic, b.Base(), err)
-			}
-		}
-		if len(batches) == 0 && next == at {
-			break
-		}
-		at = next
 	}
 	for _, t := range ts.ids {
 		if t.Forgettable() {
