@@ -82,7 +82,7 @@ Exit codes: 0 done; 1 failed, or what was checked is wrong; 2 wrong command line
 	}
 	root.SetOut(e.Out)
 	root.SetErr(e.Err)
-	root.AddCommand(newServe(e), newDemo(e), newSim(e), newVerify(e), newMQTT(e), newTopic(e), newGroup(e), newConsume(e), newProduce(e), newLog(e), newBackup(e), newRestore(e), newDoctor(e), newConfig(e), newPasswd(e), newPolicy(e), newMigrate(e), newVersion(e))
+	root.AddCommand(newServe(e), newDemo(e), newSim(e), newVerify(e), newMQTT(e), newTopic(e), newGroup(e), newConsume(e), newProduce(e), newSchema(e), newLog(e), newBackup(e), newRestore(e), newDoctor(e), newConfig(e), newPasswd(e), newPolicy(e), newMigrate(e), newVersion(e))
 	return root
 }
 

@@ -7,7 +7,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -37,26 +36,29 @@ func (n *nodeFlags) flags(c *cobra.Command) {
 	f.StringVarP(&n.output, "output", "o", "text", "text or json")
 }
 
-// bearer finds the token that a reference names. A token on the command line would be in the list of processes.
-func (n *nodeFlags) bearer() (string, error) {
-	switch kind, name, ok := strings.Cut(n.token, ":"); {
-	case n.token == "":
+// bearer finds the token.
+func (n *nodeFlags) bearer() (string, error) { return n.env.secret("--token", n.token) }
+
+// secret finds what a reference names. A secret on the command line would be in the list of processes.
+func (e env) secret(flag, reference string) (string, error) {
+	switch kind, name, ok := strings.Cut(reference, ":"); {
+	case reference == "":
 		return "", nil
 	case ok && kind == "env":
-		for _, v := range n.env.Environ {
+		for _, v := range e.Environ {
 			if value, found := strings.CutPrefix(v, name+"="); found && value != "" {
 				return value, nil
 			}
 		}
-		return "", fmt.Errorf("--token: the variable %s is not set", name)
+		return "", fmt.Errorf("%s: the variable %s is not set", flag, name)
 	case ok && kind == "file":
 		b, err := os.ReadFile(name)
 		if err != nil {
-			return "", fmt.Errorf("--token: %w", err)
+			return "", fmt.Errorf("%s: %w", flag, err)
 		}
 		return strings.TrimSpace(string(b)), nil
 	}
-	return "", errors.New("--token: write env:VARIABLE or file:PATH; a token itself does not belong on a command line")
+	return "", fmt.Errorf("%s: write env:VARIABLE or file:PATH; a secret itself does not belong on a command line", flag)
 }
 
 // clientTrusting trusts the system's authorities, or the one that is named.
