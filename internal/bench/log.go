@@ -141,7 +141,7 @@ func (l *logBench) kafkas() (all []*logServer) {
 	return all
 }
 
-// warmUp loads each Java server until its compiler has had its time.
+// warmUp loads each Java server until its compiler has had its time, and has it make the topic of its groups.
 func (l *logBench) warmUp() error {
 	for _, s := range l.servers {
 		if !s.java {
@@ -152,8 +152,27 @@ func (l *logBench) warmUp() error {
 				return fmt.Errorf("warm-up: %w", err)
 			}
 		}
+		if err := s.warmConsumption(); err != nil {
+			return fmt.Errorf("%s, warm-up: %w", s.kind.name, err)
+		}
 	}
 	return nil
+}
+
+func (s *logServer) warmConsumption() error {
+	return s.withTopic(16, func(topic string) error {
+		records, err := s.fill(topic, 16, 1000, consumeBytes/4)
+		if err != nil {
+			return err
+		}
+		for range 3 {
+			if _, err := s.consumeByFranz(topic, records); err != nil {
+				return err
+			}
+		}
+		_, err = s.consumeByJava(topic, records)
+		return err
+	})
 }
 
 // answers waits until a Kafka server has a controller and takes requests.

@@ -1,4 +1,5 @@
-// Command bench measures Millrace beside other brokers, in one run on one machine: `make bench`, and `make bench-mqtt` for its MQTT part.
+// Command bench measures Millrace beside other brokers, in one run on one machine: `make bench`, and `make bench-mqtt` for its MQTT part; `make bench-kafka` on a
+// cluster of Apache Kafka, `make bench-log` its log beside Kafka's.
 //
 // Servers run one at a time in processes of their own, each run with a fresh folder, the kinds in turn, so that a change in the
 // machine's speed meets all of them. CPU seconds are the server's own (user and system); what the generator costs is not in them. Every
