@@ -137,7 +137,7 @@ func (f *fetch) run(out *frame) error {
 		f.resolve()
 		f.wait()
 		f.collect()
-		if f.req.SessionEpoch == newSessionEpoch && f.sessions() && len(f.set.parts) > 0 {
+		if f.req.SessionEpoch == newSessionEpoch && f.sessions() {
 			f.session = f.c.s.sessions.add(f.set)
 		}
 	}
@@ -165,16 +165,18 @@ func (f *fetch) begin() {
 		f.code = err.Code
 		return
 	}
-	if len(f.req.Topics)+len(f.req.ForgottenTopics) > 0 {
-		if set.update(&f.req); len(set.parts) == 0 { // nothing left of it
-			sessions.close(set.id, set.account)
-			f.set, f.all = &fetchSet{byID: byID, account: f.c.account()}, true
-			return
-		}
-		if !sessions.grown(set) {
-			f.code = kerr.FetchSessionIDNotFound.Code
-			return
-		}
+	changed := len(f.req.Topics)+len(f.req.ForgottenTopics) > 0
+	if changed {
+		set.update(&f.req)
+	}
+	if len(set.parts) == 0 { // there is nothing in it, or nothing left
+		sessions.close(set.id, set.account)
+		f.set, f.all = &fetchSet{byID: byID, account: f.c.account()}, true
+		return
+	}
+	if changed && !sessions.grown(set) {
+		f.code = kerr.FetchSessionIDNotFound.Code
+		return
 	}
 	f.set, f.session = set, set.id
 }

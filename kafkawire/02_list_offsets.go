@@ -12,9 +12,15 @@ import (
 // Timestamps from 0 on: the first record that is as new, with its own timestamp, even inside a compressed batch. The special
 // ones: -1 the end, -2 the start, -3 the newest record (the first of several), -4 the local start, which is the start, and -5
 // the last tiered record, of which there are none. 11 adds one for a tier we do not have. A
-// partition named twice is INVALID_REQUEST, as in Kafka.
+// partition named twice is INVALID_REQUEST, once, as in Kafka.
 func init() {
 	register(1, 10, "i32 i8:2+ [ s [ i32 i32:4+ i64 ] ] i32:10+", listOffsets)
+}
+
+// namedPart is a partition as a request names it.
+type namedPart struct {
+	topic string
+	index int32
 }
 
 const (
@@ -27,24 +33,34 @@ const (
 
 func listOffsets(c *conn, req *kmsg.ListOffsetsRequest) kmsg.Response {
 	resp := kmsg.NewPtrListOffsetsResponse()
-	asked := once[eventlog.Part]{}
+	times := map[namedPart]int{}
+	for _, t := range req.Topics {
+		for _, p := range t.Partitions {
+			times[namedPart{t.Topic, p.Partition}]++
+		}
+	}
 	for _, t := range req.Topics {
 		rt := kmsg.NewListOffsetsResponseTopic()
 		rt.Topic = t.Topic
 		topic, ok := c.s.topic(t.Topic)
 		for _, p := range t.Partitions {
+			named := namedPart{t.Topic, p.Partition}
+			if times[named] == 0 {
+				continue // it had its answer
+			}
 			rp := kmsg.NewListOffsetsResponseTopicPartition()
 			rp.Partition, rp.Offset, rp.Timestamp = p.Partition, -1, -1
 			part := eventlog.Part{Topic: topic.ID, Index: p.Partition}
 			switch {
 			case !c.mayTopic(kmsg.ACLOperationDescribe, t.Topic):
 				rp.ErrorCode = kerr.TopicAuthorizationFailed.Code
+			case times[named] > 1:
+				times[named] = 0
+				rp.ErrorCode = kerr.InvalidRequest.Code
 			case !ok || p.Partition < 0 || p.Partition >= topic.Partitions:
 				rp.ErrorCode = kerr.UnknownTopicOrPartition.Code
 			case c.ctx.Err() != nil: // a look-up may read much, and nobody waits for it
 				return nil
-			case !asked.first(part):
-				rp.ErrorCode = kerr.InvalidRequest.Code
 			case p.CurrentLeaderEpoch > leaderEpoch:
 				rp.ErrorCode = kerr.UnknownLeaderEpoch.Code
 			default:

@@ -43,14 +43,20 @@ func metadata(c *conn, req *kmsg.MetadataRequest) kmsg.Response {
 		id   [16]byte
 	}
 	asked := once[naming]{}
+	// Versions 10 and 11 have room for ids, and Kafka takes none there.
+	wrong := req.Version < 12 && slices.ContainsFunc(req.Topics, func(t kmsg.MetadataRequestTopic) bool { return t.Topic == nil || t.TopicID != [16]byte{} })
 	for i := range req.Topics {
 		t := &req.Topics[i]
 		by := naming{id: t.TopicID}
 		if t.Topic != nil { // then the id says nothing
 			by = naming{name: *t.Topic}
 		}
-		if asked.first(by) {
+		if asked.first(by) && !wrong {
 			resp.Topics = append(resp.Topics, c.findMetadata(t, create))
+		} else if wrong {
+			rt := kmsg.NewMetadataResponseTopic()
+			rt.Topic, rt.TopicID, rt.ErrorCode = t.Topic, t.TopicID, kerr.InvalidRequest.Code
+			resp.Topics = append(resp.Topics, rt)
 		}
 	}
 	if req.IncludeTopicAuthorizedOperations {

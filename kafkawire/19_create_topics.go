@@ -1,7 +1,9 @@
 package kafkawire
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -28,9 +30,13 @@ func createTopics(c *conn, req *kmsg.CreateTopicsRequest) kmsg.Response {
 		rt := kmsg.NewCreateTopicsResponseTopic()
 		rt.Topic, rt.NumPartitions, rt.ReplicationFactor = t.Topic, -1, -1
 		var refusal *refusal
-		if times[t.Topic] > 1 {
+		switch n := times[t.Topic]; {
+		case n == 0:
+			continue // it had its answer
+		case n > 1:
+			times[t.Topic] = 0
 			refusal = refuse(kerr.InvalidRequest, "the topic is in the request more than once")
-		} else {
+		default:
 			refusal = c.createOne(t, &rt, req.ValidateOnly)
 		}
 		refusal.set(&rt.ErrorCode, &rt.ErrorMessage)
@@ -57,27 +63,31 @@ func (c *conn) createOne(t *kmsg.CreateTopicsRequestTopic, rt *kmsg.CreateTopics
 	if refusal != nil {
 		return refusal
 	}
+	if t.ReplicationFactor > 1 {
+		s.oneReplica.Do(func() {
+			s.Logger.Info("kafka: a client asks for more than one replica of a topic; there is one, as there is one node. This is said once",
+				"topic", t.Topic, "replicas", t.ReplicationFactor)
+		})
+	}
+	topic := eventlog.Topic{Partitions: cmp.Or(spec.Partitions, s.Engine.DefaultPartitions())}
 	if validateOnly {
-		if refusal := s.roomForPartitions(max(spec.Partitions, 1)); refusal != nil {
+		if refusal := s.roomForPartitions(topic.Partitions); refusal != nil {
 			return refusal
 		}
-		return s.checkConfigs(spec.Config)
+		refusal = s.checkConfigs(spec.Config)
+	} else {
+		topic, refusal = s.createTopic(spec)
 	}
-	topic, refusal := s.createTopic(spec)
 	if refusal != nil {
 		return refusal
 	}
-	rt.TopicID, rt.NumPartitions, rt.ReplicationFactor = topic.ID, topic.Partitions, 1
-	if !c.mayTopic(kmsg.ACLOperationDescribeConfigs, topic.Name) {
+	rt.TopicID = topic.ID
+	if !c.mayTopic(kmsg.ACLOperationDescribeConfigs, t.Topic) {
 		rt.ConfigErrorCode = kerr.TopicAuthorizationFailed.Code
-		rt.NumPartitions, rt.ReplicationFactor = -1, -1
 		return nil
 	}
-	configs, err := s.Engine.EffectiveConfig(topic.Name)
-	if err != nil {
-		return nil // created, and gone again already
-	}
-	for _, e := range configs {
+	rt.NumPartitions, rt.ReplicationFactor = topic.Partitions, 1
+	for _, e := range s.Engine.ConfigWith(spec.Config) {
 		rc := kmsg.NewCreateTopicsResponseTopicConfig()
 		rc.Name, rc.Value, rc.Source = e.Name, kmsg.StringPtr(e.Value), int8(configSource(e.Source))
 		rt.Configs = append(rt.Configs, rc)
@@ -93,7 +103,7 @@ func topicSpec(t *kmsg.CreateTopicsRequestTopic) (eventlog.TopicSpec, *refusal) 
 		return spec, refuse(kerr.InvalidRequest, "an assignment leaves partitions and replication factor at -1")
 	case n > 0:
 		if spec.Partitions = int32(n); !consecutive(t.ReplicaAssignment) {
-			return spec, refuse(kerr.InvalidReplicaAssignment, "an assignment names every partition from 0 on once, with replicas")
+			return spec, refuse(kerr.InvalidReplicaAssignment, "an assignment names every partition from 0 on once, with replicas on different nodes")
 		}
 	case t.NumPartitions == -1:
 		spec.Partitions = 0 // the log's default
@@ -107,7 +117,7 @@ func topicSpec(t *kmsg.CreateTopicsRequestTopic) (eventlog.TopicSpec, *refusal) 
 		if cfg.Value == nil {
 			return spec, refuse(kerr.InvalidConfig, fmt.Sprintf("config %q has no value", cfg.Name))
 		}
-		spec.Config[cfg.Name] = *cfg.Value
+		spec.Config[cfg.Name] = canonicalConfig(cfg.Name, *cfg.Value)
 	}
 	return spec, nil
 }
@@ -116,6 +126,9 @@ func consecutive(assignment []kmsg.CreateTopicsRequestTopicReplicaAssignment) bo
 	seen := make([]bool, len(assignment))
 	for _, a := range assignment {
 		if a.Partition < 0 || int(a.Partition) >= len(seen) || seen[a.Partition] || len(a.Replicas) == 0 {
+			return false
+		}
+		if replicas := (once[int32]{}); slices.ContainsFunc(a.Replicas, func(r int32) bool { return !replicas.first(r) }) {
 			return false
 		}
 		seen[a.Partition] = true

@@ -19,10 +19,34 @@ func deleteTopics(c *conn, req *kmsg.DeleteTopicsRequest) kmsg.Response {
 		t.Topic = kmsg.StringPtr(name)
 		req.Topics = append(req.Topics, t)
 	}
+	type named struct {
+		name string
+		id   [16]byte
+	}
+	times := map[named]int{}
+	name := func(t *kmsg.DeleteTopicsRequestTopic) named {
+		if t.Topic == nil {
+			return named{id: t.TopicID}
+		}
+		return named{*t.Topic, t.TopicID}
+	}
+	for i := range req.Topics {
+		times[name(&req.Topics[i])]++
+	}
 	for _, t := range req.Topics {
 		rt := kmsg.NewDeleteTopicsResponseTopic()
 		rt.Topic, rt.TopicID = t.Topic, t.TopicID
-		topic, refusal := c.toDelete(&t)
+		var topic eventlog.Topic
+		var refusal *refusal
+		switch n := times[name(&t)]; {
+		case n == 0:
+			continue // it had its answer
+		case n > 1:
+			times[name(&t)] = 0
+			refusal = refuse(kerr.InvalidRequest, "the topic is in the request more than once")
+		default:
+			topic, refusal = c.toDelete(&t)
+		}
 		if refusal == nil {
 			rt.Topic, rt.TopicID = kmsg.StringPtr(topic.Name), topic.ID
 			refusal = refused(c.s.Engine.DeleteTopic(c.ctx, topic.Name))

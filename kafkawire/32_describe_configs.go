@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -75,9 +76,88 @@ func (s *Server) topicConfigs(name string) ([]kmsg.DescribeConfigsResponseResour
 	}
 	out := make([]kmsg.DescribeConfigsResponseResourceConfig, 0, len(entries))
 	for _, e := range entries {
-		out = append(out, describeConfig(e.Name, e.Value, configSource(e.Source)))
+		out = append(out, s.describeTopicConfig(e))
 	}
 	return out, nil
+}
+
+// topicConfigKinds are how the values of topics' configs are read, and under which name a broker has the default, as tools show it.
+var topicConfigKinds = map[string]struct {
+	kind    kmsg.ConfigType
+	brokers string // none: it is not one config there
+}{
+	"cleanup.policy":                          {kmsg.ConfigTypeList, "log.cleanup.policy"},
+	"compression.gzip.level":                  {kmsg.ConfigTypeInt, "compression.gzip.level"},
+	"compression.lz4.level":                   {kmsg.ConfigTypeInt, "compression.lz4.level"},
+	"compression.type":                        {kmsg.ConfigTypeString, "compression.type"},
+	"compression.zstd.level":                  {kmsg.ConfigTypeInt, "compression.zstd.level"},
+	"delete.retention.ms":                     {kmsg.ConfigTypeLong, "log.cleaner.delete.retention.ms"},
+	"file.delete.delay.ms":                    {kmsg.ConfigTypeLong, "log.segment.delete.delay.ms"},
+	"flush.messages":                          {kmsg.ConfigTypeLong, "log.flush.interval.messages"},
+	"flush.ms":                                {kmsg.ConfigTypeLong, ""},
+	"follower.replication.throttled.replicas": {kmsg.ConfigTypeList, ""},
+	"index.interval.bytes":                    {kmsg.ConfigTypeInt, "log.index.interval.bytes"},
+	"leader.replication.throttled.replicas":   {kmsg.ConfigTypeList, ""},
+	"local.retention.bytes":                   {kmsg.ConfigTypeLong, "log.local.retention.bytes"},
+	"local.retention.ms":                      {kmsg.ConfigTypeLong, "log.local.retention.ms"},
+	"max.compaction.lag.ms":                   {kmsg.ConfigTypeLong, "log.cleaner.max.compaction.lag.ms"},
+	"max.message.bytes":                       {kmsg.ConfigTypeInt, "message.max.bytes"},
+	"message.timestamp.after.max.ms":          {kmsg.ConfigTypeLong, "log.message.timestamp.after.max.ms"},
+	"message.timestamp.before.max.ms":         {kmsg.ConfigTypeLong, "log.message.timestamp.before.max.ms"},
+	"message.timestamp.type":                  {kmsg.ConfigTypeString, "log.message.timestamp.type"},
+	"min.cleanable.dirty.ratio":               {kmsg.ConfigTypeDouble, "log.cleaner.min.cleanable.ratio"},
+	"min.compaction.lag.ms":                   {kmsg.ConfigTypeLong, "log.cleaner.min.compaction.lag.ms"},
+	"min.insync.replicas":                     {kmsg.ConfigTypeInt, "min.insync.replicas"},
+	"preallocate":                             {kmsg.ConfigTypeBoolean, "log.preallocate"},
+	"remote.log.copy.disable":                 {kmsg.ConfigTypeBoolean, ""},
+	"remote.log.delete.on.disable":            {kmsg.ConfigTypeBoolean, ""},
+	"remote.storage.enable":                   {kmsg.ConfigTypeBoolean, ""},
+	"retention.bytes":                         {kmsg.ConfigTypeLong, "log.retention.bytes"},
+	"retention.ms":                            {kmsg.ConfigTypeLong, ""},
+	"segment.bytes":                           {kmsg.ConfigTypeInt, "log.segment.bytes"},
+	"segment.index.bytes":                     {kmsg.ConfigTypeInt, "log.index.size.max.bytes"},
+	"segment.jitter.ms":                       {kmsg.ConfigTypeLong, ""},
+	"segment.ms":                              {kmsg.ConfigTypeLong, ""},
+	"unclean.leader.election.enable":          {kmsg.ConfigTypeBoolean, "unclean.leader.election.enable"},
+}
+
+// canonicalConfig writes a value as Kafka shows it once it has read it.
+func canonicalConfig(name, value string) string {
+	trimmed := strings.TrimSpace(value)
+	switch topicConfigKinds[name].kind {
+	case kmsg.ConfigTypeInt, kmsg.ConfigTypeLong:
+		return trimmed
+	case kmsg.ConfigTypeBoolean:
+		return strings.ToLower(trimmed)
+	case kmsg.ConfigTypeDouble:
+		f, err := strconv.ParseFloat(trimmed, 64)
+		if err != nil {
+			return value
+		}
+		if text := strconv.FormatFloat(f, 'f', -1, 64); strings.Contains(text, ".") {
+			return text
+		}
+		return strconv.FormatFloat(f, 'f', 1, 64)
+	case kmsg.ConfigTypeList:
+		seen := once[string]{}
+		return strings.Join(slices.DeleteFunc(splitList(value), func(v string) bool { return !seen.first(v) }), ",")
+	}
+	return value
+}
+
+func (s *Server) describeTopicConfig(e engine.ConfigEntry) kmsg.DescribeConfigsResponseResourceConfig {
+	kind := topicConfigKinds[e.Name]
+	c := describeConfig(e.Name, e.Value, configSource(e.Source))
+	c.ConfigType = kind.kind
+	if c.IsDefault {
+		c.ConfigSynonyms = nil
+	}
+	if kind.brokers != "" {
+		syn := kmsg.NewDescribeConfigsResponseResourceConfigConfigSynonym()
+		syn.Name, syn.Value, syn.Source = kind.brokers, kmsg.StringPtr(s.Engine.DefaultConfig(e.Name)), kmsg.ConfigSourceDefaultConfig
+		c.ConfigSynonyms = append(c.ConfigSynonyms, syn)
+	}
+	return c
 }
 
 func configSource(s engine.ConfigSource) kmsg.ConfigSource {
@@ -100,7 +180,7 @@ func describeConfig(name, value string, source kmsg.ConfigSource) kmsg.DescribeC
 // configType tells how a value is to be read, by its looks but for what looks like something else.
 func configType(name, value string) kmsg.ConfigType {
 	switch {
-	case listConfigs[name]:
+	case strings.HasSuffix(name, ".policy") || strings.HasSuffix(name, ".assignors"):
 		return kmsg.ConfigTypeList
 	case value == "true" || value == "false":
 		return kmsg.ConfigTypeBoolean
@@ -112,13 +192,6 @@ func configType(name, value string) kmsg.ConfigType {
 		return kmsg.ConfigTypeDouble
 	}
 	return kmsg.ConfigTypeString
-}
-
-// listConfigs are those whose value is a list, to which IncrementalAlterConfigs appends.
-var listConfigs = map[string]bool{
-	"cleanup.policy":                          true,
-	"leader.replication.throttled.replicas":   true,
-	"follower.replication.throttled.replicas": true,
 }
 
 // brokerConfigs are what tools read to know what a broker can do. They are set by the server's own configuration.

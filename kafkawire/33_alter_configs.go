@@ -1,13 +1,11 @@
 package kafkawire
 
 import (
-	"errors"
 	"fmt"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
-	"github.com/millrace-io/millrace/eventlog"
 	"github.com/millrace-io/millrace/eventlog/engine"
 )
 
@@ -47,41 +45,51 @@ func (s *Server) replaceConfigs(r *kmsg.AlterConfigsRequestResource) (map[string
 			set[e.Name] = nil
 		}
 	}
+	named := once[string]{}
 	for _, c := range r.Configs {
-		if c.Value == nil {
-			return nil, refuse(kerr.InvalidConfig, fmt.Sprintf("config %q has no value", c.Name))
+		switch {
+		case !named.first(c.Name):
+			return nil, refuse(kerr.InvalidRequest, fmt.Sprintf("config %q is in the request more than once", c.Name))
+		case c.Value == nil:
+			return nil, refuse(kerr.InvalidRequest, fmt.Sprintf("config %q has no value", c.Name))
 		}
 		set[c.Name] = c.Value
 	}
 	return set, nil
 }
 
-// toAlter finds the configs of a topic that a client may alter.
+// toAlter finds the configs of a topic that a client may alter; the defaults where there is no such topic, which configure says after it has
+// looked at the values, as Kafka does.
 func (s *Server) toAlter(kind kmsg.ConfigResourceType, name string) ([]engine.ConfigEntry, *refusal) {
-	if kind != kmsg.ConfigResourceTypeTopic {
+	switch {
+	case kind != kmsg.ConfigResourceTypeTopic:
 		return nil, refuse(kerr.InvalidRequest, "only topics' configs can be altered here; the server's are in its configuration file")
+	case isInternal(name):
+		return nil, refuse(kerr.InvalidTopicException, internalTopic)
 	}
-	if refusal := s.alterable(name); refusal != nil {
-		return nil, refusal
+	if entries, err := s.Engine.EffectiveConfig(name); err == nil {
+		return entries, nil
 	}
-	entries, err := s.Engine.EffectiveConfig(name)
-	return entries, refused(err)
+	return s.Engine.ConfigWith(nil), nil
 }
 
 // configure alters a topic's configs, or only says whether that would be possible.
 func (s *Server) configure(topic string, set map[string]*string, validateOnly bool) *refusal {
-	if validateOnly {
-		values := map[string]string{}
-		for name, v := range set {
-			if v != nil {
-				values[name] = *v
-			}
+	if topic == "" {
+		return refuse(kerr.InvalidRequest, "configs are altered topic by topic")
+	}
+	values := map[string]string{}
+	for name, v := range set {
+		if v != nil {
+			values[name] = canonicalConfig(name, *v)
+			set[name] = kmsg.StringPtr(values[name])
 		}
-		return s.checkConfigs(values)
 	}
-	err := s.Engine.ConfigureTopic(s.ctx, topic, set)
-	if errors.Is(err, eventlog.ErrInvalid) {
-		return refuse(kerr.InvalidConfig, err.Error())
+	if refusal := s.checkConfigs(values); refusal != nil {
+		return refusal
 	}
-	return refused(err)
+	if refusal := s.alterable(topic); refusal != nil || validateOnly {
+		return refusal
+	}
+	return refused(s.Engine.ConfigureTopic(s.ctx, topic, set))
 }

@@ -40,17 +40,19 @@ func (s *Server) changeConfigs(r *kmsg.IncrementalAlterConfigsRequestResource) (
 	if refusal != nil {
 		return nil, refusal
 	}
-	set := map[string]*string{}
+	set, named := map[string]*string{}, once[string]{}
 	for i := range r.Configs {
 		c := &r.Configs[i]
-		if _, twice := set[c.Name]; twice {
+		if !named.first(c.Name) {
 			return nil, refuse(kerr.InvalidRequest, fmt.Sprintf("config %q is in the request more than once", c.Name))
 		}
 		v, refusal := changedConfig(c, entries)
 		if refusal != nil {
 			return nil, refusal
 		}
-		set[c.Name] = v
+		if v != nil || topicConfigKinds[c.Name].kind != 0 { // what is not there needs not be taken away
+			set[c.Name] = v
+		}
 	}
 	return set, nil
 }
@@ -59,23 +61,23 @@ func (s *Server) changeConfigs(r *kmsg.IncrementalAlterConfigsRequestResource) (
 func changedConfig(c *kmsg.IncrementalAlterConfigsRequestResourceConfig, entries []engine.ConfigEntry) (*string, *refusal) {
 	i := slices.IndexFunc(entries, func(e engine.ConfigEntry) bool { return e.Name == c.Name })
 	switch {
-	case i < 0:
-		return nil, refuse(kerr.InvalidConfig, fmt.Sprintf("unknown topic config %q", c.Name))
 	case c.Op == kmsg.IncrementalAlterConfigOpDelete:
 		return nil, nil
 	case c.Value == nil:
-		return nil, refuse(kerr.InvalidConfig, fmt.Sprintf("config %q has no value", c.Name))
+		return nil, refuse(kerr.InvalidRequest, fmt.Sprintf("config %q has no value", c.Name))
 	case c.Op == kmsg.IncrementalAlterConfigOpSet:
 		return c.Value, nil
 	case c.Op != kmsg.IncrementalAlterConfigOpAppend && c.Op != kmsg.IncrementalAlterConfigOpSubtract:
 		return nil, refuse(kerr.InvalidRequest, fmt.Sprintf("unknown operation %d on config %q", c.Op, c.Name))
-	case !listConfigs[c.Name]:
+	case i < 0 || topicConfigKinds[c.Name].kind != kmsg.ConfigTypeList:
 		return nil, refuse(kerr.InvalidConfig, fmt.Sprintf("config %q is not a list: nothing to append to or subtract from", c.Name))
 	}
 	list := splitList(entries[i].Value)
 	for _, v := range splitList(*c.Value) {
-		list = slices.DeleteFunc(list, func(have string) bool { return have == v })
-		if c.Op == kmsg.IncrementalAlterConfigOpAppend {
+		switch has := slices.Contains(list, v); {
+		case c.Op == kmsg.IncrementalAlterConfigOpSubtract:
+			list = slices.DeleteFunc(list, func(have string) bool { return have == v })
+		case !has:
 			list = append(list, v)
 		}
 	}
@@ -83,6 +85,11 @@ func changedConfig(c *kmsg.IncrementalAlterConfigsRequestResourceConfig, entries
 	return &joined, nil
 }
 
-func splitList(s string) []string {
-	return slices.DeleteFunc(strings.Split(s, ","), func(v string) bool { return v == "" })
+func splitList(s string) (list []string) {
+	for v := range strings.SplitSeq(s, ",") {
+		if v = strings.TrimSpace(v); v != "" {
+			list = append(list, v)
+		}
+	}
+	return list
 }

@@ -21,13 +21,12 @@ func alterUserSCRAMCredentials(c *conn, req *kmsg.AlterUserSCRAMCredentialsReque
 	wanted := map[string][]change{}
 	wrong := map[string]*refusal{}
 	var names []string
-	asked := once[credential]{}
 	note := func(name string, ch change, refusal *refusal) {
 		if _, there := wanted[name]; !there && wrong[name] == nil {
 			names = append(names, name)
 		}
-		if !asked.first(ch.of) {
-			refusal = refuse(kerr.DuplicateResource, "the credential stands in the request more than once")
+		if _, again := wanted[name]; again { // of another mechanism too: Kafka's rule
+			refusal = refuse(kerr.DuplicateResource, "the user stands in the request more than once")
 		}
 		if wanted[name] = append(wanted[name], ch); refusal != nil && wrong[name] == nil {
 			wrong[name] = refusal
@@ -35,6 +34,9 @@ func alterUserSCRAMCredentials(c *conn, req *kmsg.AlterUserSCRAMCredentialsReque
 	}
 	for _, d := range req.Deletions {
 		m, refusal := mechanismOf(d.Mechanism)
+		if refusal == nil && !c.s.credentials.has(credential{Name: d.Name, Mechanism: m}) {
+			refusal = refuse(kerr.ResourceNotFound, noCredential)
+		}
 		note(d.Name, change{of: credential{Name: d.Name, Mechanism: m}}, refusal)
 	}
 	for _, u := range req.Upsertions {

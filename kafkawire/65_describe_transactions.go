@@ -25,7 +25,7 @@ func describeTransactions(c *conn, req *kmsg.DescribeTransactionsRequest) kmsg.R
 
 func (c *conn) describeTransaction(id string) kmsg.DescribeTransactionsResponseTransactionState {
 	r := kmsg.NewDescribeTransactionsResponseTransactionState()
-	r.TransactionalID, r.ProducerID, r.ProducerEpoch, r.StartTimestamp = id, -1, -1, -1
+	r.TransactionalID = id
 	if !c.mayTransact(kmsg.ACLOperationDescribe, id) {
 		r.ErrorCode = kerr.TransactionalIDAuthorizationFailed.Code
 		return r
@@ -39,6 +39,7 @@ func (c *conn) describeTransaction(id string) kmsg.DescribeTransactionsResponseT
 		return r
 	}
 	r.State, r.TimeoutMillis = t.State().String(), int32(t.Timeout().Milliseconds())
+	r.StartTimestamp = -1
 	r.ProducerID, r.ProducerEpoch = t.Producer()
 	if since, ongoing := t.Started(); ongoing {
 		r.StartTimestamp = since.UnixMilli()

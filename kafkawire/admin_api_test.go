@@ -334,7 +334,7 @@ func TestCreateTopics(t *testing.T) {
 		}
 	}
 	both := create(7, false, createTopic("x", 1, 1), createTopic("x", 1, 1), createTopic("y", 1, 1))
-	if both[0].ErrorCode != kerr.InvalidRequest.Code || both[1].ErrorCode != kerr.InvalidRequest.Code || both[2].ErrorCode != 0 {
+	if len(both) != 2 || both[0].ErrorCode != kerr.InvalidRequest.Code || both[1].ErrorCode != 0 {
 		t.Errorf("the same topic twice: %+v", both)
 	}
 }

@@ -204,7 +204,7 @@ func (c *credentials) set(ctx context.Context, by string, changes []change) *ref
 		c.mu.RUnlock()
 		switch {
 		case !there && ch.v == nil:
-			return refuse(kerr.ResourceNotFound, "there is no such credential")
+			return refuse(kerr.ResourceNotFound, noCredential)
 		case full:
 			return refuse(kerr.PolicyViolation, fmt.Sprintf("there are %d credentials, which is all there may be", maxCredentials))
 		}
@@ -215,6 +215,14 @@ func (c *credentials) set(ctx context.Context, by string, changes []change) *ref
 		entries = append(entries, e)
 	}
 	return refused(c.book.write(ctx, entries))
+}
+
+const noCredential = "there is no such credential"
+
+func (c *credentials) has(of credential) bool {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.of[of] != nil
 }
 
 func (ch *change) entry(now time.Time, by string) (e entryOf, err error) {

@@ -51,6 +51,7 @@ type Engine interface {
 	CreatePartitions(name string, count int32) error
 	DeleteTopic(ctx context.Context, name string) error
 	EffectiveConfig(name string) ([]engine.ConfigEntry, error)
+	ConfigWith(set map[string]string) []engine.ConfigEntry
 
 	NewProducerID() (int64, error)
 	Produce(p eventlog.Part, raw []byte, acks engine.Acks, done func(engine.Produced))
@@ -227,7 +228,9 @@ type Server struct {
 	closed    bool
 	running   sync.WaitGroup // Serve calls and connections
 
-	creating sync.Mutex // one topic creation at a time, so that MaxPartitions holds
+	creating   sync.Mutex // one topic creation at a time, so that MaxPartitions holds
+	oneReplica sync.Once  // has been told of
+
 }
 
 // New restores the consumer groups and the transactions from the log and returns a server that listens to nobody yet.
@@ -343,6 +346,7 @@ type counters struct {
 	accepted, refused, panics atomic.Uint64
 	badRequests, unsupported  atomic.Uint64
 	bytesIn, bytesOut         atomic.Uint64
+	fromFiles                 atomic.Uint64 // of bytesOut
 	produceErrors, stalled    atomic.Uint64
 	ended                     [len(endings)]atomic.Uint64
 	logins                    [len(mechanisms)][len(saslResults)]atomic.Uint64
@@ -361,6 +365,7 @@ type Stats struct {
 	Panics            uint64            // connections ended by a bug of ours
 	ProduceErrors     uint64            // batches refused
 	BytesIn, BytesOut uint64
+	FromFiles         uint64                       // of BytesOut: those of records that did not pass through memory
 	HalfOpen          int                          // connections whose client is nobody yet
 	Ended             map[string]uint64            // connections ended, by what was wrong with who their client was
 	Logins            map[string]map[string]uint64 // by SASL, by mechanism and result
@@ -388,6 +393,7 @@ func (s *Server) Stats() Stats {
 		out.Requests[a.name] = c.requests[a.key].Load()
 	}
 	out.TransactionalIDs, out.OpenTransactions, out.OldestTransaction = s.txns.counts()
+	out.FromFiles = c.fromFiles.Load()
 	out.addSecurity(s)
 	out.FetchSessions, out.FetchSessionPartitions, out.FetchSessionsEvicted = s.sessions.stats()
 	s.mu.Lock()

@@ -20,7 +20,7 @@ type configDef struct {
 // configDefs are the topic configs that we act on (see newTopicConfig) or keep so that tools see them again. A name that is
 // not here is refused.
 var configDefs = map[string]configDef{
-	"cleanup.policy":                          {"delete", oneOf("delete", "compact", "compact,delete", "delete,compact")},
+	"cleanup.policy":                          {"delete", policies},
 	"compression.gzip.level":                  {"-1", between(-1, 9)},
 	"compression.lz4.level":                   {"9", between(1, 17)},
 	"compression.type":                        {"producer", oneOf("producer", "uncompressed", "gzip", "snappy", "lz4", "zstd")},
@@ -29,27 +29,27 @@ var configDefs = map[string]configDef{
 	"file.delete.delay.ms":                    {"60000", atLeast(0)},
 	"flush.messages":                          {maxInt64, atLeast(1)},
 	"flush.ms":                                {maxInt64, atLeast(0)},
-	"follower.replication.throttled.replicas": {"", anything},
-	"index.interval.bytes":                    {"4096", atLeast(0)},
-	"leader.replication.throttled.replicas":   {"", anything},
+	"follower.replication.throttled.replicas": {"", throttled},
+	"index.interval.bytes":                    {"4096", between(0, math.MaxInt32)},
+	"leader.replication.throttled.replicas":   {"", throttled},
 	"local.retention.bytes":                   {"-2", atLeast(-2)},
 	"local.retention.ms":                      {"-2", atLeast(-2)},
 	"max.compaction.lag.ms":                   {maxInt64, atLeast(1)},
-	"max.message.bytes":                       {"1048588", atLeast(0)},
+	"max.message.bytes":                       {"1048588", between(0, math.MaxInt32)},
 	"message.timestamp.after.max.ms":          {"3600000", atLeast(0)},
 	"message.timestamp.before.max.ms":         {maxInt64, atLeast(0)},
 	"message.timestamp.type":                  {"CreateTime", oneOf("CreateTime", "LogAppendTime")},
 	"min.cleanable.dirty.ratio":               {"0.5", ratio},
 	"min.compaction.lag.ms":                   {"0", atLeast(0)},
-	"min.insync.replicas":                     {"1", atLeast(1)},
+	"min.insync.replicas":                     {"1", between(1, math.MaxInt32)},
 	"preallocate":                             {"false", oneOf("true", "false")},
 	"remote.log.copy.disable":                 {"false", oneOf("true", "false")},
 	"remote.log.delete.on.disable":            {"false", oneOf("true", "false")},
 	"remote.storage.enable":                   {"false", oneOf("false")},
-	"retention.bytes":                         {"-1", atLeast(-1)},
+	"retention.bytes":                         {"-1", atLeast(math.MinInt64)},
 	"retention.ms":                            {"604800000", atLeast(-1)},
 	"segment.bytes":                           {"1073741824", between(minSegmentBytes, math.MaxInt32)},
-	"segment.index.bytes":                     {"10485760", atLeast(4)},
+	"segment.index.bytes":                     {"10485760", between(4, math.MaxInt32)},
 	"segment.jitter.ms":                       {"0", atLeast(0)},
 	"segment.ms":                              {"604800000", atLeast(1)},
 	"unclean.leader.election.enable":          {"false", oneOf("true", "false")},
@@ -60,7 +60,21 @@ const (
 	minSegmentBytes = 1 << 20 // smaller ones only make files
 )
 
-func anything(string) error { return nil }
+// throttled takes a list of partition:broker, or all of them.
+func throttled(v string) error {
+	for pair := range strings.SplitSeq(v, ",") {
+		partition, broker, ok := strings.Cut(strings.TrimSpace(pair), ":")
+		if v == "" || v == "*" {
+			break
+		}
+		for _, n := range []string{partition, broker} {
+			if _, err := strconv.ParseUint(n, 10, 31); !ok || err != nil {
+				return fmt.Errorf("a list of partition:broker, or *")
+			}
+		}
+	}
+	return nil
+}
 
 func oneOf(values ...string) func(string) error {
 	return func(v string) error {
@@ -69,6 +83,16 @@ func oneOf(values ...string) func(string) error {
 		}
 		return fmt.Errorf("one of %s", strings.Join(values, " | "))
 	}
+}
+
+// policies takes any of Kafka's, as often as they like, and none, by which everything is kept (KIP-1161).
+func policies(v string) error {
+	for p := range strings.SplitSeq(v, ",") {
+		if p = strings.TrimSpace(p); v != "" && p != "delete" && p != "compact" {
+			return fmt.Errorf("delete | compact | delete,compact, or nothing")
+		}
+	}
+	return nil
 }
 
 func atLeast(low int64) func(string) error { return between(low, math.MaxInt64) }
@@ -201,7 +225,11 @@ func (e *Engine) EffectiveConfig(name string) ([]ConfigEntry, error) {
 	if t == nil {
 		return nil, fmt.Errorf("topic %q: %w", name, eventlog.ErrUnknownTopic)
 	}
-	set := t.cfg.Load().set
+	return e.ConfigWith(t.cfg.Load().set), nil
+}
+
+// ConfigWith is EffectiveConfig of a topic with these configs, whether or not there is one.
+func (e *Engine) ConfigWith(set map[string]string) []ConfigEntry {
 	out := make([]ConfigEntry, 0, len(configDefs))
 	for _, n := range slices.Sorted(maps.Keys(configDefs)) {
 		entry := ConfigEntry{Name: n, Value: e.defaults.value(n), Source: Default}
@@ -210,5 +238,5 @@ func (e *Engine) EffectiveConfig(name string) ([]ConfigEntry, error) {
 		}
 		out = append(out, entry)
 	}
-	return out, nil
+	return out
 }
