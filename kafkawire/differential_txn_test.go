@@ -5,7 +5,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/millrace-io/millrace/eventlog"
@@ -20,7 +19,7 @@ type transaction struct {
 
 // txnStep goes through the life of a transactional producer, now and then the wrong way. A partition that is added is written: where nothing was
 // written Kafka puts a marker, we do not, and all offsets would differ from there on.
-func (d *differ) txnStep(topic string, partition int32) {
+func (d *logState) txnStep(topic string, partition int32) {
 	switch tx := &d.tx; {
 	case !tx.known || d.rng.IntN(8) == 0:
 		d.initTransactions()
@@ -31,24 +30,7 @@ func (d *differ) txnStep(topic string, partition int32) {
 	}
 }
 
-// patiently asks until the answer is another than that what went before is not finished, which with us it always is.
-func (d *differ) patiently(what string, build func(side int) kmsg.Request, digest func(side int, r kmsg.Response) string) string {
-	side := -1
-	return d.both(what, func(s int) kmsg.Request {
-		side = s
-		return build(s)
-	}, func(r kmsg.Response) string {
-		answer := digest(side, r)
-		for deadline := time.Now().Add(20 * time.Second); side == 1 && answer == fmt.Sprint(kerr.ConcurrentTransactions.Code) && time.Now().Before(deadline); {
-			time.Sleep(5 * time.Millisecond)
-			req := build(side)
-			answer = digest(side, d.theirs.receive(req, d.theirs.send(req)))
-		}
-		return answer
-	})
-}
-
-func (d *differ) initTransactions() {
+func (d *logState) initTransactions() {
 	v, id := int16(d.rng.IntN(5)), d.name+"x"
 	timeout := []int32{60_000, 60_000, 60_000, 0, -5}[d.rng.IntN(5)]
 	answer := d.patiently(fmt.Sprintf("init with %d ms, version %d", timeout, v), func(int) kmsg.Request {
@@ -68,7 +50,7 @@ func (d *differ) initTransactions() {
 	}
 }
 
-func (d *differ) writeInTransaction(topic string, partition int32) {
+func (d *logState) writeInTransaction(topic string, partition int32) {
 	id, tx := d.name+"x", &d.tx
 	v, stale := int16(d.rng.IntN(4)), int16(d.rng.IntN(8)/7)
 	answer := d.patiently(fmt.Sprintf("add %s/%d, version %d, epoch -%d", topic, partition, v, stale), func(side int) kmsg.Request {
@@ -95,7 +77,7 @@ func (d *differ) writeInTransaction(topic string, partition int32) {
 	d.fetchCommitted(topic, partition)
 }
 
-func (d *differ) endTransaction() {
+func (d *logState) endTransaction() {
 	v, id, commit, stale := int16(d.rng.IntN(4)), d.name+"x", d.rng.IntN(2) == 0, int16(d.rng.IntN(8)/7)
 	answer := d.patiently(fmt.Sprintf("end, commit %v, version %d, epoch -%d", commit, v, stale), func(side int) kmsg.Request {
 		req := kmsg.NewPtrEndTxnRequest()
@@ -121,7 +103,7 @@ func (d *differ) endTransaction() {
 }
 
 // fetchCommitted compares what a reader of what is committed is given.
-func (d *differ) fetchCommitted(topic string, partition int32) {
+func (d *logState) fetchCommitted(topic string, partition int32) {
 	v := int16(4 + d.rng.IntN(9))
 	d.both(fmt.Sprintf("fetch what is committed of %s/%d, version %d", topic, partition, v), func(int) kmsg.Request {
 		req := fetchRequest(eventlog.Topic{Name: topic}, partition, 0, 0, 0)
