@@ -58,7 +58,7 @@ func TestPowerLoss(t *testing.T) {
 // met counts what the lives of all seeds have met, so that the test cannot come to test nothing.
 var met struct {
 	lives, lostInRecovery, replayed, torn, retained, compacted, duplicates, fenced, checkpoints atomic.Int64
-	committed, aborted, held                                                                    atomic.Int64
+	committed, aborted, held, abortedGone, markersGone                                          atomic.Int64
 }
 
 func covered() map[string]int64 {
@@ -66,7 +66,8 @@ func covered() map[string]int64 {
 		"a replay": met.replayed.Load(), "a torn frame": met.torn.Load(), "retention": met.retained.Load(),
 		"compaction": met.compacted.Load(), "a duplicate": met.duplicates.Load(), "a fenced writer": met.fenced.Load(),
 		"a checkpoint": met.checkpoints.Load(), "a committed transaction": met.committed.Load(),
-		"an aborted transaction": met.aborted.Load(), "a transaction open over a restart": met.held.Load()}
+		"an aborted transaction": met.aborted.Load(), "a transaction open over a restart": met.held.Load(),
+		"records of an aborted transaction that compaction took": met.abortedGone.Load(), "markers that it took": met.markersGone.Load()}
 }
 
 func (w *world) count(e *Engine) {
@@ -334,14 +335,15 @@ var worldTopics = map[string]map[string]string{
 	"compact": {"cleanup.policy": "compact", "delete.retention.ms": "0", "min.cleanable.dirty.ratio": "0.1"},
 	"stamped": {"message.timestamp.type": "LogAppendTime"},
 
-	"txn":      nil,
-	"txnsized": {"retention.bytes": "6000"},
-	"txnstate": nil,
+	"txn":        nil,
+	"txnsized":   {"retention.bytes": "6000"},
+	"txncompact": {"cleanup.policy": "compact", "delete.retention.ms": "0", "min.cleanable.dirty.ratio": "0.1"},
+	"txnstate":   nil,
 }
 
 // prepare makes topics and producers that are not there yet.
 func (w *world) prepare(e *Engine) bool {
-	for _, name := range []string{"plain", "claimed", "sized", "compact", "stamped", "txn", "txnsized", "txnstate"} {
+	for _, name := range []string{"plain", "claimed", "sized", "compact", "stamped", "txn", "txnsized", "txncompact", "txnstate"} {
 		if _, ok := w.topics[name]; !ok && !w.create(e, name, 1+int32(w.rng.IntN(3)), worldTopics[name]) {
 			return false
 		}
@@ -366,7 +368,7 @@ func (w *world) create(e *Engine, name string, parts int32, config map[string]st
 	case err == nil:
 		wt := &worldTopic{id: t.ID, parts: parts, configs: map[string]bool{"": true}}
 		wt.compact, wt.retained = config["cleanup.policy"] == "compact", config["retention.bytes"] != ""
-		wt.txns = name == "txn" || name == "txnsized"
+		wt.txns = name == "txn" || name == "txnsized" || name == "txncompact"
 		w.mu.Lock()
 		w.topics[name] = wt
 		w.mu.Unlock()
@@ -374,7 +376,7 @@ func (w *world) create(e *Engine, name string, parts int32, config map[string]st
 	case errors.Is(err, eventlog.ErrTopicExists): // made in an earlier life, which ended before it could say so
 		wt := &worldTopic{id: t.ID, parts: t.Partitions, configs: map[string]bool{"": true}}
 		wt.compact, wt.retained = config["cleanup.policy"] == "compact", config["retention.bytes"] != ""
-		wt.txns = name == "txn" || name == "txnsized"
+		wt.txns = name == "txn" || name == "txnsized" || name == "txncompact"
 		w.mu.Lock()
 		w.topics[name] = wt
 		w.mu.Unlock()
@@ -444,13 +446,13 @@ func (w *world) appender(e *Engine, rng *rand.Rand) {
 	defer pending.Wait()
 	counts := map[eventlog.Part]int{}
 	for range 25 + rng.IntN(30) {
-		name, p := w.somePart(rng, "plain", "plain", "sized", "compact", "stamped", "txn")
+		name, p := w.somePart(rng, "plain", "plain", "sized", "compact", "stamped", "txn", "txncompact")
 		var bl eventlog.Builder
 		var recs []*sentRecord
 		for range 1 + rng.IntN(4) {
 			r := &sentRecord{part: p, stream: stream + name, n: counts[p]}
 			counts[p]++
-			if name == "compact" {
+			if name == "compact" || name == "txncompact" {
 				r.key = strconv.Itoa(rng.IntN(5))
 			}
 			value := w.note(rng, r)
@@ -827,7 +829,7 @@ func (w *world) reader(e *Engine, rng *rand.Rand, stop chan struct{}) {
 
 // fetch is Read by what clients fetch with.
 func (w *world) fetch(e *Engine, pos eventlog.Position, maxBytes int) (batches []*eventlog.Batch, err error) {
-	if pos.Topic == w.topicID("txn") || pos.Topic == w.topicID("txnsized") {
+	if pos.Topic == w.topicID("txn") || pos.Topic == w.topicID("txnsized") || pos.Topic == w.topicID("txncompact") {
 		f, err := e.FetchCommitted(pos.Part, pos.Offset, maxBytes, true)
 		if err != nil {
 			return nil, err
@@ -967,7 +969,7 @@ func (w *world) verifyPart(e *Engine, t *worldTopic, p eventlog.Part, found *raw
 		w.wrong("%v starts at %d; trimmed to %d, at most %d", p, start, trim.acked, trim.tried)
 	}
 	if t.txns {
-		log, order, err := w.scanTxnPart(e, p, start, found)
+		log, order, err := w.scanTxnPart(e, p, t, start, found)
 		if err != nil {
 			if !w.isCut() {
 				w.wrong("scan %v: %w", p, err)
@@ -976,8 +978,14 @@ func (w *world) verifyPart(e *Engine, t *worldTopic, p eventlog.Part, found *raw
 		}
 		w.mu.Lock()
 		defer w.mu.Unlock()
+		latest := map[string]int64{}
+		for _, o := range order {
+			if r := w.recs[log[o]]; t.compact && r != nil {
+				latest[r.key] = o
+			}
+		}
 		w.checkOrder(p, t, start, end, log, order)
-		w.checkNothingLost(p, t, start, log, nil)
+		w.checkNothingLost(p, t, start, log, latest)
 		return
 	}
 	log := map[int64]string{}

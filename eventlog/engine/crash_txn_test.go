@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -78,17 +79,22 @@ func (w *world) transact(e *Engine, rng *rand.Rand, tp *transactor) {
 
 // sendInTxn sends one batch and waits for its answer; false if there will be none.
 func (w *world) sendInTxn(e *Engine, rng *rand.Rand, tp *transactor) bool {
-	_, part := w.somePart(rng, "txn", "txn", "txnsized")
+	name, part := w.somePart(rng, "txn", "txn", "txnsized", "txncompact", "txncompact")
 	txn := tp.cur
 	b := &idempotentBatch{part: part}
 	var bl eventlog.Builder
 	var ids []string
 	for i := range 1 + rng.IntN(3) {
 		r := &sentRecord{part: part, stream: fmt.Sprintf("t%d", txn.n), n: len(txn.records) + i, txn: txn}
+		var key []byte
+		if name == "txncompact" {
+			r.key = strconv.Itoa(rng.IntN(5))
+			key = []byte(r.key)
+		}
 		value := w.note(rng, r)
 		id, _, _ := strings.Cut(string(value), "|")
 		ids = append(ids, id)
-		bl.Add(e.Now(), nil, value, nil)
+		bl.Add(e.Now(), key, value, nil)
 		b.recs = append(b.recs, r)
 	}
 	batch, _, err := bl.Batch(part, eventlog.None)
@@ -202,7 +208,8 @@ type rawTxns struct {
 }
 
 // scanTxnPart goes through a partition's bytes. It holds what readers are shown against them, and returns what of it is there for good.
-func (w *world) scanTxnPart(e *Engine, p eventlog.Part, start int64, found *rawTxns) (log map[int64]string, order []int64, err error) {
+// Of a compacted one they say that from what is stable on only: below it, there are no markers of what was committed, and it is shown that tells.
+func (w *world) scanTxnPart(e *Engine, p eventlog.Part, t *worldTopic, start int64, found *rawTxns) (log map[int64]string, order []int64, err error) {
 	log = map[int64]string{}
 	open := map[int64][]int64{}  // producer to the offsets of its records
 	begun := map[int64]int64{}   // producer to the first offset of its transaction
@@ -250,6 +257,11 @@ func (w *world) scanTxnPart(e *Engine, p eventlog.Part, start int64, found *rawT
 			}
 		}
 	}
+	if t.compact {
+		if err := w.compactedTxns(e, p, start, open, begun, values, aborted); err != nil {
+			return nil, nil, err
+		}
+	}
 	stable, pending := high, map[int64]bool{}
 	for _, first := range begun {
 		stable = min(stable, first)
@@ -277,6 +289,39 @@ func (w *world) scanTxnPart(e *Engine, p eventlog.Part, start int64, found *rawT
 	return log, order, w.shown(e, p, start, stable, log)
 }
 
+// compactedTxns puts right what the bytes of a compacted partition seem to say below what is stable: what is not shown was aborted, the rest
+// has ended. Whether that is so, the coordinator's records tell (verifyTxn).
+func (w *world) compactedTxns(e *Engine, p eventlog.Part, start int64, open map[int64][]int64, begun map[int64]int64, values map[int64]string,
+	aborted map[int64]struct{}) error {
+	ends, err := e.Ends(context.Background(), p.Topic)
+	if err != nil {
+		return err
+	}
+	stable := ends[p.Index]
+	shown, err := w.read(e, p, start, stable)
+	if err != nil {
+		return err
+	}
+	for o := range values {
+		if o >= stable {
+			continue
+		}
+		if delete(aborted, o); shown[o] == "" {
+			aborted[o] = struct{}{}
+		}
+	}
+	for id, offsets := range open {
+		if begun[id] < stable {
+			met.markersGone.Add(1)
+		}
+		open[id] = slices.DeleteFunc(offsets, func(o int64) bool { return o < stable })
+		if delete(begun, id); len(open[id]) > 0 {
+			begun[id] = open[id][0]
+		}
+	}
+	return nil
+}
+
 // shown holds what a reader is shown against what the bytes say.
 func (w *world) shown(e *Engine, p eventlog.Part, start, stable int64, log map[int64]string) error {
 	ctx := context.Background()
@@ -287,23 +332,9 @@ func (w *world) shown(e *Engine, p eventlog.Part, start, stable int64, log map[i
 	if ends[p.Index] != stable {
 		w.wrong("%v: %d is said to be stable, its bytes say %d", p, ends[p.Index], stable)
 	}
-	shown := map[int64]string{}
-	for at := start; at < stable; {
-		batches, next, err := e.Read(ctx, eventlog.Position{Part: p, Offset: at}, 3000)
-		if err != nil {
-			return err
-		}
-		for _, b := range batches {
-			w.sawBatch(b)
-			_ = b.Each(func(r *eventlog.Record) error {
-				shown[r.Offset], _, _ = strings.Cut(string(r.Value), "|")
-				return nil
-			})
-		}
-		if next <= at {
-			return fmt.Errorf("a read of %v at %d goes to %d", p, at, next)
-		}
-		at = next
+	shown, err := w.read(e, p, start, stable)
+	if err != nil {
+		return err
 	}
 	for o, v := range log {
 		if o < stable && shown[o] != v {
@@ -371,8 +402,33 @@ func (w *world) verifyTxn(txn *worldTxn, found *rawTxns, word string) {
 			wrong("its record %q has fate %d", id, fate)
 		} else if !there && w.topics["txn"].id == w.recs[id].part.Topic {
 			wrong("its record %q is lost", id)
+		} else if !there && want == txnAborted && w.topics["txncompact"].id == w.recs[id].part.Topic {
+			met.abortedGone.Add(1)
 		}
 	}
+}
+
+// read reads what is stable.
+func (w *world) read(e *Engine, p eventlog.Part, start, stable int64) (map[int64]string, error) {
+	shown := map[int64]string{}
+	for at := start; at < stable; {
+		batches, next, err := e.Read(context.Background(), eventlog.Position{Part: p, Offset: at}, 3000)
+		if err != nil {
+			return nil, err
+		}
+		for _, b := range batches {
+			w.sawBatch(b)
+			_ = b.Each(func(r *eventlog.Record) error {
+				shown[r.Offset], _, _ = strings.Cut(string(r.Value), "|")
+				return nil
+			})
+		}
+		if next <= at {
+			return nil, fmt.Errorf("a read of %v at %d goes to %d", p, at, next)
+		}
+		at = next
+	}
+	return shown, nil
 }
 
 func allBatches(e *Engine, p eventlog.Part) (all []*eventlog.Batch) {
