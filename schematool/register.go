@@ -135,7 +135,7 @@ func (r *Registry) Check(ctx context.Context, subject, version string, s *Schema
 		out.take(m)
 	}
 	if out.Level == "" {
-		out.Level, _, _ = r.Level(ctx, subject) //nolint:errcheck // not every account may ask
+		out.Level, _, _ = r.Level(ctx, subject) // not every account may ask
 	}
 	if answer.Is && version == "" {
 		if _, err := r.version(ctx, subject, Latest); hasCode(err, codeSubjectNotFound, codeVersionNotFound) {
@@ -174,7 +174,7 @@ func (v *Verdict) take(message string) {
 		case "path":
 			d.Path = value
 		case "oldSchemaVersion":
-			v.With, _ = strconv.Atoi(value) //nolint:errcheck // 0: it does not say
+			v.With, _ = strconv.Atoi(value) // 0: it does not say
 		case "compatibility":
 			v.Level = value
 		}
@@ -184,5 +184,5 @@ func (v *Verdict) take(message string) {
 	}
 }
 
-// ErrIncompatible: a schema cannot follow those of its subject.
+// ErrIncompatible says that a schema cannot follow those of its subject.
 var ErrIncompatible = errors.New("not compatible")

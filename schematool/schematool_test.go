@@ -36,7 +36,7 @@ func serve(t *testing.T) *Registry {
 	s := registry.NewServer(registry.ServerOptions{Registry: kept})
 	chain := identity.NewChain(&identity.Counts{})
 	chain.Add(identity.LinkAnonymous, identity.Everybody{})
-	go s.Serve(&registry.Door{Name: "test", Listener: l, Chain: chain}) //nolint:errcheck // Close ends it
+	go s.Serve(&registry.Door{Name: "test", Listener: l, Chain: chain})
 	t.Cleanup(func() { s.Close(context.Background()) })
 	return open(t, Options{URL: l.Addr().String()})
 }
