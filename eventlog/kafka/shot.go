@@ -121,17 +121,14 @@ func after(seq, n int32) int32 { return int32((int64(seq) + int64(n)) & (1<<31 -
 
 // hit answers the jobs of an accepted shot: its records lie one after the other.
 func (s *shot) hit(rooms *rooms) {
-	size := 0
-	for _, j := range s.jobs {
-		size += j.size
-	}
-	rooms.give(s.part, size)
-	at := s.base
+	size, at := 0, s.base
 	for _, j := range s.jobs {
 		n := int64(j.b.Len())
+		size += j.size
 		j.done(eventlog.Outcome{Base: at})
 		at += n
 	}
+	rooms.give(s.part, size)
 }
 
 // miss answers jobs alike.
