@@ -30,7 +30,7 @@ func jetStream(path string) kind {
 	}}
 }
 
-// publish runs a cell on NATS: a stream for each partition, and at most 4,096 records that are not acknowledged.
+// publish runs a cell on NATS: a stream for each partition, and at most 1,024 records that are not acknowledged.
 func (l *logBench) publish(s *logServer, c produceCell, at pace) (p produced, err error) {
 	path, err := natsProducer(l.peersDir)
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -173,7 +174,7 @@ func produceAll(b *bench) error {
 		if !strings.Contains(c.String(), l.cells) {
 			continue
 		}
-		of := map[string][]produced{}
+		of, began := map[string][]produced{}, time.Now()
 		l.found.produced[c] = of
 		for range b.runs {
 			for _, s := range l.servers {
@@ -189,6 +190,7 @@ func produceAll(b *bench) error {
 				of[s.kind.name] = append(of[s.kind.name], p)
 			}
 		}
+		fmt.Fprintf(os.Stderr, "A: %v took %v\n", c, time.Since(began).Round(time.Second))
 	}
 	l.found.peak = l.peaks()
 	l.produceTables()
@@ -254,7 +256,7 @@ func (l *logBench) produceTables() {
 		row := "| " + c.String()
 		for _, name := range names {
 			runs := l.found.produced[c][name]
-			if len(runs) == 0 {
+			if spreadOf(runs, produced.perCPU).mid == 0 {
 				row += " | –"
 				continue
 			}

@@ -13,8 +13,7 @@ type verdict struct {
 }
 
 // targets prints which of the targets that were measured are met.
-func (l *logBench) targets() {
-	vs := l.verdicts()
+func targets(vs []verdict) {
 	if len(vs) == 0 {
 		return
 	}

@@ -3,7 +3,8 @@
 //
 // Servers run one at a time in processes of their own, each run with a fresh folder, the kinds in turn, so that a change in the
 // machine's speed meets all of them. CPU seconds are the server's own (user and system); what the generator costs is not in them. Every
-// load numbers its messages, and what was lost, came twice or came late is in the tables. It prints tables in Markdown; it judges nothing.
+// load numbers its messages, and what was lost, came twice or came late is in the tables. It prints tables in Markdown; it judges
+// nothing, but for the log, whose targets it sets beside what was measured.
 package main
 
 import (
@@ -55,15 +56,16 @@ func main() {
 }
 
 type bench struct {
-	runs   int
-	pace   pace
-	bin    string
-	kinds  string // names, or empty
-	peers  []kind
-	ours   []kind
-	secure *authority
-	failed bool // one of ours
-	onLog  *logBench
+	runs      int
+	pace      pace
+	bin       string
+	kinds     string // names, or empty
+	peers     []kind
+	ours      []kind
+	secure    *authority
+	failed    bool // one of ours
+	onLog     *logBench
+	onCluster []verdict
 }
 
 // gaveUp notes that a load on a kind failed, and returns what its row says instead. The others go on.
@@ -114,7 +116,7 @@ func (b *bench) run(bin, beside, peers, only string) (err error) {
 		}
 		fmt.Fprintf(os.Stderr, "%s took %v, load %s\n", s.letter, time.Since(began).Round(time.Second), load())
 	}
-	b.onLog.targets()
+	targets(append(b.onLog.verdicts(), b.onCluster...))
 	if b.failed {
 		return errors.New("a run of millrace failed: see above")
 	}

@@ -23,7 +23,7 @@ var (
 	size      = flag.Int("size", 100, "bytes of a value")
 	producers = flag.Int("producers", 1, "")
 	streams   = flag.Int("streams", 1, "")
-	pending   = flag.Int("pending", 4096, "records of all producers that are not acknowledged")
+	pending   = flag.Int("pending", 1024, "records of all producers that are not acknowledged")
 	keys      = flag.Int("keys", 10_000, "how many devices")
 	warm      = flag.Duration("warm", time.Second, "before it counts")
 	window    = flag.Duration("window", 2*time.Second, "how long it counts")

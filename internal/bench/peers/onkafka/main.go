@@ -1,5 +1,5 @@
 // Command onkafka is what internal/bench measures Millrace on a Kafka cluster beside: a plain producer of the same records, and a bridge from an
-// MQTT broker as users write it. It also makes the topic, and counts what came to it.
+// MQTT broker as users write it. It also makes the topic, and tells what came to it.
 package main
 
 import (
@@ -37,7 +37,7 @@ var (
 
 func main() {
 	if len(os.Args) < 2 {
-		log.Fatal("produce, bridge, topic, or count")
+		log.Fatal("produce, bridge, topic, ends, or count")
 	}
 	what := os.Args[1]
 	_ = flag.CommandLine.Parse(os.Args[2:])
@@ -62,6 +62,12 @@ func main() {
 		check(err)
 	case "count":
 		count(cl)
+	case "ends":
+		ends, err := kadm.NewClient(cl).ListCommittedOffsets(context.Background(), *topic)
+		check(err)
+		sum := int64(0)
+		ends.Each(func(o kadm.ListedOffset) { sum += o.Offset })
+		_ = json.NewEncoder(os.Stdout).Encode(sum)
 	}
 }
 
