@@ -77,7 +77,7 @@ func (s *scrubber) at(rate int64) {
 // resume takes up what the last life has left: it reads the partitions in which damage was found, for somebody may have mended it.
 func (s *scrubber) resume() error {
 	notes := s.readScrub()
-	s.last = notes.LastPass
+	s.last = min(notes.LastPass, s.Now()) // the file has no checksum: a wrong bit must not put the next pass off for years
 	for _, d := range notes.Done {
 		if p := s.partOf(d.TopicID, d.Partition); p != nil {
 			s.done[p] = d.Next
