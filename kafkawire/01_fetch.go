@@ -520,5 +520,7 @@ func (e *fetchEncoder) finish(out *frame) {
 		size += len(c.raw)
 	}
 	binary.BigEndian.PutUint32(e.b, uint32(size-4))
-	out.bufs = append(out.bufs, e.b[from:])
+	if from < len(e.b) { // before version 12 a response may end with records
+		out.bufs = append(out.bufs, e.b[from:])
+	}
 }

@@ -596,7 +596,7 @@ func (o *outgoing) writeAll() error {
 	return nil
 }
 
-// write writes bytes. A client must take something within the stall timeout, not all of it.
+// write writes buffers, none of them empty. A client must take something within the stall timeout, not all of it.
 func (o *outgoing) write(bufs net.Buffers) error {
 	for o.left = bufs; len(o.left) > 0; {
 		o.c.nc.SetWriteDeadline(time.Now().Add(o.c.s.StallTimeout))

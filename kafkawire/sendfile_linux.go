@@ -86,6 +86,7 @@ func (o *outgoing) sendFile(span engine.Span) error {
 		}
 		s.span.Off, s.span.Size = s.span.Off+int64(s.n), s.span.Size-int64(s.n)
 		o.c.s.stats.bytesOut.Add(uint64(s.n))
+		o.c.s.stats.fromFiles.Add(uint64(s.n))
 	}
 	s.span = engine.Span{}
 	return nil
