@@ -56,14 +56,15 @@ type coordinator struct {
 	inTxns     map[int64]map[string]struct{} // groups with offsets in a producer's open transaction
 	topics     map[string]eventlog.TopicID   // topics that somebody committed in, and their ids then
 	nextForget time.Time
-	nextDue    time.Time // no group has anything due before; zero: none ever
+	dues       dues
 }
 
 // entry is one group and what waits for it.
 type entry struct {
 	g        *group.Group
 	queue    []input
-	deadline time.Time
+	deadline time.Time // when its timers have something to do; see dues
+	due      int
 
 	// While records are on their way:
 	out     group.Output
@@ -118,8 +119,7 @@ func (co *coordinator) restore(ctx context.Context) error {
 			delete(co.groups, name)
 			continue
 		}
-		e.deadline = e.g.Deadline()
-		co.expect(e.deadline)
+		co.dues.set(e, e.g.Deadline())
 		co.restoreTopics(e)
 	}
 	co.count.Store(int64(len(co.groups)))
@@ -245,39 +245,22 @@ func (co *coordinator) run(ctx context.Context) {
 
 func (co *coordinator) wait() { <-co.ended }
 
-// tick lets the groups do what is due and returns when to come back. Between two deadlines it looks at none of them.
+// tick lets the groups do what is due and returns when to come back. It looks at no other.
 func (co *coordinator) tick() time.Duration {
 	now := co.now()
 	if !co.nextForget.After(now) {
 		co.nextForget = now.Add(forgetEvery)
 		co.forget()
 	}
-	if co.nextDue.IsZero() || co.nextDue.After(now) {
-		return co.until(now)
-	}
-	co.nextDue = time.Time{}
-	for _, e := range co.groups {
-		if due := !e.deadline.IsZero() && !e.deadline.After(now); due && !e.busy {
+	for _, e := range co.dues.take(now) {
+		if !e.busy { // else it is looked at when what it wants written is
 			e.queue = append(e.queue, input{step: (*group.Group).Tick})
 			co.advance(e)
-		} else {
-			co.expect(e.deadline)
 		}
 	}
-	return co.until(now)
-}
-
-// expect makes sure that tick looks at the groups when t has come.
-func (co *coordinator) expect(t time.Time) {
-	if !t.IsZero() && (co.nextDue.IsZero() || t.Before(co.nextDue)) {
-		co.nextDue = t
-	}
-}
-
-func (co *coordinator) until(now time.Time) time.Duration {
 	next := co.nextForget
-	if !co.nextDue.IsZero() && co.nextDue.Before(next) {
-		next = co.nextDue
+	if due := co.dues.next(); !due.IsZero() && due.Before(next) {
+		next = due
 	}
 	return max(next.Sub(now), time.Millisecond)
 }
@@ -297,9 +280,9 @@ func (co *coordinator) advance(e *entry) {
 	if e.busy {
 		return
 	}
-	e.deadline = e.g.Deadline()
-	co.expect(e.deadline)
+	co.dues.set(e, e.g.Deadline())
 	if e.g.Forgettable() && len(e.queue) == 0 {
+		co.dues.set(e, time.Time{})
 		delete(co.groups, e.g.Name())
 	}
 	co.count.Store(int64(len(co.groups)))

@@ -145,6 +145,9 @@ type Group struct {
 
 	offsets  map[string]map[int32]Offset
 	nextLook time.Time // when to look for offsets that expired; zero: nothing could
+
+	due      time.Time // if dueKnown: Tick has nothing to do before
+	dueKnown bool
 }
 
 // New returns a group nobody knows yet.
@@ -174,6 +177,12 @@ func (g *Group) Forgettable() bool {
 func (g *Group) unwelcome() bool { return g.cfg.Full != nil && g.Forgettable() && g.cfg.Full() }
 
 func (g *Group) take() Output {
+	g.dueKnown = false
+	return g.keepDue()
+}
+
+// keepDue is take for a step that made nothing due sooner.
+func (g *Group) keepDue() Output {
 	out := g.out
 	g.out = Output{}
 	return out

@@ -45,7 +45,10 @@ func (g *Group) Commit(now time.Time, c Caller, req *kmsg.OffsetCommitRequest, r
 		resp.Topics = append(resp.Topics, rt)
 	}
 	g.reply(c.Ticket, resp)
-	return g.take()
+	if g.consumer != nil || g.nextLook.IsZero() {
+		return g.take()
+	}
+	return g.keepDue()
 }
 
 // mayCommit decides whether the sender owns what it commits. An offset without generation and member comes from an

@@ -65,6 +65,11 @@ func (g *Group) metadataRecord(assigned map[string][]byte) Record {
 
 func millis(d time.Duration) int32 { return int32(min(d.Milliseconds(), 1<<31-1)) }
 
+// isOffset tells of a record of ours whether it is of a committed offset.
+func (r Record) isOffset() bool {
+	return len(r.Key) > 1 && binary.BigEndian.Uint16(r.Key) == offsetKeyVersion
+}
+
 // NameOf returns the group that a record belongs to; ok is false for a record of a kind we do not know, as a newer Kafka may
 // have written.
 func NameOf(key []byte) (name string, ok bool) {

@@ -87,10 +87,12 @@ func (g *Group) Durable(now time.Time, out Output, err *kerr.Error) Output {
 		}
 		return g.take()
 	}
+	offsets := g.consumer == nil && !g.nextLook.IsZero()
 	for _, r := range out.Records {
 		if e := g.Replay(r); e != nil {
 			panic("group: cannot replay its own record: " + e.Error())
 		}
+		offsets = offsets && r.isOffset()
 	}
 	g.out.Replies = append(g.out.Replies, out.Replies...)
 	if out.assigned {
@@ -108,6 +110,9 @@ func (g *Group) Durable(now time.Time, out Output, err *kerr.Error) Output {
 		g.beginClassic()
 	}
 	g.downgrade()
+	if offsets && !out.assigned {
+		return g.keepDue()
+	}
 	return g.take()
 }
 
@@ -155,7 +160,10 @@ func (g *Group) Heartbeat(now time.Time, c Caller, req *kmsg.HeartbeatRequest) O
 		resp.ErrorCode = err.Code
 	}
 	g.reply(c.Ticket, resp)
-	return g.take()
+	if g.consumer != nil {
+		return g.take()
+	}
+	return g.keepDue()
 }
 
 func (g *Group) heartbeat(req *kmsg.HeartbeatRequest) *kerr.Error {

@@ -5,8 +5,16 @@ import "time"
 // expiryEvery is how often offsets are looked over: expiry is a matter of days, a look costs a walk over all of them.
 const expiryEvery = 10 * time.Minute
 
-// Deadline is when Tick has something to do next.
+// Deadline is when Tick has something to do next. A heartbeat or a commit only puts that off: so as not to go through ten thousand
+// members for each, Tick then comes once too early.
 func (g *Group) Deadline() time.Time {
+	if !g.dueKnown {
+		g.due, g.dueKnown = g.nextDue(), true
+	}
+	return g.due
+}
+
+func (g *Group) nextDue() time.Time {
 	var next time.Time
 	sooner := func(t time.Time) {
 		if !t.IsZero() && (next.IsZero() || t.Before(next)) {
@@ -103,7 +111,7 @@ func (g *Group) endInitialDelay() {
 
 // Restored ends the replay at start-up: every member gets a whole session to be heard of.
 func (g *Group) Restored(now time.Time) {
-	g.now = now
+	g.now, g.dueKnown = now, false
 	for _, m := range g.members {
 		g.alive(m)
 	}

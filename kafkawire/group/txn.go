@@ -113,6 +113,7 @@ func (g *Group) Pend(producer int64, r Record) error {
 	if g.txns[producer][topic] == nil {
 		g.txns[producer][topic] = map[int32]*pendingOffset{}
 	}
+	g.dueKnown = false
 	g.pended++
 	g.txns[producer][topic][partition] = &pendingOffset{Offset: *o, order: g.pended}
 	return nil
@@ -120,6 +121,7 @@ func (g *Group) Pend(producer int64, r Record) error {
 
 // EndTxn ends a producer's transaction: its offsets count, or never were.
 func (g *Group) EndTxn(producer int64, commit bool) {
+	g.dueKnown = false
 	ended := g.txns[producer]
 	delete(g.txns, producer)
 	if !commit {
