@@ -71,7 +71,7 @@ bench: build ## measure beside other brokers in the same run
 bench-mqtt: build ## the MQTT part of it: Mosquitto, mochi and NATS beside us, about fifteen minutes. make bench-mqtt ONLY=cf runs two scenarios of it
 	scripts/bench -only $(or $(ONLY),abcdefghijmnoq)
 
-bench-kafka: build ## on a Kafka cluster of three brokers, which it starts: beside a plain producer, beside Mosquitto with a bridge, and a minute's hang
+bench-kafka: build ## on a Kafka cluster of three brokers, which it starts, about twelve minutes: beside a plain producer, beside Mosquitto with a bridge, kill -9, and a minute's hang
 	scripts/bench-kafka -only $(or $(ONLY),tuv)
 
 bench-log: build ## the log beside Apache Kafka (Java; Maven the first time) and NATS JetStream, about twenty-five minutes. make bench-log ONLY=A runs one load of it
