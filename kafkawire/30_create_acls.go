@@ -19,7 +19,7 @@ func createACLs(c *conn, req *kmsg.CreateACLsRequest) kmsg.Response {
 	resp := kmsg.NewPtrCreateACLsResponse()
 	refusal := c.mayACL(kmsg.ACLOperationAlter)
 	var add []acl.Binding
-	var of []int // results that stand and fall with the write
+	var of []int // the results of those
 	for i := range req.Creations {
 		r := kmsg.NewCreateACLsResponseResult()
 		b, wrong := binding(&req.Creations[i])
@@ -36,13 +36,14 @@ func createACLs(c *conn, req *kmsg.CreateACLsRequest) kmsg.Response {
 	if refusal != nil || len(add) == 0 {
 		return resp
 	}
-	failed := c.s.acls.create(c.ctx, c.account(), add)
-	for _, i := range of {
-		failed.set(&resp.Results[i].ErrorCode, &resp.Results[i].ErrorMessage)
+	made := 0
+	for at, failed := range c.s.acls.create(c.ctx, c.account(), add) {
+		r := &resp.Results[of[at]]
+		if failed.set(&r.ErrorCode, &r.ErrorMessage); failed == nil {
+			made++
+		}
 	}
-	if failed == nil {
-		c.s.Logger.Info("kafka: ACLs created", "by", c.account(), "count", len(add))
-	}
+	c.s.Logger.Info("kafka: ACLs created", "by", c.account(), "count", made)
 	return resp
 }
 

@@ -12,16 +12,10 @@ func init() {
 	register(1, 3, "[ i8 ns i8 ns ns i8 i8 ]", deleteACLs)
 }
 
-// maxDeleteFilters bounds a request, each of whose filters is compared with each ACL.
-const maxDeleteFilters = 1000
-
 func deleteACLs(c *conn, req *kmsg.DeleteACLsRequest) kmsg.Response {
 	resp := kmsg.NewPtrDeleteACLsResponse()
 	resp.Results = make([]kmsg.DeleteACLsResponseResult, len(req.Filters))
 	refusal := c.mayACL(kmsg.ACLOperationAlter)
-	if refusal == nil && len(req.Filters) > maxDeleteFilters {
-		refusal = refuse(kerr.InvalidRequest, "too many filters in one request")
-	}
 	var filters []acl.Filter
 	var of []int
 	for i := range req.Filters {
@@ -41,14 +35,11 @@ func deleteACLs(c *conn, req *kmsg.DeleteACLsRequest) kmsg.Response {
 	if refusal != nil || len(filters) == 0 {
 		return resp
 	}
-	removed, failed := c.s.acls.remove(c.ctx, filters)
 	count := 0
-	for at, i := range of {
-		r := &resp.Results[i]
-		if failed.set(&r.ErrorCode, &r.ErrorMessage); failed != nil {
-			continue
-		}
-		for _, b := range removed[at] {
+	for at, gone := range c.s.acls.remove(c.ctx, filters) {
+		r := &resp.Results[of[at]]
+		gone.refusal.set(&r.ErrorCode, &r.ErrorMessage)
+		for _, b := range gone.bindings {
 			m := kmsg.NewDeleteACLsResponseResultMatchingACL()
 			m.ResourceType, m.ResourcePatternType, m.ResourceName = b.Resource, b.Pattern, b.Name
 			m.Principal, m.Host, m.Operation, m.PermissionType = b.Principal, b.Host, b.Operation, b.Permission
@@ -56,8 +47,6 @@ func deleteACLs(c *conn, req *kmsg.DeleteACLsRequest) kmsg.Response {
 			count++
 		}
 	}
-	if failed == nil {
-		c.s.Logger.Info("kafka: ACLs deleted", "by", c.account(), "count", count)
-	}
+	c.s.Logger.Info("kafka: ACLs deleted", "by", c.account(), "count", count)
 	return resp
 }

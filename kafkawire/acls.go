@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -70,52 +71,100 @@ func (a *acls) compile() {
 	a.epoch.Add(1)
 }
 
-// create adds bindings. Those that are there already are no error.
-func (a *acls) create(ctx context.Context, by string, add []acl.Binding) *refusal {
+// create adds bindings, and says of each why it was not. Those that are there already are no error.
+func (a *acls) create(ctx context.Context, by string, add []acl.Binding) []*refusal {
 	a.changing.Lock()
 	defer a.changing.Unlock()
+	refusals := make([]*refusal, len(add))
 	value, err := json.Marshal(written{a.book.now().UTC(), by})
 	if err != nil {
-		return refused(err)
+		return slices.Repeat([]*refusal{refused(err)}, len(add))
 	}
+	fresh := map[acl.Binding]int{} // where their entries are
 	var entries []entryOf
-	for i := range add {
-		if _, there := a.bindings[add[i]]; !there {
-			entries = append(entries, entryOf{add[i].Key(), value})
+	full := refuse(kerr.PolicyViolation, fmt.Sprintf("there are %d ACLs, which is all there may be", maxACLs))
+	for i, b := range add {
+		_, there := a.bindings[b]
+		if _, twice := fresh[b]; there || twice {
+			continue
+		}
+		if len(a.bindings)+len(entries) >= maxACLs {
+			refusals[i] = full
+			continue
+		}
+		fresh[b] = len(entries)
+		entries = append(entries, entryOf{b.Key(), value})
+	}
+	done, failed := a.change(ctx, entries)
+	for i, b := range add {
+		if at, ok := fresh[b]; ok && at >= done && refusals[i] == nil {
+			refusals[i] = failed
 		}
 	}
-	if len(a.bindings)+len(entries) > maxACLs {
-		return refuse(kerr.PolicyViolation, fmt.Sprintf("that would make more than %d ACLs", maxACLs))
-	}
-	return a.change(ctx, entries)
+	return refusals
+}
+
+// Bounds of one removal: filters that have to be compared with each ACL, and ACLs that are named in the answer, by each filter that means them.
+const (
+	maxComparisons = 1000
+	maxNamed       = 100_000
+)
+
+// removal is what became of a filter.
+type removal struct {
+	bindings []acl.Binding
+	refusal  *refusal
 }
 
 // remove deletes the bindings that filters mean, and returns them, filter by filter.
-func (a *acls) remove(ctx context.Context, filters []acl.Filter) (removed [][]acl.Binding, refusal *refusal) {
+func (a *acls) remove(ctx context.Context, filters []acl.Filter) []removal {
 	a.changing.Lock()
 	defer a.changing.Unlock()
-	gone := once[acl.Binding]{}
+	gone := map[acl.Binding]int{}
+	out := make([]removal, len(filters))
 	var entries []entryOf
+	compared, named := 0, 0
 	for i := range filters {
-		matching := a.set.Load().Matching(&filters[i])
-		removed = append(removed, matching)
-		for _, b := range matching {
-			if gone.first(b) {
+		b, one := filters[i].One()
+		switch _, there := a.bindings[b]; {
+		case one && there:
+			out[i].bindings = []acl.Binding{b}
+		case one:
+		case compared >= maxComparisons || named >= maxNamed:
+			out[i].refusal = refuse(kerr.InvalidRequest, "too many ACLs are asked for in one request: send this filter in another one")
+		default:
+			compared++
+			out[i].bindings = a.set.Load().Matching(&filters[i])
+		}
+		named += len(out[i].bindings)
+		for _, b := range out[i].bindings {
+			if _, twice := gone[b]; !twice {
+				gone[b] = len(entries)
 				entries = append(entries, entryOf{b.Key(), nil})
 			}
 		}
 	}
-	return removed, a.change(ctx, entries)
+	done, failed := a.change(ctx, entries)
+	if failed == nil {
+		return out
+	}
+	for i := range out {
+		if slices.ContainsFunc(out[i].bindings, func(b acl.Binding) bool { return gone[b] >= done }) {
+			out[i] = removal{refusal: failed}
+		}
+	}
+	return out
 }
 
-func (a *acls) change(ctx context.Context, entries []entryOf) *refusal {
+// change writes entries and has them be in force: those that are durable, if not all are.
+func (a *acls) change(ctx context.Context, entries []entryOf) (done int, failed *refusal) {
 	if len(entries) == 0 {
-		return nil
+		return 0, nil
 	}
 	if mutant(mutantUnwritten) {
-		return refused(a.forget(entries))
+		return len(entries), refused(a.forget(entries))
 	}
-	err := a.book.write(ctx, entries)
+	done, err := a.book.write(ctx, entries)
 	a.compile()
-	return refused(err)
+	return done, refused(err)
 }

@@ -35,8 +35,30 @@ func (b *book) open(ctx context.Context) error {
 	return err
 }
 
-// write appends records as one batch, and takes them in once they are durable.
-func (b *book) write(ctx context.Context, entries []entryOf) error {
+// bookBatch bounds a batch of a book, in bytes of keys and values: well below what the log takes.
+const bookBatch = 256 << 10
+
+// write appends records and takes them in, those that are durable. Where there are many it takes several batches, and written says how many of
+// the entries there are when one of them fails; those of one batch stand and fall together.
+func (b *book) write(ctx context.Context, entries []entryOf) (written int, err error) {
+	for written < len(entries) {
+		n, size := 0, 0
+		for _, e := range entries[written:] {
+			if size += len(e.key) + len(e.value); n > 0 && size > bookBatch {
+				break
+			}
+			n++
+		}
+		if err := b.append(ctx, entries[written:written+n]); err != nil {
+			return written, err
+		}
+		written += n
+	}
+	return written, nil
+}
+
+// append is write of one batch.
+func (b *book) append(ctx context.Context, entries []entryOf) error {
 	part, err := ownTopic(ctx, b.log, b.name, nil)
 	if err != nil {
 		return err

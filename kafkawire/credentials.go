@@ -129,7 +129,7 @@ func (c *credentials) keepSecret(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return c.book.write(ctx, []entryOf{{key, value}})
+	return c.book.append(ctx, []entryOf{{key, value}})
 }
 
 // find returns what a login is to be checked against: of a name that there is not, what nobody can pass.
@@ -214,7 +214,7 @@ func (c *credentials) set(ctx context.Context, by string, changes []change) *ref
 		}
 		entries = append(entries, e)
 	}
-	return refused(c.book.write(ctx, entries))
+	return refused(c.book.append(ctx, entries))
 }
 
 const noCredential = "there is no such credential"

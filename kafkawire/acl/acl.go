@@ -170,6 +170,15 @@ func (f *Filter) Matches(b *Binding) bool {
 		f.names(b)
 }
 
+// One is the only binding that a filter can mean; false: it can mean several.
+func (f *Filter) One() (b Binding, ok bool) {
+	if f.Resource <= kmsg.ACLResourceTypeAny || f.Operation <= kmsg.ACLOperationAny || f.Permission <= kmsg.ACLPermissionTypeAny ||
+		f.Pattern != kmsg.ACLResourcePatternTypeLiteral && f.Pattern != kmsg.ACLResourcePatternTypePrefixed || f.Name == nil || f.Principal == nil || f.Host == nil {
+		return b, false
+	}
+	return Binding{Resource: f.Resource, Pattern: f.Pattern, Name: *f.Name, Principal: *f.Principal, Host: *f.Host, Operation: f.Operation, Permission: f.Permission}, true
+}
+
 func (f *Filter) names(b *Binding) bool {
 	switch f.Pattern {
 	case kmsg.ACLResourcePatternTypeAny:
