@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -284,7 +285,11 @@ func (l *logBench) openTable(runs map[string][]openRun, follow bool) {
 		what = "consumed p50 ms | p99 ms | " + what
 	}
 	fmt.Println("| server | records/s | " + what + " | records per CPU second of the server, thousands | the disk's fdatasync before: p50 / p99 ms | its own p99 | sent late p50 / p99 ms |")
-	fmt.Println("| --- | --- | --- | --- | --- | --- | --- |" + map[bool]string{true: " --- | --- |"}[follow])
+	columns := 8
+	if follow {
+		columns += 2
+	}
+	fmt.Println("|" + strings.Repeat(" --- |", columns))
 	for _, s := range l.kafkas() {
 		rs := runs[s.kind.name]
 		if len(rs) == 0 {
