@@ -24,6 +24,7 @@ const (
 	carriedTimeout = time.Minute // of a transaction in whose partitions devices wait for what follows
 	heldLong       = time.Minute // an open transaction older than that is worth a warning
 	maxTxnParts    = 2000        // partitions of one transaction: its end is one commit
+	maxAllTxnParts = 500_000     // of all of them together: what is open is in memory
 	txnTickAtLeast = 10 * time.Second
 )
 
@@ -51,7 +52,7 @@ type transactions struct {
 func newTransactions(ctx context.Context, o *Options, groups *coordinator) (*transactions, error) {
 	ts := &transactions{
 		log: o.Engine, now: o.Now, logger: o.Logger, maxIDs: o.MaxTransactionalIDs, carries: o.Carries, groups: groups,
-		cfg:  &txn.Config{MaxTimeout: o.MaxTransactionTimeout, Expiry: o.TransactionalIDExpiry, MaxParts: maxTxnParts},
+		cfg:  &txn.Config{MaxTimeout: o.MaxTransactionTimeout, Expiry: o.TransactionalIDExpiry, MaxParts: maxTxnParts, Room: &txn.Room{Parts: maxAllTxnParts}},
 		wake: make(chan struct{}, 1), ended: make(chan struct{}), ids: map[string]*txn.Txn{},
 	}
 	var err error

@@ -54,7 +54,7 @@ func NameOf(key []byte) (id string, ok bool) {
 // Replay changes the id by one of its records.
 func (t *Txn) Replay(r Record) error {
 	if r.Value == nil {
-		*t = *New(t.id, t.cfg)
+		t.reset()
 		return nil
 	}
 	if len(r.Value) < 2 || r.Value[0] != 0 || r.Value[1] > valueVersion {
@@ -92,7 +92,8 @@ func (t *Txn) Replay(r Record) error {
 	default:
 		return fmt.Errorf("transactional id %q: a record of state %d", t.id, p.state)
 	}
-	t.p, t.busy = p, false
+	t.put(p)
+	t.busy = false
 	return nil
 }
 

@@ -52,6 +52,24 @@ type Config struct {
 	MaxTimeout time.Duration // what a producer may ask for as its transactions' timeout
 	Expiry     time.Duration // an id that nobody used for so long is forgotten
 	MaxParts   int           // partitions of one transaction
+	Room       *Room         // for those of all of them together; nil: there is no bound
+}
+
+// Room is shared by transactional ids, which are used in turn. What was open at a restart may be more than it has.
+type Room struct {
+	Parts int // that there may be
+	taken int
+}
+
+// Taken is how many there are.
+func (r *Room) Taken() int { return r.taken }
+
+// put makes p the producer, and counts its partitions instead of those of the one before.
+func (t *Txn) put(p producer) {
+	if t.cfg.Room != nil {
+		t.cfg.Room.taken += len(p.parts) - len(t.p.parts)
+	}
+	t.p = p
 }
 
 // Part is a partition by its topic's name, as records have it.
@@ -206,12 +224,18 @@ func (t *Txn) Settle(out Output, written bool) {
 	if !written {
 		return
 	}
-	if t.p = *out.next; t.p.state != Ongoing {
+	if t.put(*out.next); t.p.state != Ongoing {
 		t.cap = 0
 	}
 	if t.p.state == Dead {
-		*t = *New(t.id, t.cfg)
+		t.reset()
 	}
+}
+
+// reset has the id be as if nobody had used it.
+func (t *Txn) reset() {
+	t.put(New(t.id, t.cfg).p)
+	t.busy, t.cap = false, 0
 }
 
 // mine refuses who does not have the id.
@@ -242,11 +266,15 @@ func (t *Txn) Add(now time.Time, id int64, epoch, version int16, limit time.Dura
 	if added == 0 {
 		return Output{}, nil
 	}
-	if len(t.p.parts)+added > t.cfg.MaxParts {
+	room := t.cfg.Room
+	if len(t.p.parts)+added > t.cfg.MaxParts || room != nil && room.taken+added > room.Parts {
 		return Output{}, kerr.PolicyViolation
 	}
 	if t.p.state != Ongoing {
 		t.p.state, t.p.parts, t.p.started, t.cap = Ongoing, map[Part]struct{}{}, now, 0
+	}
+	if room != nil {
+		room.taken += added
 	}
 	for _, p := range parts {
 		t.p.parts[p] = struct{}{}

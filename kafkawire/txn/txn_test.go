@@ -392,3 +392,57 @@ func TestReplayBelievesNoClaims(t *testing.T) {
 		}
 	}
 }
+
+// All transactions together have so many partitions; those that end make room, however they do.
+func TestRoom(t *testing.T) {
+	c := *cfg
+	c.Room = &Room{Parts: 3}
+	begin := func(id string, producer int64) *Txn {
+		x := New(id, &c)
+		out, err := x.Init(t0, time.Minute, -1, -1, producer)
+		if err != nil {
+			t.Fatal(err)
+		}
+		x.Settle(out, true)
+		return x
+	}
+	a, b := begin("a", 1), begin("b", 2)
+	add := func(x *Txn, want *kerr.Error, parts ...Part) Output {
+		t.Helper()
+		id, epoch := x.Producer()
+		out, err := x.Add(t0, id, epoch, 2, 0, parts...)
+		if err != want {
+			t.Errorf("%s: %v, want %v", x.ID(), err, want)
+		}
+		return out
+	}
+	kept := add(a, nil, pa, pb)
+	add(a, nil, pa) // it has that
+	add(b, kerr.PolicyViolation, pa, pb)
+	add(b, nil, pa)
+	add(b, kerr.PolicyViolation, pb)
+	id, epoch := a.Producer()
+	out, err := a.End(t0, id, epoch, 2, true, -1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.Settle(out, false)
+	add(b, kerr.PolicyViolation, pb) // what is not written has not ended
+	if out, err = a.End(t0, id, epoch, 2, true, -1); err != nil {
+		t.Fatal(err)
+	}
+	a.Settle(out, true)
+	add(b, nil, pb)
+	// One that takes too long, and its successor.
+	b.Settle(b.Tick(t0.Add(time.Hour), 9), true)
+	if c.Room.Taken() != 0 {
+		t.Errorf("%d are taken", c.Room.Taken())
+	}
+	// What is restored counts, and goes with its tombstone.
+	if err := b.Replay(*kept.Record); err != nil || c.Room.Taken() != 2 {
+		t.Errorf("%v, %d are taken", err, c.Room.Taken())
+	}
+	if err := b.Replay(Record{Key: kept.Record.Key}); err != nil || c.Room.Taken() != 0 {
+		t.Errorf("%v, %d are taken", err, c.Room.Taken())
+	}
+}
