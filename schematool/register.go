@@ -132,7 +132,9 @@ func (r *Registry) Check(ctx context.Context, subject, version string, s *Schema
 	}
 	out.Compatible = answer.Is
 	for _, m := range answer.Messages {
-		out.take(m)
+		if m != "" {
+			out.take(m)
+		}
 	}
 	if out.Level == "" {
 		out.Level, _, _ = r.Level(ctx, subject) // not every account may ask
