@@ -124,13 +124,14 @@ func (ts *topics) refresh(ctx context.Context) error {
 	return nil
 }
 
-// anyBroker asks the client, which asks one broker after the other. One that hangs has only so long.
+// anyBroker asks the client, which asks one broker after the other. One that hangs has only so long; one that hangs up at once may be down behind a proxy.
 func anyBroker[T any](ctx context.Context, times int, ask func(context.Context) (T, error)) (answer T, err error) {
 	for n := 0; ; n++ {
 		short, cancel := context.WithTimeout(ctx, askPatience)
 		answer, err = ask(short)
 		cancel()
-		if err == nil || ctx.Err() != nil || n >= times || !errors.Is(err, context.DeadlineExceeded) {
+		var hungUp *kgo.ErrFirstReadEOF
+		if err == nil || ctx.Err() != nil || n >= times || !errors.Is(err, context.DeadlineExceeded) && !errors.As(err, &hungUp) {
 			return answer, err
 		}
 	}
