@@ -11,6 +11,7 @@ import (
 	"github.com/millrace-io/millrace/eventlog/kafka"
 	"github.com/millrace-io/millrace/metrics"
 	"github.com/millrace-io/millrace/route"
+	"github.com/millrace-io/millrace/spill"
 )
 
 // clusterWords says what a state of the cluster means to who operates the node.
@@ -78,7 +79,10 @@ func (n *Node) clusterCheck() (c console.Check) {
 			if st.Full {
 				c.Detail += ", and no more are taken"
 			}
-			if st.Err != nil {
+			switch {
+			case errors.Is(st.Err, spill.ErrUnreadable):
+				c.Detail += fmt.Sprintf("; damaged: %v (docs/on-kafka.md says how to go on)", st.Err)
+			case st.Err != nil:
 				c.Detail += fmt.Sprintf(" (%v)", st.Err)
 			}
 		}()

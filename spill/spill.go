@@ -53,6 +53,9 @@ const (
 // ErrFull says that a message was refused because the spill is full.
 var ErrFull = errors.New("the spill is full")
 
+// ErrUnreadable says that something which waits cannot be read back: the local disk is damaged. Its partition waits for somebody to mend that, the others go on.
+var ErrUnreadable = errors.New("the local disk does not give back what waits there")
+
 // Options say how a Spill is built.
 type Options struct {
 	Local   *eventlog.Log // its own; Close closes it

@@ -3,6 +3,7 @@ package spill
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"hash/fnv"
 	"math/rand/v2"
@@ -394,7 +395,7 @@ func TestUnreadable(t *testing.T) {
 	bad.Store(true)
 	end()
 	r.until("the others are drained, and the error is told", func(st Stats) bool {
-		return st.Messages > 0 && st.Messages <= uint64(before[1]) && st.Err != nil
+		return st.Messages > 0 && st.Messages <= uint64(before[1]) && errors.Is(st.Err, ErrUnreadable)
 	})
 	tp := r.s.byName["t"]
 	tp.moving.Lock()

@@ -262,7 +262,10 @@ func (t *topic) fail(err error) {
 	if t.s.ctx.Err() != nil {
 		return
 	}
-	if t.err == nil {
+	switch unread := errors.Is(err, ErrUnreadable); {
+	case unread && !errors.Is(t.err, ErrUnreadable):
+		t.s.o.Logger.Error("the local disk does not give back what waits there for the cluster", "topic", t.name, "err", err)
+	case !unread && t.err == nil:
 		t.s.o.Logger.Warn("the cluster does not take what waits on the local disk", "topic", t.name, "err", err)
 	}
 	t.err = err
@@ -535,7 +538,7 @@ func (t *topic) gather(ctx context.Context) (took []int, unread error) {
 		}
 		batches, next, err := t.s.o.Local.Read(ctx, eventlog.Position{Part: t.part(i), Offset: from}, laneBytes)
 		if err != nil {
-			unread = fmt.Errorf("read what waits in partition %d on the local disk: %w", i, err)
+			unread = fmt.Errorf("%w: partition %d of topic %q: %w", ErrUnreadable, i, t.name, err)
 			continue
 		}
 		if alone && len(batches) > 1 {
