@@ -30,6 +30,7 @@ var onLog = []scenario{
 type logBench struct {
 	*bench
 	cells    string  // of the produce load, which to run; empty: all
+	unacked  int     // bytes of all its clients
 	gb       float64 // what a server holds that is killed
 	peersDir string  // where NATS is
 

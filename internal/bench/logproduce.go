@@ -40,6 +40,7 @@ type produced struct {
 	size    int
 	elapsed time.Duration
 	cpu     time.Duration
+	batch   float64 // records of a batch, on average over the whole run; 0: not known
 }
 
 func (p produced) rate() float64 { return float64(p.records) / p.elapsed.Seconds() }
@@ -57,13 +58,22 @@ const (
 	deviceKeys = 10_000
 )
 
-// buffer is four batches of each partition for a client, at most 128 MiB for all clients.
-func (c produceCell) buffer() int {
-	return max(256<<10, min(4*batchBytes*c.partitions, 128<<20/c.producers))
+// buffer is four batches of each partition for a client, with a bound for all clients.
+func (c produceCell) buffer(all int) int {
+	return max(256<<10, min(4*batchBytes*c.partitions, all/c.producers))
 }
 
-func producer(address, topic string, buffer int) (*kgo.Client, error) {
-	return kgo.NewClient(kgo.SeedBrokers(address), kgo.DefaultProduceTopic(topic), kgo.RequiredAcks(kgo.AllISRAcks()),
+// batches counts what clients send.
+type batches struct{ sent, records atomic.Int64 }
+
+// OnProduceBatchWritten is a hook of the client.
+func (b *batches) OnProduceBatchWritten(_ kgo.BrokerMetadata, _ string, _ int32, m kgo.ProduceBatchMetrics) {
+	b.sent.Add(1)
+	b.records.Add(int64(m.NumRecords))
+}
+
+func producer(address, topic string, buffer int, b *batches) (*kgo.Client, error) {
+	return kgo.NewClient(kgo.WithHooks(b), kgo.SeedBrokers(address), kgo.DefaultProduceTopic(topic), kgo.RequiredAcks(kgo.AllISRAcks()),
 		kgo.ProducerBatchCompression(kgo.NoCompression()), kgo.ProducerBatchMaxBytes(batchBytes), kgo.ProducerLinger(linger),
 		kgo.MaxBufferedRecords(1<<24), kgo.MaxBufferedBytes(buffer))
 }
@@ -92,11 +102,12 @@ func (l *logBench) produce(s *logServer, c produceCell, at pace) (p produced, er
 		settle()
 		var from time.Duration
 		p.size = c.size
-		count, elapsed, acked, err := produceLoad(s.kafka, topic, c, at, func() { from = s.cpu() }, func() { p.cpu = s.cpu() - from })
+		var b batches
+		count, elapsed, acked, err := produceLoad(s.kafka, topic, c, c.buffer(l.unacked), at, &b, func() { from = s.cpu() }, func() { p.cpu = s.cpu() - from })
 		if err != nil {
 			return err
 		}
-		p.records, p.elapsed = count, elapsed
+		p.records, p.elapsed, p.batch = count, elapsed, float64(b.records.Load())/float64(max(b.sent.Load(), 1))
 		return s.holds(topic, acked)
 	})
 	if err != nil {
@@ -115,7 +126,7 @@ func (s *logServer) holds(topic string, acked int64) error {
 }
 
 // produceLoad has the clients of a cell produce until the window is over, and counts what was acknowledged in it, and in all.
-func produceLoad(address, topic string, c produceCell, at pace, begin, end func()) (count int64, elapsed time.Duration, acked int64, err error) {
+func produceLoad(address, topic string, c produceCell, buffer int, at pace, b *batches, begin, end func()) (count int64, elapsed time.Duration, acked int64, err error) {
 	var clients []*kgo.Client
 	defer func() {
 		for _, cl := range clients {
@@ -123,7 +134,7 @@ func produceLoad(address, topic string, c produceCell, at pace, begin, end func(
 		}
 	}()
 	for range c.producers {
-		cl, err := producer(address, topic, c.buffer())
+		cl, err := producer(address, topic, buffer, b)
 		if err != nil {
 			return 0, 0, 0, err
 		}
@@ -248,7 +259,7 @@ func (l *logBench) produceTables() {
 		fmt.Printf("%s | %s | %s |\n", row, ours.times(of(namedKafka)), ours.times(of(kafkaSynced)))
 	}
 	fmt.Println()
-	fmt.Println("The same: thousands of records per second / CPU seconds of the server per million records / per GB of values:")
+	fmt.Println("The same: thousands of records per second / CPU seconds of the server per million records / per GB of values / records of a batch:")
 	fmt.Println()
 	fmt.Println("| value, producers → partitions | " + strings.Join(names, " | ") + " |")
 	fmt.Println("|" + strings.Repeat(" --- |", len(names)+1))
@@ -261,6 +272,9 @@ func (l *logBench) produceTables() {
 				continue
 			}
 			row += fmt.Sprintf(" | %.0f / %.2f / %.2f", spreadOf(runs, produced.rate).mid/1e3, spreadOf(runs, produced.perMillion).mid, spreadOf(runs, produced.perGB).mid)
+			if batch := spreadOf(runs, func(p produced) float64 { return p.batch }).mid; batch > 0 {
+				row += fmt.Sprintf(" / %.0f", batch)
+			}
 		}
 		fmt.Println(row + " |")
 	}

@@ -31,6 +31,7 @@ func main() {
 	peers := flag.String("peers", ".bench/peers", "folder with the binaries mochi and nats-server")
 	others := flag.String(othersFlag, "", "for a scenario's own use: be the clients of a broker at this address")
 	cells := flag.String("cells", "", "scenario A: only cells whose name has this in it, such as \"100 B\" or \"1000 B, 64 → 16\"")
+	unacked := flag.Int("unacked", 128, "scenario A: how many MiB all clients together have unacknowledged at most; with more, batches to many partitions are fuller")
 	gb := flag.Float64("gb", 20, "scenario F: how many GB of values a server holds when it is killed")
 	flag.Parse()
 	if *others != "" {
@@ -41,7 +42,7 @@ func main() {
 		return
 	}
 	b := &bench{runs: *runs, pace: pace{time.Second, *window}, kinds: *kinds}
-	b.onLog = &logBench{bench: b, cells: *cells, gb: *gb, peersDir: *peers}
+	b.onLog = &logBench{bench: b, cells: *cells, unacked: *unacked << 20, gb: *gb, peersDir: *peers}
 	context.AfterFunc(interrupted, func() {
 		time.Sleep(time.Second) // the servers are killed meanwhile
 		b.onLog.clean()
