@@ -3,6 +3,8 @@ package app
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"strings"
@@ -45,7 +47,7 @@ rules:
   - {who: root,    allow: manage, cluster: true}
 `
 
-func newVault(t *testing.T) *vault {
+func newVault(t *testing.T, change ...func(*config.Kafka)) *vault {
 	v := &vault{porch: newPorch(t), keys: newKeys(t), signer: newSigner(t, "k1")}
 	v.token = v.porch.token("loader")
 	v.edit(func(f *identity.File) error {
@@ -61,6 +63,9 @@ func newVault(t *testing.T) *vault {
 	c.Policy = config.Policy{File: config.File(v.policy)}
 	c.Listeners.Kafka[0].TLS = v.keys.listener(true).TLS
 	c.Listeners.Kafka[0].Auth = []string{"cert", "scram", "token", "jwt", "password"}
+	for _, f := range change {
+		f(&c.Listeners.Kafka[0])
+	}
 	v.n = boot(t, c)
 	return v
 }
@@ -314,7 +319,7 @@ func TestJavaToolsSASL(t *testing.T) {
 	} else {
 		t.Skip("MILLRACE_KAFKA_LIB IS NOT SET: it is the folder of Apache Kafka's jars (make test-all sets it)")
 	}
-	v := newVault(t)
+	v := newVault(t, func(k *config.Kafka) { k.Session = config.Duration(10 * time.Second) })
 	if _, err := kadm.NewClient(v.as(v.certificate("chief"), nil)).CreateTopics(t.Context(), 1, 1, nil, "orders"); err != nil {
 		t.Fatal(err)
 	}
@@ -326,26 +331,53 @@ func TestJavaToolsSASL(t *testing.T) {
 	}
 	byEtl := properties("etl.properties", "scram.ScramLoginModule", "SCRAM-SHA-512", "etl", "correct horse")
 	byRoot := properties("root.properties", "plain.PlainLoginModule", "PLAIN", "root", "battery staple")
-	run := func(in, class string, args ...string) string {
+	feed := func(in io.Reader, class string, args ...string) string {
 		t.Helper()
 		ctx, cancel := context.WithTimeout(t.Context(), 90*time.Second)
 		defer cancel()
 		cmd := exec.CommandContext(ctx, java, append([]string{"-Xmx128m", "-XX:TieredStopAtLevel=1", "-cp", lib + "/*", class}, args...)...)
-		cmd.Stdin, cmd.Env = strings.NewReader(in), os.Environ()
+		cmd.Stdin, cmd.Env = in, os.Environ()
 		out, err := cmd.CombinedOutput()
 		if err != nil {
 			t.Fatalf("%s: %v\n%s", class, err, out)
 		}
 		return string(out)
 	}
+	run := func(in, class string, args ...string) string {
+		t.Helper()
+		return feed(strings.NewReader(in), class, args...)
+	}
 	at := v.n.Address("Kafka")
 	run("one\ntwo\n", "org.apache.kafka.tools.ConsoleProducer", "--bootstrap-server", at, "--topic", "orders", "--command-config", byEtl)
-	run("", "org.apache.kafka.tools.AclCommand", "--bootstrap-server", at, "--command-config", byRoot, "--add", "--allow-principal", "User:etl", "--operation", "Read", "--group", "etl-g")
+	run("", "org.apache.kafka.tools.AclCommand", "--bootstrap-server", at, "--command-config", byRoot, "--add", "--allow-principal", "User:etl", "--operation", "Read", "--group", "etl-g", "--resource-pattern-type", "prefixed")
 	if got := run("", "org.apache.kafka.tools.AclCommand", "--bootstrap-server", at, "--command-config", byRoot, "--list"); !strings.Contains(got, "etl-g") || !strings.Contains(got, "User:etl") {
 		t.Errorf("kafka-acls lists %s", got)
 	}
 	if got := run("", "org.apache.kafka.tools.consumer.ConsoleConsumer", "--bootstrap-server", at, "--topic", "orders", "--group", "etl-g", "--from-beginning",
 		"--max-messages", "2", "--timeout-ms", "60000", "--command-config", byEtl); !strings.Contains(got, "one") || !strings.Contains(got, "two") {
+		t.Errorf("read %s", got)
+	}
+	// A producer that lives longer than a session logs in again on its connections (KIP-368), and nothing is lost over it.
+	before := v.n.kafka.Stats()
+	in, line := io.Pipe()
+	go func() {
+		defer line.Close()
+		for i := range 24 {
+			fmt.Fprintf(line, "slow-%d\n", i)
+			time.Sleep(time.Second)
+		}
+	}()
+	feed(in, "org.apache.kafka.tools.ConsoleProducer", "--bootstrap-server", at, "--topic", "orders", "--command-config", byEtl)
+	after := v.n.kafka.Stats()
+	logins := after.Logins["SCRAM-SHA-512"]["accepted"] - before.Logins["SCRAM-SHA-512"]["accepted"]
+	if connections := after.Accepted - before.Accepted; logins <= connections { // each connection begins with one
+		t.Errorf("%d logins on %d connections: nobody has logged in again", logins, connections)
+	}
+	if refused := after.Logins["SCRAM-SHA-512"]["refused"]; refused > 0 {
+		t.Errorf("%d logins were refused", refused)
+	}
+	if got := run("", "org.apache.kafka.tools.consumer.ConsoleConsumer", "--bootstrap-server", at, "--topic", "orders", "--from-beginning", "--group", "etl-g2",
+		"--max-messages", "26", "--timeout-ms", "60000", "--command-config", byEtl); !strings.Contains(got, "slow-23") {
 		t.Errorf("read %s", got)
 	}
 }
