@@ -140,6 +140,7 @@ func (g *Group) removeConsumers(c *consumer, members ...*consumerMember) {
 	for _, m := range members {
 		g.buryMember(m.id)
 	}
+	c.seen = nil // who is left may want fewer topics, which is part of this epoch
 	g.out.Records = append(g.out.Records, epochRecord(g.name, c.epoch+1, c.hash))
 }
 

@@ -67,9 +67,10 @@ func (s *step) subscribe() {
 		s.view = s.look()
 		s.c.seen = s.view
 	}
-	if s.subscribed || s.view.hash != s.hash {
-		s.epoch, s.hash = s.epoch+1, s.view.hash
+	if s.subscribed || s.view.hash != s.hash && s.targetEpoch == s.epoch { // else an assignment is due in any case
+		s.epoch++
 	}
+	s.hash = s.view.hash
 }
 
 // fits refuses a member that says too much: all of it is kept, and every expression is tried on every topic.
