@@ -32,6 +32,7 @@ var scripts = []struct {
 	{"credentials", 30, credentialsScript},
 	{"idempotent producers", 80, idempotentScript},
 	{"transactions", 80, transactionsScript},
+	{"consumer groups", 30, consumerScript},
 }
 
 // The same requests, in the same order, to an independent implementation of the protocol: the answers must agree. Where both
@@ -177,11 +178,16 @@ func (d *differ) compare(what string, build func(side int) kmsg.Request, digest 
 		req := build(1)
 		answers[1] = digest(1, d.theirs.receive(req, d.theirs.send(req)))
 	}
-	d.script = append(d.script, fmt.Sprintf("%s -> %s", what, answers[0]))
-	if answers[0] != answers[1] && d.difference == "" && !d.known(what, answers[0], answers[1]) {
-		d.difference = fmt.Sprintf("seed %d, after %q:\n%s\nours:   %s\ntheirs: %s", d.seed, d.script[max(0, len(d.script)-8):], what, answers[0], answers[1])
-	}
+	d.agree(what, answers[0], answers[1])
 	return answers[0]
+}
+
+// agree takes note of a difference that is not a known one.
+func (d *differ) agree(what, ours, theirs string) {
+	d.script = append(d.script, fmt.Sprintf("%s -> %s", what, ours))
+	if ours != theirs && d.difference == "" && !d.known(what, ours, theirs) {
+		d.difference = fmt.Sprintf("seed %d, after %q:\n%s\nours:   %s\ntheirs: %s", d.seed, d.script[max(0, len(d.script)-8):], what, ours, theirs)
+	}
 }
 
 // both is ask where the digest is the same whose answer it is.
@@ -250,7 +256,7 @@ func (d *differ) anonymous(side int, records []byte) []byte {
 
 var namesOfThings = []string{"ErrorCode", "Topic", "TopicID", "Partition", "Partitions", "Group", "GroupID"}
 
-// dump writes a value without what is zero; of a list in which every element has fields the order does not count.
+// dump writes a value without what is zero; of a list of names, or of what has fields, the order does not count.
 func (d *differ) dump(side int, v reflect.Value, but []string) string {
 	if v.CanInterface() && v.Type().Comparable() {
 		if means, ok := d.ids[side][v.Interface()]; ok {
@@ -292,7 +298,7 @@ func (d *differ) dump(side int, v reflect.Value, but []string) string {
 		for i := range v.Len() {
 			items = append(items, d.dump(side, v.Index(i), but))
 		}
-		if v.Type().Elem().Kind() == reflect.Struct {
+		if kind := v.Type().Elem().Kind(); kind == reflect.Struct || kind == reflect.String {
 			slices.Sort(items)
 		}
 		return "[" + strings.Join(items, " ") + "]"
