@@ -238,6 +238,39 @@ func (f foreign) check(t *testing.T, n *node, out string) {
 	}
 }
 
+// Apache Kafka's own consumers go from one group protocol to the other and back, one at a time, with records flowing.
+func TestForeignJavaMigrates(t *testing.T) {
+	f := foreigners[slices.IndexFunc(foreigners, func(f foreign) bool { return strings.HasPrefix(f.name, "Apache Kafka's") })]
+	if _, err := os.Stat("../.tools/" + f.in); err != nil {
+		t.Skip("APACHE KAFKA'S JAVA CLIENT IS NOT HERE: scripts/test-clients fetches it")
+	}
+	if _, err := exec.LookPath(f.tool); err != nil {
+		t.Skip("JAVA IS NOT INSTALLED: the change of the group protocol is not tested with it")
+	}
+	for _, assignor := range []string{"RangeAssignor", "CooperativeStickyAssignor"} {
+		t.Run(assignor, func(t *testing.T) {
+			n := start(t, Options{ConsumerHeartbeat: 300 * time.Millisecond})
+			n.topic("t", 6, nil)
+			var errs bytes.Buffer
+			cmd := f.command(t, "Rolling", n.addr, "t", assignor)
+			cmd.Stderr = &errs
+			out, err := cmd.Output()
+			if err != nil {
+				t.Fatalf("%v\n%s\n%s", err, out, errs.String())
+			}
+			var said []string
+			for _, line := range lines(string(out)) {
+				if !strings.HasPrefix(line, "again ") {
+					said = append(said, line)
+				}
+			}
+			if want := []string{"type Consumer", "type Classic", "read 420"}; !slices.Equal(said, want) {
+				t.Errorf("it says %q, want %q\n%s\n%s", said, want, out, errs.String())
+			}
+		})
+	}
+}
+
 // until polls for what another process will do.
 func until(t *testing.T, what string, done func() bool) {
 	t.Helper()
