@@ -169,6 +169,33 @@ func TestResetActive(t *testing.T) {
 	}
 }
 
+// A group with members is not deleted; one without goes with its offsets. Whose protocol a member speaks is told.
+func TestDeleteGroup(t *testing.T) {
+	b := newBench(t)
+	b.fill(0, 1)
+	cl := b.client(kgo.ConsumerGroup("g"), kgo.ConsumeTopics("t"), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+	if cl.PollFetches(t.Context()).NumRecords() == 0 {
+		t.Fatal("nothing is read")
+	}
+	if err := cl.CommitUncommittedOffsets(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	g, err := b.c.DescribeGroup(t.Context(), "g", time.Now())
+	if err != nil || len(g.Members) != 1 || g.Members[0].Protocol != "classic" || g.Members[0].Partitions == 0 {
+		t.Errorf("%+v, %v", g, err)
+	}
+	if err := b.c.DeleteGroup(t.Context(), "g"); !errors.Is(err, ErrActive) {
+		t.Errorf("with a member: %v", err)
+	}
+	cl.Close()
+	if err := b.c.DeleteGroup(t.Context(), "g"); err != nil {
+		t.Errorf("without members: %v", err)
+	}
+	if err := b.c.DeleteGroup(t.Context(), "g"); !errors.Is(err, ErrNoGroup) {
+		t.Errorf("a second time: %v", err)
+	}
+}
+
 func TestTopics(t *testing.T) {
 	b := newBench(t)
 	ctx := t.Context()

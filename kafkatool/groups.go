@@ -38,10 +38,12 @@ type GroupDetail struct {
 
 // Member is one of a group.
 type Member struct {
-	ID       string  `json:"id"`
-	Instance *string `json:"instance,omitempty"`
-	Client   string  `json:"client"`
-	Host     string  `json:"host"`
+	ID         string  `json:"id"`
+	Instance   *string `json:"instance,omitempty"`
+	Client     string  `json:"client"`
+	Host       string  `json:"host"`
+	Protocol   string  `json:"protocol"`   // classic or consumer: a group on its way from one to the other has members of both
+	Partitions int     `json:"partitions"` // it has so many
 }
 
 // Lag is how far a group is behind in a partition.
@@ -91,24 +93,25 @@ type membership struct {
 // members asks a group's coordinator who is in it.
 func (c *Cluster) members(ctx context.Context, group string) (*membership, error) {
 	m := &membership{GroupDetail: GroupDetail{Name: group, Members: []Member{}, Lags: []Lag{}}, owns: map[string]map[int32]string{}}
-	own := func(s kadm.TopicsSet, member string) {
+	add := func(one Member, s kadm.TopicsSet) {
 		for topic, ps := range s {
 			if m.owns[topic] == nil {
 				m.owns[topic] = map[int32]string{}
 			}
 			for p := range ps {
-				m.owns[topic][p] = member
+				m.owns[topic][p] = one.ID
 			}
+			one.Partitions += len(ps)
 		}
+		m.Members = append(m.Members, one)
 	}
 	all, err := c.adm.DescribeGroups(ctx, group)
 	g, there := all[group]
 	if err == nil && there && g.Err == nil && g.State != dead {
 		m.State, m.Type, m.Assignor, m.Coordinator = g.State, "classic", g.Protocol, g.Coordinator.NodeID
 		for _, one := range g.Members {
-			m.Members = append(m.Members, Member{one.MemberID, one.InstanceID, one.ClientID, one.ClientHost})
 			of := kadm.DescribedGroup{Members: []kadm.DescribedGroupMember{one}}
-			own(of.AssignedPartitions(), one.MemberID)
+			add(Member{ID: one.MemberID, Instance: one.InstanceID, Client: one.ClientID, Host: one.ClientHost, Protocol: "classic"}, of.AssignedPartitions())
 		}
 		return m, nil
 	}
@@ -126,11 +129,40 @@ func (c *Cluster) members(ctx context.Context, group string) (*membership, error
 	}
 	m.State, m.Type, m.Assignor, m.Coordinator = n.State, "consumer", n.AssignorName, n.Coordinator.NodeID
 	for _, one := range n.Members {
-		m.Members = append(m.Members, Member{one.MemberID, one.InstanceID, one.ClientID, one.ClientHost})
 		of := kadm.DescribedConsumerGroup{Members: []kadm.ConsumerGroupMember{one}}
-		own(of.AssignedPartitions(), one.MemberID)
+		protocol := "consumer"
+		if one.MemberType == 0 {
+			protocol = "classic"
+		}
+		add(Member{ID: one.MemberID, Instance: one.InstanceID, Client: one.ClientID, Host: one.ClientHost, Protocol: protocol}, of.AssignedPartitions())
 	}
 	return m, nil
+}
+
+// DeleteGroup deletes a group with all its offsets. Whoever comes next begins anew.
+func (c *Cluster) DeleteGroup(ctx context.Context, group string) error {
+	m, err := c.members(ctx, group)
+	if err != nil {
+		return err
+	}
+	if len(m.Members) == 0 {
+		if r, err := c.adm.DeleteGroup(ctx, group); err != nil {
+			return fmt.Errorf("delete group %q: %w", group, tidy(err))
+		} else if r.Err == nil {
+			return nil
+		} else if !errors.Is(r.Err, kerr.NonEmptyGroup) {
+			return fmt.Errorf("delete group %q: %w", group, r.Err)
+		}
+	}
+	return fmt.Errorf("%w: %q is %s and has %s: stop them, and try again", ErrActive, group, Clean(m.State), several(len(m.Members), "member"))
+}
+
+// several is a number of things.
+func several(n int, thing string) string {
+	if n != 1 {
+		thing += "s"
+	}
+	return fmt.Sprint(n, " ", thing)
 }
 
 // States of a group.

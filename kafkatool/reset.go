@@ -37,7 +37,7 @@ func (c *Cluster) Plan(ctx context.Context, r Reset) ([]Move, error) {
 	case err != nil:
 		return nil, err
 	case m.State != empty:
-		return nil, fmt.Errorf("%w: %q is %s and has %d members, who would commit over it: stop them, and try again", ErrActive, r.Group, Clean(m.State), len(m.Members))
+		return nil, fmt.Errorf("%w: %q is %s and has %s, who would commit over it: stop them, and try again", ErrActive, r.Group, Clean(m.State), several(len(m.Members), "member"))
 	}
 	at, err := c.committed(ctx, r.Group)
 	if err != nil {

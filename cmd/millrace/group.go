@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -14,10 +15,10 @@ import (
 
 func newGroup(e env) *cobra.Command {
 	c := &cobra.Command{
-		Use: "group", Short: "List, describe and reset consumer groups of a Kafka cluster", Args: cobra.NoArgs, RunE: help,
+		Use: "group", Short: "List, describe, reset and delete consumer groups of a Kafka cluster", Args: cobra.NoArgs, RunE: help,
 		Long: `Consumer groups of this machine's node, or of any Kafka cluster: who is in them, how far they lag, and where they go on.`,
 	}
-	c.AddCommand(newGroupList(e), newGroupDescribe(e), newGroupReset(e))
+	c.AddCommand(newGroupList(e), newGroupDescribe(e), newGroupReset(e), newGroupDelete(e))
 	return c
 }
 
@@ -77,7 +78,7 @@ by its timestamp and this machine's clock. LOST are offsets that retention took 
 }
 
 func sayGroup(w io.Writer, g *kafkatool.GroupDetail) {
-	fmt.Fprintf(w, "%s: %s, %d members, coordinator %d", plain(g.Name), printable(g.State), len(g.Members), g.Coordinator)
+	fmt.Fprintf(w, "%s: %s, members: %d, coordinator %d", plain(g.Name), printable(g.State), len(g.Members), g.Coordinator)
 	if g.Type == "consumer" { // not the one that everybody knows
 		fmt.Fprint(w, ", the server assigns")
 	}
@@ -99,9 +100,9 @@ func sayGroup(w io.Writer, g *kafkatool.GroupDetail) {
 	}
 	if len(g.Members) > 0 {
 		fmt.Fprintln(w)
-		table(w, "MEMBER\tINSTANCE\tCLIENT\tHOST", func(row func(string, ...any)) {
+		table(w, "MEMBER\tINSTANCE\tCLIENT\tHOST\tPROTOCOL\tPARTITIONS", func(row func(string, ...any)) {
 			for _, m := range g.Members {
-				row("%s\t%s\t%s\t%s", short(m.ID, columnWidth), value(m.Instance, "-"), plain(m.Client), plain(m.Host))
+				row("%s\t%s\t%s\t%s\t%s\t%d", short(m.ID, columnWidth), value(m.Instance, "-"), plain(m.Client), plain(m.Host), m.Protocol, m.Partitions)
 			}
 		})
 	}
@@ -175,6 +176,28 @@ it. An offset that is not in a partition becomes its first or last one. With --d
 	f.StringVar(&r.at, "to-time", "", "to the first record of this time or later: RFC 3339, milliseconds, or how long ago (90m)")
 	f.BoolVar(&dry, "dry-run", false, "change nothing, show what would be")
 	c.MarkFlagsMutuallyExclusive("to-offset", "shift", "to-earliest", "to-latest", "to-time")
+	return c
+}
+
+func newGroupDelete(e env) *cobra.Command {
+	k := kafkaFlags{env: e}
+	var yes bool
+	c := &cobra.Command{
+		Use: "delete GROUP…", Aliases: []string{"rm"}, Short: "Delete groups and what they have committed", Args: cobra.MinimumNArgs(1),
+		Long:    `Delete groups with all their offsets. A group must have no members. Whoever uses the name next begins where its configuration says, as a new group does.`,
+		Example: "  millrace group delete billing-test --yes",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if !yes {
+				return fmt.Errorf("this would delete %s, with all offsets, for good: say --yes", plain(strings.Join(args, ", ")))
+			}
+			return eachOf(&k, cmd.Context(), args, func(name string) outcome { return outcome{Group: name} }, func(ctx context.Context, c *kafkatool.Cluster, name string) (string, error) {
+				return "deleted", c.DeleteGroup(ctx, name)
+			})
+		},
+	}
+	k.flags(c)
+	k.outputFlag(c)
+	c.Flags().BoolVar(&yes, "yes", false, "really")
 	return c
 }
 

@@ -161,21 +161,28 @@ func newTopicCreate(e env) *cobra.Command {
 	return c
 }
 
-// outcome is what became of one of several topics.
+// outcome is what became of one of several topics or groups.
 type outcome struct {
-	Topic  string `json:"topic"`
+	Topic  string `json:"topic,omitempty"`
+	Group  string `json:"group,omitempty"`
 	Result string `json:"result,omitempty"`
 	Error  string `json:"error,omitempty"`
 }
 
 // each does something to each of several topics; a failure with one does not keep it from the others.
 func each(k *kafkaFlags, ctx context.Context, names []string, do func(context.Context, *kafkatool.Cluster, string) (string, error)) error {
+	return eachOf(k, ctx, names, func(name string) outcome { return outcome{Topic: name} }, do)
+}
+
+// eachOf is each for what is named so.
+func eachOf(k *kafkaFlags, ctx context.Context, names []string, named func(string) outcome, do func(context.Context, *kafkatool.Cluster, string) (string, error)) error {
 	return k.ask(ctx, func(ctx context.Context, c *kafkatool.Cluster) (any, func(io.Writer), error) {
 		var list []outcome
 		var failed error
 		for _, name := range names {
 			result, err := do(ctx, c, name)
-			o := outcome{Topic: name, Result: result}
+			o := named(name)
+			o.Result = result
 			if err != nil {
 				o.Error = err.Error()
 			}
@@ -187,7 +194,7 @@ func each(k *kafkaFlags, ctx context.Context, names []string, do func(context.Co
 		return list, func(w io.Writer) {
 			for _, o := range list {
 				if o.Error == "" {
-					fmt.Fprintf(w, "%s: %s\n", plain(o.Topic), o.Result)
+					fmt.Fprintf(w, "%s: %s\n", plain(o.Topic+o.Group), o.Result)
 				}
 			}
 		}, failed
