@@ -36,8 +36,9 @@ type logBench struct {
 
 	dir     string // of the servers
 	servers []*logServer
-	missing []string
 	found   findings
+
+	openWarm bool // the servers know the open loop
 }
 
 // findings are by load and server.
@@ -68,7 +69,6 @@ func (b *bench) log() (*logBench, error) {
 		return nil, err
 	}
 	ks, missing := logKinds(b)
-	l.missing = missing
 	for _, k := range ks {
 		dir, err := os.MkdirTemp(l.dir, "beside-")
 		if err != nil {
@@ -121,7 +121,7 @@ func (l *logBench) stopServers() error {
 			return err
 		}
 	}
-	l.servers = nil
+	l.servers, l.openWarm = nil, false
 	return l.folder()
 }
 

@@ -262,9 +262,17 @@ func openLoops(follow bool) func(b *bench) error {
 	}
 }
 
-// openRuns has what succeeded; a server that cannot keep up may not.
+// openRuns has what succeeded; a server that cannot keep up may not. The first run of a Java server is its warm-up: requests are other ones than before.
 func (l *logBench) openRuns(follow bool) map[string][]openRun {
 	runs := map[string][]openRun{}
+	for _, s := range l.kafkas() {
+		if s.java && !l.openWarm {
+			if _, err := l.open(s, true); err != nil {
+				l.gaveUp(s.kind, err)
+			}
+		}
+	}
+	l.openWarm = true
 	for range l.runs {
 		for _, s := range l.kafkas() {
 			r, err := l.open(s, follow)

@@ -64,7 +64,7 @@ func (s *logServer) consumeByJava(topic string, records int64) (time.Duration, e
 var byTools = []struct {
 	size    int
 	records int64
-}{{100, 2_000_000}, {1000, 500_000}}
+}{{100, 1_500_000}, {1000, 300_000}}
 
 // produceByTools has Kafka's own tool produce to 16 partitions, several times, the servers in turn.
 func produceByTools(b *bench) error {
