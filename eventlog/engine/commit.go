@@ -39,7 +39,7 @@ func (c *committer) run() {
 		c.rest()
 		closed := c.backlog.refill(&c.queue)
 		if !c.backlog.empty() {
-			items, size := c.backlog.take(c.itemSlice(), c.commitBytes)
+			items, size := c.choose()
 			c.admit(size)
 			c.commit(items)
 			c.serveSnapshot()
@@ -68,27 +68,53 @@ func (c *committer) serveSnapshot() {
 	}
 }
 
+// choose takes the items of the next commit. Where room comes to an end, bulk stops before what is light does: the light items go alone, and not
+// even they wait for segments and checkpoints as long as there is something left of the WAL.
+func (c *committer) choose() (items []*item, size int) {
+	items = c.itemSlice()
+	for c.backlog.mixed() && c.failure() == nil && !c.spacious() {
+		if items, size = c.backlog.lightOnly(items, c.commitBytes); len(items) > 0 {
+			return items, size
+		}
+		c.awaitRoom(c.queue.wake)
+		c.backlog.more(&c.queue)
+	}
+	return c.backlog.take(items, c.commitBytes)
+}
+
+// spacious tells whether there is room for bulk, and something left behind it.
+func (c *committer) spacious() bool {
+	need := alignUp(int64(frameHeader + min(c.commitBytes, mixedCommit)))
+	return c.ring.unappliedBytes() < c.unappliedMax/4*3 && c.wal.spare(need)
+}
+
 // admit waits until what is committed but not applied yet is under its bound, and the WAL has room for size bytes more. That is
 // the back-pressure of a slow disk. The state is that of the last commit all the while, so a checkpoint can be had here.
 func (c *committer) admit(size int) {
 	need := alignUp(int64(frameHeader + size))
 	for c.failure() == nil {
-		applied := c.ring.unappliedBytes() < c.unappliedMax
-		if applied && c.wal.room(need) {
+		if c.ring.unappliedBytes() < c.unappliedMax && c.wal.room(need) {
 			return
 		}
-		if applied {
-			c.requestCheckpoint()
-		} else {
-			c.applier.hurry()
-		}
-		select {
-		case <-c.ring.progress:
-		case <-c.wal.freed:
-		case reply := <-c.snapshots:
-			reply <- c.snapshot()
-		case <-c.failed:
-		}
+		c.awaitRoom(nil)
+	}
+}
+
+// awaitRoom asks for room, and waits until there may be more or something else has happened.
+func (c *committer) awaitRoom(fresh <-chan struct{}) {
+	if c.ring.unappliedBytes() >= c.unappliedMax/4*3 {
+		c.applier.hurry()
+	}
+	if !c.wal.spare(c.wal.size) { // no file is free
+		c.requestCheckpoint()
+	}
+	select {
+	case <-fresh:
+	case <-c.ring.progress:
+	case <-c.wal.freed:
+	case reply := <-c.snapshots:
+		reply <- c.snapshot()
+	case <-c.failed:
 	}
 }
 

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"slices"
 	"sync"
 
 	"github.com/millrace-io/millrace/eventlog"
@@ -56,6 +57,9 @@ func (it *item) release() {
 
 // barrier tells whether an item must keep its place among all others, not only among those of its partition.
 func (it *item) barrier() bool { return it.p == nil }
+
+// heavy tells whether an item may be a part of somebody's bulk.
+func (it *item) heavy() bool { return it.size > lightItem }
 
 // deliver tells the appender what became of the item.
 func (it *item) deliver() {
@@ -253,8 +257,13 @@ func (b *backlog) mixed() bool { return b.light > 0 && b.heavy > 0 }
 
 // refill takes what waits in the queue.
 func (b *backlog) refill(q *queue) (closed bool) {
-	fresh, closed := q.swap(b.spare[:0])
 	b.light, b.heavy = max(b.light-1, 0), max(b.heavy-1, 0)
+	return b.more(q)
+}
+
+// more is refill between two commits.
+func (b *backlog) more(q *queue) (closed bool) {
+	fresh, closed := q.swap(b.spare[:0])
 	for _, it := range fresh {
 		if b.size += it.size; it.size >= heavyItem {
 			b.heavy = mixedFor
@@ -302,7 +311,9 @@ func (b *backlog) take(into []*item, limit int) (items []*item, size int) {
 	c := commitment{items: into, limit: limit}
 	for {
 		b.fillLanes()
-		b.takeLight(&c)
+		if b.mixed() {
+			b.takeLight(&c, false)
+		}
 		for len(b.lanes) > 0 {
 			if !b.takeTurn(&c) {
 				return c.items, c.size
@@ -339,16 +350,21 @@ func (b *backlog) drop(n int) {
 	b.waiting.drop(n)
 }
 
-// takeLight takes the lanes in which little waits, as far as a quarter of the commit goes.
-func (b *backlog) takeLight(c *commitment) {
-	if !b.mixed() {
-		return
-	}
+// lightOnly is take of nothing but light items, for as much as they get of a commit. There may be none.
+func (b *backlog) lightOnly(into []*item, limit int) (items []*item, size int) {
+	b.fillLanes()
+	c := commitment{items: into, limit: min(limit, mixedCommit)}
+	b.takeLight(&c, true)
+	return c.items, c.size
+}
+
+// takeLight takes the lanes in which little waits, as far as a quarter of the commit goes; if only is set, of those whose items are all light.
+func (b *backlog) takeLight(c *commitment, only bool) {
 	lanes, next := b.lanes[:0], b.next
 	for i, p := range b.lanes {
 		lane := &p.head.lane
 		size := lane.bytes(lightLane)
-		if size > lightLane || c.size+size > c.limit/4 {
+		if size > lightLane || c.size+size > c.limit/4 || only && slices.ContainsFunc(lane.waiting(), (*item).heavy) {
 			lanes = append(lanes, p)
 			continue
 		}

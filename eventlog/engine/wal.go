@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"slices"
 	"sync"
 
 	"github.com/millrace-io/millrace/internal/vfs"
@@ -136,6 +137,13 @@ func (w *wal) next() bool {
 // room makes sure that a frame of n bytes, padding included, can be written; false if a file must be released first.
 func (w *wal) room(n int64) bool {
 	return w.off+n <= w.size || w.next()
+}
+
+// spare tells whether a frame of n bytes leaves something: a file that is free, or an eighth of the last one.
+func (w *wal) spare(n int64) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.off+n+w.size/8 <= w.size || slices.ContainsFunc(w.files, func(f *walFile) bool { return f.free })
 }
 
 // write writes a frame, not yet durable.
