@@ -248,6 +248,7 @@ func (l *live) appended(shot *shot) {
 func (l *live) own(s *stream, shot *shot) {
 	for _, j := range shot.jobs {
 		j.b.Raw().SetBase(s.next)
+		j.b.Own = true
 		l.push(s, j.b, s.next+int64(j.b.Len()))
 	}
 	s.acked = time.Now()
