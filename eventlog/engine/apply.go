@@ -14,7 +14,6 @@ import (
 // until there is enough for large writes, or until somebody needs it done: readers do not, memory serves them.
 type applier struct {
 	*Engine
-	running  bool              // recovery is over: there is somebody to wait for room
 	wake     chan struct{}     // one token: there is enough
 	requests chan applyRequest // apply through a commit, then answer
 	waiting  []applyRequest    // taken, not answered
@@ -137,7 +136,7 @@ func (a *applier) applyTo(p *partition) error {
 			if err == nil || p.topic.gone.Load() {
 				break
 			}
-			if !a.running || !errors.Is(err, syscall.ENOSPC) && a.checkSpace() { // some systems name a full disk otherwise
+			if !errors.Is(err, syscall.ENOSPC) && a.checkSpace() { // some systems name a full disk otherwise
 				return err
 			}
 			full := fmt.Errorf("%w: %v", errNoRoom, err) //nolint:errorlint // it passes, whatever err is

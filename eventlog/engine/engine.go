@@ -311,7 +311,6 @@ func Open(o Options) (*Engine, error) {
 	if err := e.setAlarm(); err != nil {
 		return nil, fmt.Errorf("open log: %w", errors.Join(err, e.closeFiles()))
 	}
-	e.applier.running = true
 	go e.committer.run()
 	go e.answer()
 	go e.applier.run()
