@@ -56,10 +56,16 @@ func stateOf(err error) State {
 		return NoAnswer
 	}
 	var op *net.OpError
-	if errors.As(err, &op) || errors.As(err, &ne) || kgo.IsRetryableBrokerErr(err) {
+	if errors.As(err, &op) || errors.As(err, &ne) || kgo.IsRetryableBrokerErr(err) || hangsUp(err) {
 		return Unreachable
 	}
 	return Unwell
+}
+
+// hangsUp says that a broker takes connections and ends them at once, as a proxy in front of one that is down does.
+func hangsUp(err error) bool {
+	var eof *kgo.ErrFirstReadEOF
+	return errors.As(err, &eof)
 }
 
 // isDialed says that a connection could not be made, or was reset.

@@ -130,8 +130,7 @@ func anyBroker[T any](ctx context.Context, times int, ask func(context.Context) 
 		short, cancel := context.WithTimeout(ctx, askPatience)
 		answer, err = ask(short)
 		cancel()
-		var hungUp *kgo.ErrFirstReadEOF
-		if err == nil || ctx.Err() != nil || n >= times || !errors.Is(err, context.DeadlineExceeded) && !errors.As(err, &hungUp) {
+		if err == nil || ctx.Err() != nil || n >= times || !errors.Is(err, context.DeadlineExceeded) && !hangsUp(err) {
 			return answer, err
 		}
 	}
