@@ -94,6 +94,8 @@ type world struct {
 	jumped   atomic.Int64 // how far the clock is ahead of the system's
 	said     logBuffer
 	tune     tuning
+	cluster  *clusterWorld // nil: the log is embedded
+	marks    map[string]bool
 
 	ledger   *sim.Ledger
 	progress atomic.Int64 // messages sent
@@ -119,7 +121,7 @@ func newWorld(seed uint64) *world {
 	rng := rand.New(rand.NewPCG(seed, 0x6e6f6465))
 	w := &world{
 		seed: seed, rng: rng, patience: 30 * time.Second, tcp: rng.IntN(4) == 0, mem: vfs.NewMem(),
-		ledger: sim.NewLedger(), sent: map[sim.Stamp]*sending{},
+		ledger: sim.NewLedger(), sent: map[sim.Stamp]*sending{}, marks: map[string]bool{},
 	}
 	walFiles, checkpoint, memory, segment := 2+rng.IntN(2), int64(24+rng.IntN(200))<<10, int64(1+rng.IntN(3))<<20, int64(8+rng.IntN(56))<<10
 	openFiles := 8 + rng.IntN(40)
@@ -205,6 +207,9 @@ type life struct {
 	stopping atomic.Bool   // set before it ends in good order
 	cut      chan struct{} // closed after it
 	quiet    chan struct{} // closed when nobody sends any more
+
+	doom *time.Timer // of a life on a cluster: when it ends badly
+	bury func()      // the rest of it
 }
 
 // over tells whether the life ends by a crash.
@@ -232,6 +237,9 @@ routes:
 // start begins a life, on files that may lose power at any change that is made to them, in the start already. The last life does
 // not end so.
 func (w *world) start(number int, last bool) (*life, error) {
+	if w.cluster != nil {
+		return w.startOnCluster(number, last)
+	}
 	if w.rng.IntN(2) == 0 { // never back: that is the engine's own test
 		w.jumped.Add(w.rng.Int64N(int64(2 * time.Hour)))
 	}
@@ -339,21 +347,25 @@ func (w *world) live(l *life) {
 		rng := w.fork()
 		wg.Go(func() { f(l, rng) })
 	}
-	w.committer.check(l)
+	if w.cluster == nil {
+		w.committer.check(l)
+	}
 	if w.rng.IntN(3) == 0 {
 		w.checkRetained(l)
 	}
 	for _, x := range w.watchers {
 		run(&others, x.live)
 	}
-	run(&others, w.reader.live)
+	if w.cluster == nil { // whose clients are its own
+		run(&others, w.reader.live)
+		run(&senders, w.producer.live)
+		run(&senders, w.committer.live)
+		run(&senders, w.maintain)
+	}
 	for _, p := range w.publishers {
 		run(&senders, p.live)
 	}
 	run(&senders, w.mortals)
-	run(&senders, w.producer.live)
-	run(&senders, w.committer.live)
-	run(&senders, w.maintain)
 	senders.Wait()
 	close(l.quiet)
 	others.Wait()
@@ -411,8 +423,14 @@ func (w *world) end(l *life) {
 		case <-ctx.Done():
 		}
 	}()
+	if l.doom != nil && !l.doom.Stop() {
+		<-l.cut // it is on its way
+	}
 	l.stopping.Store(true)
 	err := l.node.Stop(ctx)
+	if l.bury != nil {
+		defer l.bury()
+	}
 	if !l.over() {
 		if err != nil {
 			w.wrong("stop: %w", err)

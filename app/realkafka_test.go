@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -83,7 +84,7 @@ func (c client) java(in, class string, args ...string) string {
 	return c.run(in, os.Getenv("MILLRACE_KAFKA_CONTROL"), append([]string{"tool", class, "--bootstrap-server", c.kafka}, args...)...)
 }
 
-// TestRealKafkaNode: what devices publish is in the cluster, keys and headers and all, for kcat and for Kafka's own consumer; what
+// TestRealKafkaNode: what devices publish is in the cluster, keys and headers and all, for kcat, franz-go and Kafka's own consumer; what
 // kcat, Kafka's own producer and franz-go write to a route that runs both ways reaches devices, unless it is aborted.
 func TestRealKafkaNode(t *testing.T) {
 	n, c, prefix := onCluster(t)
@@ -95,6 +96,28 @@ func TestRealKafkaNode(t *testing.T) {
 		if strings.Count(out, want) != 1 {
 			t.Errorf("kcat: %q has %q %d times", out, want, strings.Count(out, want))
 		}
+	}
+
+	reader, err := kgo.NewClient(kgo.SeedBrokers(strings.Split(c.kafka, ",")...), kgo.ConsumeTopics(prefix+"telemetry"), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	var read []string
+	eventually(t, "franz-go reads both", func() bool {
+		reader.PollFetches(t.Context()).EachRecord(func(r *kgo.Record) {
+			line := fmt.Sprintf("%s|%s", r.Key, r.Value)
+			for _, h := range r.Headers {
+				if h.Key == "mqtt.topic" || h.Key == "mqtt.client" || h.Key == "unit" {
+					line += fmt.Sprintf("|%s=%s", h.Key, h.Value)
+				}
+			}
+			read = append(read, line)
+		})
+		return len(read) >= 2
+	})
+	if want := []string{"truck-7|21.5|mqtt.topic=fleet/truck-7/telemetry|mqtt.client=device-7|unit=C", "truck-7|22.5|mqtt.topic=fleet/truck-7/telemetry|mqtt.client=device-7"}; !slices.Equal(read, want) {
+		t.Errorf("franz-go has %q", read)
 	}
 
 	truck := c.sub("-V", "mqttv5", "-q", "2", "-t", "fleet/truck-7/cmd")

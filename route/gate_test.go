@@ -79,18 +79,24 @@ func (s *sender) check(last eventlog.TopicID) error {
 // partitions. Nobody is refused, and the order of each key is kept.
 func TestDeletedUnderLoad(t *testing.T) {
 	for seed := range uint64(tier.N(20)) {
-		if err := deletedUnderLoad(t, tier.Seed()+seed); err != nil {
+		if err := onMemory(t, tier.Seed()+seed); err != nil {
 			t.Fatalf("seed %d: %v", tier.Seed()+seed, err)
 		}
 	}
 }
 
-func deletedUnderLoad(t *testing.T, seed uint64) error {
-	rng := rand.New(rand.NewPCG(seed, 6))
+func onMemory(t *testing.T, seed uint64) error {
 	mem := logtest.NewMemory(seed, logtest.Hostility{Shuffle: true})
 	defer mem.Close()
-	n := open(t, mem, []Spec{{MQTT: "gate/#", Topic: "gate", Compression: eventlog.Codec(rng.IntN(2))}})
+	return deletedUnderLoad(t, eventlog.New(mem), seed, 3*time.Millisecond)
+}
+
+// deletedUnderLoad deletes the topic at intervals, and says what was amiss.
+func deletedUnderLoad(t *testing.T, log *eventlog.Log, seed uint64, interval time.Duration) error {
+	rng := rand.New(rand.NewPCG(seed, 6))
+	n := openOn(t, log, []Spec{{MQTT: "gate/#", Topic: "gate", Compression: eventlog.Codec(rng.IntN(2))}})
 	defer n.store.Close()
+	n.clock.Store(time.Now().UnixMilli())
 	tail := n.follow()
 	stop, polled := make(chan struct{}), make(chan struct{})
 	go func() { // who follows the log, as the owner does, is the first to hear of it, or not
@@ -115,8 +121,8 @@ func deletedUnderLoad(t *testing.T, seed uint64) error {
 		all.Go(func() { s.send(150, own); s.left.Wait() })
 	}
 	for range 4 {
-		time.Sleep(time.Duration(rng.IntN(3000)) * time.Microsecond) // how far they get
-		_ = n.log.DeleteTopic(t.Context(), "gate")                   // or it is not there just now
+		time.Sleep(time.Duration(rng.Int64N(int64(interval)))) // how far they get
+		_ = n.log.DeleteTopic(t.Context(), "gate")             // or it is not there just now
 		if rng.IntN(2) == 0 {
 			_, _ = n.log.CreateTopic(t.Context(), eventlog.TopicSpec{Name: "gate", Partitions: int32(1 + rng.IntN(5))})
 		}

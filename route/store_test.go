@@ -42,7 +42,14 @@ type node struct {
 
 func open(t *testing.T, mem *logtest.Memory, specs []Spec) *node {
 	t.Helper()
-	n := &node{T: t, mem: mem, log: eventlog.New(mem), unlogged: make(chan *session.Message, 100)}
+	n := openOn(t, eventlog.New(mem), specs)
+	n.mem = mem
+	return n
+}
+
+func openOn(t *testing.T, log *eventlog.Log, specs []Spec) *node {
+	t.Helper()
+	n := &node{T: t, log: log, unlogged: make(chan *session.Message, 100)}
 	n.clock.Store(1_000_000)
 	var err error
 	n.store, err = Open(t.Context(), Options{Log: n.log, Routes: specs, Now: func() int64 { return n.clock.Add(1) },
@@ -199,94 +206,104 @@ func TestMessagesComeBackTheSame(t *testing.T) {
 		"unwelcome": {Shuffle: true, Gap: 0.1, Decoded: 0.2, NoSide: 0.3, TailDelay: 0.3, Aborted: 0.1, Held: 0.1},
 	} {
 		t.Run(name, func(t *testing.T) {
-			rng := rand.New(rand.NewPCG(tier.Seed(), 7))
 			mem := logtest.NewMemory(tier.Seed(), h)
 			defer mem.Close()
-			n := open(t, mem, fleet)
-			tail := n.follow()
-			sent := map[session.Position]session.Message{}
-			last := map[string]int64{}
-			total := 0
-			for range tier.N(300) {
-				msgs := make([]session.Message, 1+rng.IntN(20))
-				for i := range msgs {
-					msgs[i] = randomMessage(rng, i)
-				}
-				want := make([]session.Message, len(msgs))
-				for i, m := range msgs {
-					want[i] = m
-					want[i].Props, want[i].Payload = clonedProps(m.Props), bytes.Clone(m.Payload)
-				}
-				rs := n.publish(msgs...)
-				for i := range msgs { // the reader's buffer is used again
-					for j := range msgs[i].Payload {
-						msgs[i].Payload[j] = 0xee
-					}
-					if rs[i].Err != nil {
-						t.Fatalf("message %d refused: %v", i, rs[i].Err)
-					}
-					sent[rs[i].Pos] = want[i]
-					total++
-					stream := want[i].Client + " " + want[i].Topic
-					if at, there := last[stream]; there && rs[i].Pos.Offset <= at {
-						t.Fatalf("%s: offset %d after %d", stream, rs[i].Pos.Offset, at)
-					}
-					last[stream] = rs[i].Pos.Offset
-				}
+			open(t, mem, fleet).sameAgain(tier.N(300))
+		})
+	}
+}
+
+// sameAgain publishes random messages and holds what comes back against them.
+func (n *node) sameAgain(rounds int) {
+	t := n.T
+	t.Helper()
+	rng := rand.New(rand.NewPCG(tier.Seed(), 7))
+	tail := n.follow()
+	sent := map[session.Position]session.Message{}
+	last := map[string]int64{}
+	total := 0
+	for range rounds {
+		msgs := make([]session.Message, 1+rng.IntN(20))
+		for i := range msgs {
+			msgs[i] = randomMessage(rng, i)
+		}
+		want := make([]session.Message, len(msgs))
+		for i, m := range msgs {
+			want[i] = m
+			want[i].Props, want[i].Payload = clonedProps(m.Props), bytes.Clone(m.Payload)
+		}
+		rs := n.publish(msgs...)
+		for i := range msgs { // the reader's buffer is used again
+			for j := range msgs[i].Payload {
+				msgs[i].Payload[j] = 0xee
 			}
-			next := session.Vector{}
-			n.until(tail, next, func(ms []session.Message) bool { return len(ms) >= total })
-			// The tail has shown everything; compare by position, through the tail again and through reads.
-			starts, ends, err := n.store.Data(t.Context())
+			if rs[i].Err != nil {
+				t.Fatalf("message %d refused: %v", i, rs[i].Err)
+			}
+			sent[rs[i].Pos] = want[i]
+			total++
+			stream := want[i].Client + " " + want[i].Topic
+			if at, there := last[stream]; there && rs[i].Pos.Offset <= at {
+				t.Fatalf("%s: offset %d after %d", stream, rs[i].Pos.Offset, at)
+			}
+			last[stream] = rs[i].Pos.Offset
+		}
+	}
+	next := session.Vector{}
+	n.until(tail, next, func(ms []session.Message) bool { return len(ms) >= total })
+	// The tail has shown everything; compare by position, through the tail again and through reads.
+	starts, ends, err := n.store.Data(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var fromTail, fromReads int
+	again := n.follow()
+	compare := func(where string, part session.Part, m session.Message) {
+		pos := session.Position{Part: part, Offset: m.Offset}
+		want, there := sent[pos]
+		if !there {
+			t.Fatalf("%s: a message nobody sent at %v: %+v", where, pos, m)
+		}
+		if got, want := normal(m), normal(want); !reflect.DeepEqual(got, want) {
+			t.Fatalf("%s: at %v\n got %+v %+v\nwant %+v %+v", where, pos, got, got.Props, want, want.Props)
+		}
+	}
+	seen := map[session.Position]bool{}
+	for fromTail < total {
+		events, err := again.Poll(nil, 1<<20)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, ev := range events {
+			for _, m := range ev.Batch.Msgs {
+				compare("tail", ev.Batch.Part, m)
+				seen[session.Position{Part: ev.Batch.Part, Offset: m.Offset}] = true
+				fromTail++
+			}
+		}
+		select {
+		case <-again.Wake():
+		case <-time.After(time.Millisecond):
+		}
+	}
+	for part, from := range starts {
+		for from < ends[part] {
+			b, err := n.store.Read(t.Context(), session.Position{Part: part, Offset: from}, 1000)
 			if err != nil {
 				t.Fatal(err)
 			}
-			var fromTail, fromReads int
-			again := n.follow()
-			compare := func(where string, part session.Part, m session.Message) {
-				pos := session.Position{Part: part, Offset: m.Offset}
-				want, there := sent[pos]
-				if !there {
-					t.Fatalf("%s: a message nobody sent at %v: %+v", where, pos, m)
-				}
-				if got, want := normal(m), normal(want); !reflect.DeepEqual(got, want) {
-					t.Fatalf("%s: at %v\n got %+v %+v\nwant %+v %+v", where, pos, got, got.Props, want, want.Props)
-				}
+			if b.Next <= from {
+				t.Fatalf("read of %v at %d stands still", part, from)
 			}
-			seen := map[session.Position]bool{}
-			for fromTail < total {
-				events, err := again.Poll(nil, 1<<20)
-				if err != nil {
-					t.Fatal(err)
-				}
-				for _, ev := range events {
-					for _, m := range ev.Batch.Msgs {
-						compare("tail", ev.Batch.Part, m)
-						seen[session.Position{Part: ev.Batch.Part, Offset: m.Offset}] = true
-						fromTail++
-					}
-				}
+			for _, m := range b.Msgs {
+				compare("read", part, m)
+				fromReads++
 			}
-			for part, from := range starts {
-				for from < ends[part] {
-					b, err := n.store.Read(t.Context(), session.Position{Part: part, Offset: from}, 1000)
-					if err != nil {
-						t.Fatal(err)
-					}
-					if b.Next <= from {
-						t.Fatalf("read of %v at %d stands still", part, from)
-					}
-					for _, m := range b.Msgs {
-						compare("read", part, m)
-						fromReads++
-					}
-					from = b.Next
-				}
-			}
-			if fromReads != total || len(seen) != total {
-				t.Fatalf("%d sent, %d tailed (%d distinct), %d read", total, fromTail, len(seen), fromReads)
-			}
-		})
+			from = b.Next
+		}
+	}
+	if fromReads != total || len(seen) != total {
+		t.Fatalf("%d sent, %d tailed (%d distinct), %d read", total, fromTail, len(seen), fromReads)
 	}
 }
 

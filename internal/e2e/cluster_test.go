@@ -73,7 +73,7 @@ func startKilling(t *testing.T) *killing {
 		}()
 		select {
 		case <-ready:
-		case <-time.After(time.Minute):
+		case <-time.After(3 * time.Minute):
 			t.Fatal("no subscriber")
 		}
 		in := make(chan struct{})
@@ -81,7 +81,7 @@ func startKilling(t *testing.T) *killing {
 		go func() {
 			o := sim.LoadOptions{Clients: 6, Prefix: prefix, Topic: strings.TrimSuffix(filter, "#") + "{client}/{topic}", Topics: 3, Size: 64, Rate: 200}
 			o.Dial, o.Connect, o.QoS, o.Window, o.Ledger = sim.DialTCP(k.n.mqtt), persistent(""), qos, 16, k.ledgers[i]
-			o.Grace, o.Every = 2*time.Minute, 20*time.Millisecond
+			o.Grace, o.Every = 5*time.Minute, 20*time.Millisecond
 			o.Report = func(s sim.FleetStats) {
 				if s.Connected == o.Clients && s.Acked > 0 {
 					entered()
@@ -92,7 +92,7 @@ func startKilling(t *testing.T) *killing {
 		}()
 		select {
 		case <-in:
-		case <-time.After(time.Minute):
+		case <-time.After(3 * time.Minute):
 			t.Fatal("the devices do not get in")
 		}
 	}
@@ -130,7 +130,7 @@ func (k *killing) finish() {
 	for i := range k.ledgers {
 		prefix, filter, qos := k.names(i)
 		r := k.ledgers[i].Reader("watch-"+prefix, filter, qos)
-		deadline := time.Now().Add(time.Minute)
+		deadline := time.Now().Add(5 * time.Minute)
 		for r.Report().Missing > 0 && time.Now().Before(deadline) {
 			time.Sleep(50 * time.Millisecond)
 		}
@@ -181,7 +181,7 @@ func TestRealKafkaKillBroker(t *testing.T) {
 // inSync waits until every replica is: two brokers of three that lack something are no test of one that dies.
 func (k *killing) inSync() {
 	k.t.Helper()
-	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(100 * time.Millisecond) {
+	for deadline := time.Now().Add(5 * time.Minute); ; time.Sleep(100 * time.Millisecond) {
 		m, err := k.adm.Metadata(k.t.Context())
 		behind := err != nil
 		for _, topic := range m.Topics {

@@ -135,7 +135,7 @@ func (n *node) start() time.Duration {
 	cmd := n.cmd
 	go func() { exited <- cmd.Wait() }()
 	n.exited = exited
-	for deadline := began.Add(60 * time.Second); time.Now().Before(deadline); {
+	for deadline := began.Add(3 * time.Minute); time.Now().Before(deadline); {
 		select {
 		case err := <-exited:
 			n.cmd = nil
@@ -149,7 +149,7 @@ func (n *node) start() time.Duration {
 			}
 		}
 	}
-	n.t.Fatalf("the node was not ready within a minute:\n%s", tail(n.log.String(), 4000))
+	n.t.Fatalf("the node was not ready within three minutes:\n%s", tail(n.log.String(), 4000))
 	return 0
 }
 
