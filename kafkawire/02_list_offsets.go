@@ -115,7 +115,9 @@ func (c *conn) listOffset(part eventlog.Part, at int64, committed bool, rp *kmsg
 			find = c.s.Engine.FindCommittedTime
 		}
 		o, e := find(part, at)
-		err = e
+		if err = e; mutant(mutantTimeAsked) && o.Offset >= 0 {
+			o.Timestamp = at
+		}
 		found(o.Offset, o.Timestamp)
 	}
 	if err != nil {

@@ -23,7 +23,7 @@ func endTxn(c *conn, req *kmsg.EndTxnRequest) kmsg.Response {
 		return resp
 	}
 	version := int16(txnVersion1)
-	if req.Version >= 5 {
+	if req.Version >= 5 && !mutant(mutantSameEpoch) {
 		version = txnVersion2
 	}
 	out, err := c.s.txns.known(c.ctx, req.TransactionalID, func(t *txn.Txn, fresh int64) (txn.Output, *kerr.Error) {

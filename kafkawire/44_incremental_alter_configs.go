@@ -77,6 +77,8 @@ func changedConfig(c *kmsg.IncrementalAlterConfigsRequestResourceConfig, entries
 		switch has := slices.Contains(list, v); {
 		case c.Op == kmsg.IncrementalAlterConfigOpSubtract:
 			list = slices.DeleteFunc(list, func(have string) bool { return have == v })
+		case mutant(mutantAppendsOver):
+			list = []string{v}
 		case !has:
 			list = append(list, v)
 		}

@@ -226,7 +226,7 @@ func (d *consumerState) leave() {
 			return versioned(wholePulse(d.group, next, side), 1)
 		}, func(side int, r kmsg.Response) string {
 			next.took(side, r.(*kmsg.ConsumerGroupHeartbeatResponse))
-			return fmt.Sprint(r.(*kmsg.ConsumerGroupHeartbeatResponse).ErrorCode, " ", d.has(side, next))
+			return fmt.Sprint(r.(*kmsg.ConsumerGroupHeartbeatResponse).ErrorCode)
 		})
 		d.members[next.id] = next
 	}

@@ -53,7 +53,7 @@ func TestDifferencesAreSeen(t *testing.T) {
 	} {
 		seen := false
 		for seed := uint64(1); seed <= 100 && !seen; seed++ {
-			seen = againstKfake(t, seed, alter, 150, logScript, map[string]int{}).difference != ""
+			seen = againstKfake(t, seed, alter, scripts[0], map[string]int{}).difference != ""
 		}
 		if !seen {
 			t.Errorf("%s is not seen", what)

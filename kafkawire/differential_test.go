@@ -18,12 +18,14 @@ import (
 	"github.com/millrace-io/millrace/internal/tier"
 )
 
-// scripts are what both sides are asked: so many random steps of each, by a function that begin makes with what it needs to know.
-var scripts = []struct {
+type comparison struct {
 	name  string
 	steps int
 	begin func(*differ) func()
-}{
+}
+
+// scripts are what both sides are asked: so many random steps of each, by a function that begin makes with what it needs to know.
+var scripts = []comparison{
 	{"the log", 150, logScript},
 	{"topics", 120, topicsScript},
 	{"fetch sessions", 80, sessionsScript},
@@ -41,7 +43,7 @@ func TestAgreesWithKfake(t *testing.T) {
 	seen := map[string]int{}
 	for i := range uint64(tier.N(60)) {
 		for _, s := range scripts {
-			if d := againstKfake(t, tier.Seed()+i, nil, s.steps, s.begin, seen); d.difference != "" {
+			if d := againstKfake(t, tier.Seed()+i, nil, s, seen); d.difference != "" {
 				t.Errorf("%s: %s", s.name, d.difference)
 			}
 		}
@@ -49,7 +51,7 @@ func TestAgreesWithKfake(t *testing.T) {
 	checkSeen(t, kfakes, seen)
 }
 
-func againstKfake(t *testing.T, seed uint64, alter func(kmsg.Response), steps int, begin func(*differ) func(), seen map[string]int) *differ {
+func againstKfake(t *testing.T, seed uint64, alter func(kmsg.Response), s comparison, seen map[string]int) *differ {
 	t.Helper()
 	fake, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.Ports(0), kfake.BrokerConfigs(map[string]string{"group.min.session.timeout.ms": "6000"}))
 	if err != nil {
@@ -60,7 +62,7 @@ func againstKfake(t *testing.T, seed uint64, alter func(kmsg.Response), steps in
 	defer n.stop()
 	d := newDiffer(t, seed, n, fake.ListenAddrs()[0])
 	d.alter, d.seen = alter, seen
-	d.run(steps, begin)
+	d.run(s.steps, s.begin)
 	return d
 }
 
@@ -79,20 +81,25 @@ func TestRealKafkaAgrees(t *testing.T) {
 	for _, s := range scripts {
 		t.Run(s.name, func(t *testing.T) {
 			for seed := first; seed < first+uint64(tier.N(100)); seed++ {
-				n := startOn(t, Options{Rights: all{}}, nil)
-				d := newDiffer(t, seed, n, addr)
-				d.name, d.seen = fmt.Sprintf("s%d-%x-", seed, time.Now().UnixNano()), seen
-				d.kafka()
-				d.run(s.steps, s.begin)
-				d.cleanUp()
-				n.stop()
-				if d.difference != "" {
-					t.Error(d.difference)
+				if difference := againstKafka(t, addr, seed, s, seen); difference != "" {
+					t.Error(difference)
 				}
 			}
 		})
 	}
 	checkSeen(t, kafkas, seen)
+}
+
+func againstKafka(t *testing.T, addr string, seed uint64, s comparison, seen map[string]int) (difference string) {
+	t.Helper()
+	n := startOn(t, Options{Rights: all{}}, nil)
+	defer n.stop()
+	d := newDiffer(t, seed, n, addr)
+	d.name, d.seen = fmt.Sprintf("s%d-%x-", seed, time.Now().UnixNano()), seen
+	d.kafka()
+	d.run(s.steps, s.begin)
+	d.cleanUp()
+	return d.difference
 }
 
 // differ asks both.
@@ -256,7 +263,7 @@ func (d *differ) anonymous(side int, records []byte) []byte {
 
 var namesOfThings = []string{"ErrorCode", "Topic", "TopicID", "Partition", "Partitions", "Group", "GroupID"}
 
-// dump writes a value without what is zero; of a list of names, or of what has fields, the order does not count.
+// dump writes a value without what is zero; the order in lists of names, numbers and what has fields does not count.
 func (d *differ) dump(side int, v reflect.Value, but []string) string {
 	if v.CanInterface() && v.Type().Comparable() {
 		if means, ok := d.ids[side][v.Interface()]; ok {
@@ -298,7 +305,7 @@ func (d *differ) dump(side int, v reflect.Value, but []string) string {
 		for i := range v.Len() {
 			items = append(items, d.dump(side, v.Index(i), but))
 		}
-		if kind := v.Type().Elem().Kind(); kind == reflect.Struct || kind == reflect.String {
+		if kind := v.Type().Elem().Kind(); kind == reflect.Struct || kind == reflect.String || kind == reflect.Int32 {
 			slices.Sort(items)
 		}
 		return "[" + strings.Join(items, " ") + "]"

@@ -114,6 +114,9 @@ func (s *fetchSet) update(req *kmsg.FetchRequest) {
 	}
 	for i := range req.ForgottenTopics {
 		ft := &req.ForgottenTopics[i]
+		if mutant(mutantForgetless) {
+			break
+		}
 		for _, index := range ft.Partitions {
 			key := s.key(ft.Topic, ft.TopicID, index)
 			if p := s.find(key); p != nil {

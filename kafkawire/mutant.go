@@ -14,6 +14,14 @@ const (
 	mutantFetchSkips  = "fetch-skips-a-batch"
 )
 
+// Those of what a client is told, which the comparison with other servers would catch.
+const (
+	mutantTimeAsked   = "list-the-time-asked"
+	mutantForgetless  = "session-forgets-nothing"
+	mutantAppendsOver = "append-config-replaces"
+	mutantSameEpoch   = "end-keeps-the-epoch"
+)
+
 // Those of who gets in, and of what he may do.
 const (
 	mutantProof      = "scram-skip-proof"

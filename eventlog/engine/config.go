@@ -21,7 +21,7 @@ type configDef struct {
 // not here is refused.
 var configDefs = map[string]configDef{
 	"cleanup.policy":                          {"delete", policies},
-	"compression.gzip.level":                  {"-1", between(-1, 9)},
+	"compression.gzip.level":                  {"-1", gzipLevel},
 	"compression.lz4.level":                   {"9", between(1, 17)},
 	"compression.type":                        {"producer", oneOf("producer", "uncompressed", "gzip", "snappy", "lz4", "zstd")},
 	"compression.zstd.level":                  {"3", between(-131072, 22)},
@@ -83,6 +83,13 @@ func oneOf(values ...string) func(string) error {
 		}
 		return fmt.Errorf("one of %s", strings.Join(values, " | "))
 	}
+}
+
+func gzipLevel(v string) error {
+	if n, err := strconv.Atoi(v); err != nil || n < -1 || n == 0 || n > 9 {
+		return fmt.Errorf("1 to 9, or -1")
+	}
+	return nil
 }
 
 // policies takes any of Kafka's, as often as they like, and none, by which everything is kept (KIP-1161).
