@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
@@ -106,4 +107,35 @@ func FuzzConsumerRecords(f *testing.F) {
 			}
 		}
 	})
+}
+
+// Groups that others wrote and that cannot change their protocol say so: members without a protocol, and an assignor that tells them
+// more than partitions.
+func TestUpgradeOfForeignGroups(t *testing.T) {
+	cfg := &Config{ConsumerSession: time.Minute, MaxMembers: 9, MaxBytes: 1000, Topics: topicTable{"t": {"t", [16]byte{1}, 2}}}
+	said, got := kmsg.NewConsumerMemberMetadata(), kmsg.NewConsumerMemberAssignment()
+	said.Topics, got.UserData = []string{"t"}, []byte("more")
+	own := kmsg.GroupMetadataValueMember{MemberID: "m", SessionTimeoutMillis: 10_000, RebalanceTimeoutMillis: 10_000}
+	custom := own
+	custom.Subscription, custom.Assignment = said.AppendTo(nil), got.AppendTo(nil)
+	for why, v := range map[string]kmsg.GroupMetadataValue{
+		"malformed":         {ProtocolType: embeddedType, Generation: 4, Members: []kmsg.GroupMetadataValueMember{own}},
+		"custom assignor":   {ProtocolType: embeddedType, Generation: 4, Leader: &own.MemberID, Protocol: kmsg.StringPtr("mine"), Members: []kmsg.GroupMetadataValueMember{custom}},
+		"embedded protocol": {ProtocolType: "connect", Generation: 4, Leader: &own.MemberID, Protocol: kmsg.StringPtr("mine"), Members: []kmsg.GroupMetadataValueMember{custom}},
+	} {
+		v.Version = 3
+		g := New("g", cfg)
+		if err := g.Replay(Record{metadataKey("g"), v.AppendTo(nil)}); err != nil {
+			t.Fatal(err)
+		}
+		now := time.UnixMilli(1e12)
+		g.Restored(now)
+		req := kmsg.NewPtrConsumerGroupHeartbeatRequest()
+		req.MemberID, req.RebalanceTimeoutMillis, req.SubscribedTopicNames, req.Topics = "c", 1000, []string{"t"}, []kmsg.ConsumerGroupHeartbeatRequestTopic{}
+		out := g.ConsumerHeartbeat(now, Caller{}, req)
+		r := out.Replies[0].Response.(*kmsg.ConsumerGroupHeartbeatResponse)
+		if r.ErrorCode != kerr.GroupIDNotFound.Code || !strings.Contains(*r.ErrorMessage, why) || len(out.Records) != 0 {
+			t.Errorf("%s: %v, %d records", why, kerr.ErrorForCode(r.ErrorCode), len(out.Records))
+		}
+	}
 }

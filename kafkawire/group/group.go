@@ -1,5 +1,6 @@
 // Package group is Kafka's consumer group coordinator as a pure state machine, one Group per group id, for both protocols:
-// the classic one (join.go, sync.go) and the consumer protocol of KIP-848 (consumer.go).
+// the classic one (join.go, sync.go) and the consumer protocol of KIP-848 (consumer.go), and for groups on their way from one to
+// the other (migrate.go, hosted.go).
 //
 // Requests and the time go in; records and responses come out. It starts no goroutine, reads no clock, touches no log: its
 // caller appends Output.Records to the log, and only once they are durable calls Group.Durable, which replays them and gives

@@ -1,6 +1,7 @@
 package group
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 
@@ -12,8 +13,8 @@ import (
 // Kafka with group.consumer.migration.policy=bidirectional.
 //
 // The first member of the consumer protocol makes a consumer group of a classic one (upgrade), whose members stay as hosted ones;
-// when the last one leaves and classic members stay, it is a classic group again (downgrade). Either is one write: a crash finds
-// one group or the other. What members have goes with them, so that nobody is given what another holds.
+// when the last one leaves and classic members stay, it is a classic group again (downgrade). Either is one output: a crash finds
+// one group or the other, as long as the caller writes an output whole. What members have goes with them, so that nobody is given what another holds.
 
 // upgrade is the group as one of the consumer protocol, and appends the records that make it one. A member is believed to have what
 // it was assigned and, if that is nobody's by the last assignment, what it said that it had when it joined: it may not have heard
@@ -65,6 +66,9 @@ func (u *upgrading) read() (custom bool, err error) {
 		m := g.members[id]
 		if m.fresh { // it has nothing yet, and perhaps no id: it joins what is there when it comes again
 			continue
+		}
+		if len(m.protocols) == 0 { // of a record that is not ours
+			return false, fmt.Errorf("member %s speaks no protocol", m.id)
 		}
 		metadata := m.protocols[0].Metadata
 		if g.protocol != nil && m.metadata(*g.protocol) != nil {

@@ -16,7 +16,7 @@ func TestMutants(t *testing.T) {
 	} {
 		t.Run(m, func(t *testing.T) {
 			t.Setenv("MILLRACE_MUTANT", m)
-			const seeds = 300
+			const seeds = 1500
 			for i := range uint64(seeds) {
 				if why := newCrowd(tier.Seed() + i).run(250); why != "" {
 					t.Logf("caught by seed %d: %.300s", tier.Seed()+i, why)
