@@ -162,7 +162,8 @@ func (p *Proxy) serve(a *net.TCPConn) {
 		return
 	}
 	c, err := net.Dial("tcp", p.target)
-	if err != nil {
+	if err != nil { // a reset is as near to what the client would have seen as we can come: the end of a stream is another thing
+		_ = a.SetLinger(0)
 		return
 	}
 	b := c.(*net.TCPConn)
