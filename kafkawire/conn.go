@@ -229,9 +229,11 @@ func (c *conn) read() error {
 		}
 		c.s.stats.requests[r.api.key].Add(1)
 		rep, err := r.api.start(c, r)
-		var end *endedError
-		if err != nil && !errors.As(err, &end) {
-			return fmt.Errorf("%w: %s version %d: %w", errBadRequest, r.api.name, r.version, err)
+		ends := err != nil
+		if ends {
+			if end := (*endedError)(nil); !errors.As(err, &end) {
+				return fmt.Errorf("%w: %s version %d: %w", errBadRequest, r.api.name, r.version, err)
+			}
 		}
 		if rep == nil {
 			return err
@@ -246,7 +248,7 @@ func (c *conn) read() error {
 		case <-c.ctx.Done():
 			c.open.Done()
 		}
-		if end != nil {
+		if ends {
 			return fmt.Errorf("%w: %w", errAnswered, err)
 		}
 	}

@@ -341,29 +341,13 @@ func (p *partition) appliedOffset() int64 {
 	return p.applied
 }
 
-// segmentBytes estimates the bytes of the segments from an offset on and below another: of those that hold one of the two, the part
-// in proportion.
+// segmentBytes estimates the bytes of the segments from an offset on and below another.
 func (e *Engine) segmentBytes(p *partition, offset, end int64) int64 {
 	log, err := e.segmentsOf(p)
 	if err != nil {
 		return 0
 	}
-	segs, err := log.Segments()
-	if err != nil {
-		return 0
-	}
-	n := int64(0)
-	for _, s := range segs {
-		from, to := max(s.Base, offset), min(s.Limit, end)
-		switch {
-		case from >= to:
-		case from == s.Base && to == s.Limit:
-			n += s.Size
-		default:
-			n += max(1, int64(float64(s.Size)*float64(to-from)/float64(s.Limit-s.Base)))
-		}
-	}
-	return n
+	return log.Between(offset, end)
 }
 
 // Ends implements eventlog.Driver.

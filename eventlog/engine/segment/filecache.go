@@ -1,7 +1,6 @@
 package segment
 
 import (
-	"container/list"
 	"errors"
 	"sync"
 
@@ -17,9 +16,9 @@ type FileCache struct {
 	max int
 
 	mu   sync.Mutex
-	open int       // or being opened
-	lent int       // uses by lend, of all files
-	idle list.List // of *file, open and unused, most recently used first
+	open int // or being opened
+	lent int // uses by lend, of all files
+	idle idleFiles
 }
 
 // NewFileCache returns a cache that keeps at most max files open, not counting those in use beyond it.
@@ -32,6 +31,30 @@ func (c *FileCache) Open() int {
 	return c.open
 }
 
+// idleFiles are files that are open and unused, in a ring: behind its root the one that was used last, before it the one that was used first.
+// There is one at each end of every use, and so nothing is allocated for it.
+type idleFiles struct{ ring file }
+
+func (l *idleFiles) empty() bool { return l.ring.after == nil || l.ring.after == &l.ring }
+
+func (l *idleFiles) push(f *file) {
+	if l.ring.after == nil {
+		l.ring.before, l.ring.after = &l.ring, &l.ring
+	}
+	f.before, f.after = &l.ring, l.ring.after
+	f.before.after, f.after.before = f, f
+}
+
+// remove takes a file out, if it is there.
+func (l *idleFiles) remove(f *file) bool {
+	if f.after == nil {
+		return false
+	}
+	f.before.after, f.after.before = f.after, f.before
+	f.before, f.after = nil, nil
+	return true
+}
+
 // file is one file of a segment, opened when it is needed. Its handle dies with the last user once it is retired.
 type file struct {
 	fs    vfs.FS
@@ -39,10 +62,11 @@ type file struct {
 	cache *FileCache
 
 	// Guarded by cache.mu.
-	h       vfs.File
-	refs    int
-	idle    *list.Element
-	retired bool
+	h    vfs.File
+	refs int
+	// Its neighbours among the idle ones; nil: it is not one of them.
+	before, after *file
+	retired       bool
 }
 
 func (c *FileCache) file(fs vfs.FS, name string) *file { return &file{fs: fs, name: name, cache: c} }
@@ -135,10 +159,7 @@ func (f *file) get(open func(string) (vfs.File, error)) (vfs.File, error) {
 // use counts one more user. Called with the cache's lock, the file open.
 func (f *file) use() vfs.File {
 	f.refs++
-	if f.idle != nil {
-		f.cache.idle.Remove(f.idle)
-		f.idle = nil
-	}
+	f.cache.idle.remove(f)
 	return f.h
 }
 
@@ -152,7 +173,7 @@ func (f *file) release() {
 	case f.refs == 0 && f.retired:
 		victims = append(victims, f.take())
 	case f.refs == 0:
-		f.idle = c.idle.PushFront(f)
+		c.idle.push(f)
 		victims = c.evict()
 	}
 	c.mu.Unlock()
@@ -165,9 +186,7 @@ func (f *file) retire() {
 	c.mu.Lock()
 	f.retired = true
 	var victims []vfs.File
-	if f.idle != nil {
-		c.idle.Remove(f.idle)
-		f.idle = nil
+	if c.idle.remove(f) {
 		victims = append(victims, f.take())
 	}
 	c.mu.Unlock()
@@ -176,9 +195,9 @@ func (f *file) retire() {
 
 // evict takes the handles of unused files until the bound is kept.
 func (c *FileCache) evict() (victims []vfs.File) {
-	for c.open > c.max && c.idle.Len() > 0 {
-		f := c.idle.Remove(c.idle.Back()).(*file)
-		f.idle = nil
+	for c.open > c.max && !c.idle.empty() {
+		f := c.idle.ring.before
+		c.idle.remove(f)
 		victims = append(victims, f.take())
 	}
 	return victims

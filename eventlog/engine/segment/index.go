@@ -53,9 +53,11 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // entrySum is the checksum of an entry of the segment with that base offset.
 func entrySum(base int64, p []byte) uint32 {
-	var b [8]byte
-	binary.BigEndian.PutUint64(b[:], uint64(base))
-	return crc32.Update(crc32.Checksum(b[:], castagnoli), castagnoli, p)
+	sum := ^uint32(0) // of the base's bytes by hand: handed over, they would be garbage
+	for shift := 56; shift >= 0; shift -= 8 {
+		sum = castagnoli[byte(sum)^byte(base>>shift)] ^ sum>>8
+	}
+	return crc32.Update(^sum, castagnoli, p)
 }
 
 // index finds offsets and times in one segment. It is a cache of what the log says: looked at when it is first needed, and

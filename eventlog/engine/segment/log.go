@@ -175,6 +175,33 @@ func (l *Log) Segments() ([]Info, error) {
 	return infos, nil
 }
 
+// Between estimates the bytes of the batches from an offset on and below another: of the segments that hold one of the two, the part in
+// proportion. It reads nothing.
+func (l *Log) Between(from, below int64) (n int64) {
+	end := l.end.Load()
+	v, err := l.load()
+	if err != nil || len(v.segs) == 0 {
+		return 0
+	}
+	for _, s := range v.segs[v.find(from):] {
+		size, limit := s.size.Load(), s.limit.Load()
+		if limit == math.MaxInt64 {
+			limit = max(end, s.base)
+		}
+		lo, hi := max(s.base, from), min(limit, below)
+		switch {
+		case s.base >= below:
+			return n
+		case lo >= hi:
+		case lo == s.base && hi == limit:
+			n += size
+		default:
+			n += max(1, int64(float64(size)*float64(hi-lo)/float64(limit-s.base)))
+		}
+	}
+	return n
+}
+
 // load returns the segments, looking at the directory the first time.
 func (l *Log) load() (*view, error) {
 	if v := l.view.Load(); v != nil && !l.closed.Load() {
