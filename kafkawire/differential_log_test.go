@@ -179,6 +179,12 @@ func (d *logState) fetch(topic string, partition int32) {
 		if p.ErrorCode != 0 {
 			return fmt.Sprint("error ", p.ErrorCode)
 		}
-		return fmt.Sprint(p.HighWatermark, p.LastStableOffset, values(d.t, p.RecordBatches, at))
+		found := values(d.t, p.RecordBatches, at)
+		for i, v := range found {
+			if len(v) == 6 { // a marker, with the epoch of its coordinator
+				found[i] = "marker"
+			}
+		}
+		return fmt.Sprint(p.HighWatermark, p.LastStableOffset, found)
 	})
 }
