@@ -36,7 +36,7 @@ func hung(b *bench) error {
 	if err := os.Setenv("GOMEMLIMIT", goLimit); err != nil {
 		return err
 	}
-	defer os.Unsetenv("GOMEMLIMIT")
+	defer func() { _ = os.Unsetenv("GOMEMLIMIT") }()
 	return b.with(b.millraceOn(&c, topic, ""), func(s *server) error {
 		type outcome struct {
 			r   result
