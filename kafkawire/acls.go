@@ -29,6 +29,7 @@ type acls struct {
 	epoch atomic.Uint64 // counts changes
 
 	changing sync.Mutex // one change at a time
+	most     int
 	bindings map[acl.Binding]struct{}
 }
 
@@ -39,7 +40,7 @@ type written struct {
 }
 
 func newACLs(ctx context.Context, o *Options) (*acls, error) {
-	a := &acls{bindings: map[acl.Binding]struct{}{}}
+	a := &acls{most: maxACLs, bindings: map[acl.Binding]struct{}{}}
 	a.book = book{log: o.Engine, name: aclsTopic, now: o.Now, learn: a.learn}
 	if err := a.book.open(ctx); err != nil {
 		return nil, err
@@ -82,13 +83,13 @@ func (a *acls) create(ctx context.Context, by string, add []acl.Binding) []*refu
 	}
 	fresh := map[acl.Binding]int{} // where their entries are
 	var entries []entryOf
-	full := refuse(kerr.PolicyViolation, fmt.Sprintf("there are %d ACLs, which is all there may be", maxACLs))
+	full := refuse(kerr.PolicyViolation, fmt.Sprintf("there are %d ACLs, which is all there may be", a.most))
 	for i, b := range add {
 		_, there := a.bindings[b]
 		if _, twice := fresh[b]; there || twice {
 			continue
 		}
-		if len(a.bindings)+len(entries) >= maxACLs {
+		if len(a.bindings)+len(entries) >= a.most {
 			refusals[i] = full
 			continue
 		}

@@ -11,8 +11,10 @@ import (
 // Thousands of ACLs in one request are answered one by one: those for which there is room are made, and filters that name one each take them
 // all away.
 func TestManyACLsAtOnce(t *testing.T) {
+	const most = 6000 // more than fit into one batch
 	r := &fakeRights{}
 	n, u := securedNode(t, r)
+	n.srv.acls.most = most
 	r.allow("anna", opAlter, cluster, clusterName)
 	r.allow("anna", opDescribe, cluster, clusterName)
 	anna := func() *client {
@@ -26,7 +28,7 @@ func TestManyACLsAtOnce(t *testing.T) {
 	one := kmsg.NewCreateACLsRequestCreation()
 	one.ResourceType, one.ResourcePatternType, one.Principal, one.Host = topicKind, kmsg.ACLResourcePatternTypeLiteral, "User:bert", "*"
 	one.Operation, one.PermissionType = opRead, kmsg.ACLPermissionTypeAllow
-	for i := range maxACLs + 2 {
+	for i := range most + 2 {
 		one.ResourceName = fmt.Sprintf("a-topic-with-a-name-of-its-own-%d", i)
 		create.Creations = append(create.Creations, one)
 	}
@@ -44,7 +46,7 @@ func TestManyACLsAtOnce(t *testing.T) {
 			t.Fatalf("%d: %+v", i, r)
 		}
 	}
-	if got := len(n.srv.acls.set.Load().All()); got != maxACLs || over != 0 {
+	if got := len(n.srv.acls.set.Load().All()); got != most || over != 0 {
 		t.Errorf("%d ACLs are there, %d were too many", got, over)
 	}
 	create.Creations = append(create.Creations[:3:3], one)
@@ -54,14 +56,14 @@ func TestManyACLsAtOnce(t *testing.T) {
 	}
 	n.restart()
 	n.serveWith(ListenerOptions{Gate: u.gate()})
-	if got := len(n.srv.acls.set.Load().All()); got != maxACLs {
+	if got := len(n.srv.acls.set.Load().All()); got != most {
 		t.Fatalf("%d ACLs are there after a restart", got)
 	}
 	remove := kmsg.NewPtrDeleteACLsRequest()
 	filter := kmsg.NewDeleteACLsRequestFilter()
 	filter.ResourceType, filter.ResourcePatternType, filter.Operation, filter.PermissionType = topicKind, kmsg.ACLResourcePatternTypeLiteral, opRead, kmsg.ACLPermissionTypeAllow
 	filter.Principal, filter.Host = kmsg.StringPtr("User:bert"), kmsg.StringPtr("*")
-	for i := range maxACLs {
+	for i := range most {
 		filter.ResourceName = kmsg.StringPtr(fmt.Sprintf("a-topic-with-a-name-of-its-own-%d", i))
 		remove.Filters = append(remove.Filters, filter)
 	}
