@@ -75,13 +75,6 @@ func (d *topicsState) step() {
 
 // live are the names of the topics that are there.
 func (d *topicsState) live() (names []string) {
-	for _, t := range d.theirsAndOurs() {
-		names = append(names, t)
-	}
-	return names
-}
-
-func (d *topicsState) theirsAndOurs() (names []string) {
 	for _, t := range do[*kmsg.MetadataResponse](d.ours, 5, kmsg.NewPtrMetadataRequest()).Topics {
 		if strings.HasPrefix(*t.Topic, d.name+"t") {
 			names = append(names, *t.Topic)
