@@ -1,6 +1,7 @@
 package app
 
 import (
+	"math"
 	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
@@ -19,9 +20,22 @@ const (
 )
 
 // TendHeap paces the collector, until stop is called: none before the heap has heapFloor bytes, and one when the process falls idle with
-// memory that it does not use, which then goes back to the system. A pace that was set from outside (GOGC) stays as it is. It is of the
-// process, not of a node, and so the program's to call.
-func TendHeap() (stop func()) {
+// memory that it does not use, which then goes back to the system. With memory, bytes, it also collects as often as keeping to them takes;
+// an eighth is left to what is not the collector's. What was set from outside (GOGC, GOMEMLIMIT) stays as it is. It is of the process, not
+// of a node, and so the program's to call.
+func TendHeap(memory int64) (stop func()) {
+	if memory > 0 && debug.SetMemoryLimit(-1) == math.MaxInt64 {
+		debug.SetMemoryLimit(memory - memory/8)
+		pace := tendPace()
+		return func() {
+			debug.SetMemoryLimit(math.MaxInt64)
+			pace()
+		}
+	}
+	return tendPace()
+}
+
+func tendPace() (stop func()) {
 	pace := debug.SetGCPercent(100)
 	if pace != 100 {
 		debug.SetGCPercent(pace)

@@ -1,6 +1,7 @@
 package app
 
 import (
+	"math"
 	"runtime"
 	"runtime/debug"
 	"testing"
@@ -68,12 +69,12 @@ func TestHeapGivesStacksBack(t *testing.T) {
 // The real collector keeps the pace, and what was set from outside stays.
 func TestTendHeap(t *testing.T) {
 	before := debug.SetGCPercent(70)
-	stop := TendHeap()
+	stop := TendHeap(0)
 	if got := debug.SetGCPercent(100); got != 70 {
 		t.Fatalf("a pace of 70 became %d", got)
 	}
 	stop()
-	stop = TendHeap()
+	stop = TendHeap(0)
 	defer func() {
 		stop()
 		debug.SetGCPercent(before)
@@ -85,5 +86,24 @@ func TestTendHeap(t *testing.T) {
 		}
 		runtime.GC()
 		time.Sleep(time.Millisecond)
+	}
+}
+
+// A bound of the whole process is the collector's, less an eighth, and gone when the program stops; one from outside stays.
+func TestTendHeapMemory(t *testing.T) {
+	before := debug.SetMemoryLimit(math.MaxInt64)
+	defer debug.SetMemoryLimit(before)
+	stop := TendHeap(800 << 20)
+	if got := debug.SetMemoryLimit(-1); got != 700<<20 {
+		t.Errorf("800 MiB became a limit of %d", got)
+	}
+	stop()
+	if got := debug.SetMemoryLimit(-1); got != math.MaxInt64 {
+		t.Errorf("a limit of %d stays", got)
+	}
+	debug.SetMemoryLimit(900 << 20)
+	TendHeap(800 << 20)()
+	if got := debug.SetMemoryLimit(-1); got != 900<<20 {
+		t.Errorf("a limit from outside became %d", got)
 	}
 }

@@ -153,6 +153,9 @@ func (ck *checker) limits() {
 	ck.between("limits.handshakes", int64(l.Handshakes), 0, 10_000)
 	ck.handshakeTimeout("limits.handshake_timeout", l.Handshake)
 	ck.keepAlive("limits.keep_alive", l.KeepAlive)
+	if l.Memory != 0 {
+		ck.between("limits.memory", int64(l.Memory), 64<<20, 1<<50)
+	}
 	ck.budget("limits.inbound_bytes", l.InboundBytes, 1)
 	ck.budget("limits.total_inbound_bytes", l.AllInbound, l.InboundBytes)
 	ck.budget("limits.outbound_bytes", l.OutboundBytes, 1)

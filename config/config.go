@@ -105,6 +105,7 @@ type Limits struct {
 	HalfOpen       int      `yaml:"half_open"`  // of one listener
 	Handshakes     int      `yaml:"handshakes"` // that compute at once; 0: half of the processors
 	Handshake      Duration `yaml:"handshake_timeout"`
+	Memory         Size     `yaml:"memory"`               // of the process, which its collector keeps to; 0: not bounded as a whole
 	InboundBytes   Size     `yaml:"inbound_bytes"`        // of one client's publishes that the log has not answered
 	AllInbound     Size     `yaml:"total_inbound_bytes"`  // of all clients
 	OutboundBytes  Size     `yaml:"outbound_bytes"`       // waiting for one subscriber

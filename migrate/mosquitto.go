@@ -258,7 +258,7 @@ func (m *mosquitto) ofLimits(o *option) bool {
 	case "max_queued_messages", "max_queued_bytes", "max_inflight_bytes":
 		m.add(o.at, Changed, "what a session that is away has to get is a set of places in the log and costs a few bytes: it ends with the records' retention (log.retention, routes), not with a count")
 	case "memory_limit":
-		m.add(o.at, Dropped, "memory is bounded part by part (docs/limits.md); GOMEMLIMIT in the environment bounds the whole")
+		m.add(o.at, Dropped, "memory is bounded part by part (docs/limits.md), and nothing is dropped for it; limits.memory is what the process keeps to by collecting more often")
 	case "queue_qos0_messages":
 		m.add(o.at, Dropped, "messages of QoS 0 are not kept for clients that are away")
 	default:

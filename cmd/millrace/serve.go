@@ -51,7 +51,7 @@ func testFlags(c *cobra.Command, t *app.Test) {
 
 // serve runs a node until ctx ends or the node fails.
 func serve(ctx context.Context, e env, c *config.Config, test app.Test) error {
-	defer app.TendHeap()()
+	defer app.TendHeap(int64(c.Limits.Memory))()
 	log := logger(e, c)
 	reload := make(chan os.Signal, 1)
 	signal.Notify(reload, syscall.SIGHUP)

@@ -68,8 +68,8 @@ func (c *cluster) run(what string, args ...string) (out []byte, err error) {
 }
 
 // millraceOn is Millrace with its log on the cluster, and a topic of its own.
-func (b *bench) millraceOn(c *cluster, topic, spill string) kind {
-	conf := fmt.Sprintf("log: {kafka: [%s]}\nroutes:\n  - {mqtt: \"bench/{n}/data\", topic: %s, key: \"{n}\", partitions: 8%s}\n", strings.ReplaceAll(c.brokers, ",", ", "), topic, spill)
+func (b *bench) millraceOn(c *cluster, topic, more string) kind {
+	conf := fmt.Sprintf("log: {kafka: [%s]}\nroutes:\n  - {mqtt: \"bench/{n}/data\", topic: %s, key: \"{n}\", partitions: 8}\n%s", strings.ReplaceAll(c.brokers, ",", ", "), topic, more)
 	return kind{name: "millrace", command: func(s *server) (string, []string, error) {
 		file, err := s.write("millrace.yaml", conf)
 		return b.bin, []string{"serve", "--config", file, "--mqtt-listen", s.mqtt, "--http-listen", s.http}, err

@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"os"
 	"os/exec"
 	"strconv"
 	"time"
@@ -11,9 +10,6 @@ import (
 // budgetMiB is what docs/on-kafka.md adds up for a node with the limits that it has by itself: 128 for the program, and twice what may be kept,
 // which is 128 of publishes without an answer, 16 of the live log, and 8 for each of two tails that catch up.
 const budgetMiB = 128 + 2*(128+16+2*8)
-
-// goLimit is what the same page has the collector told for that: what is not the heap's takes the rest.
-const goLimit = "384MiB"
 
 // hung stops all brokers for a minute under load, as they stand.
 func hung(b *bench) error {
@@ -33,11 +29,7 @@ func hung(b *bench) error {
 		}
 		return nil
 	}
-	if err := os.Setenv("GOMEMLIMIT", goLimit); err != nil {
-		return err
-	}
-	defer func() { _ = os.Unsetenv("GOMEMLIMIT") }()
-	return b.with(b.millraceOn(&c, topic, ""), func(s *server) error {
+	return b.with(b.millraceOn(&c, topic, fmt.Sprintf("limits: {memory: %dMiB}\n", budgetMiB)), func(s *server) error {
 		type outcome struct {
 			r   result
 			got []uint32
