@@ -259,7 +259,6 @@ func (d *consumerState) beatWrongly() {
 		{"no member", func(r *kmsg.ConsumerGroupHeartbeatRequest) { r.MemberID = "" }},
 		{"a member that is not", func(r *kmsg.ConsumerGroupHeartbeatRequest) { r.MemberID = "x" }},
 		{"an epoch to come", func(r *kmsg.ConsumerGroupHeartbeatRequest) { r.MemberEpoch += 3 }},
-		{"an epoch long past, with all it has", func(r *kmsg.ConsumerGroupHeartbeatRequest) { r.MemberEpoch = max(1, r.MemberEpoch-5) }},
 		{"epoch -3", func(r *kmsg.ConsumerGroupHeartbeatRequest) { r.MemberEpoch = -3 }},
 		{"a static leave of nobody", func(r *kmsg.ConsumerGroupHeartbeatRequest) { r.MemberEpoch, r.InstanceID = -2, nil }},
 		{"an instance without a name", func(r *kmsg.ConsumerGroupHeartbeatRequest) { r.InstanceID = text("") }},
