@@ -79,8 +79,10 @@ func TestTendHeap(t *testing.T) {
 		stop()
 		debug.SetGCPercent(before)
 	}()
+	// What the other tests have left may be more than heapFloor, for which the pace is 100.
+	paced.Store(0)
 	deadline := time.Now().Add(20 * time.Second)
-	for got := 100; got <= 100; got = debug.SetGCPercent(int(max(paced.Load(), 100))) {
+	for p := int(paced.Load()); p == 0 || debug.SetGCPercent(p) != p; p = int(paced.Load()) {
 		if time.Now().After(deadline) {
 			t.Fatal("no pace is set after a collection")
 		}

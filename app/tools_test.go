@@ -105,7 +105,7 @@ func TestToolsOnANode(t *testing.T) {
 		t.Errorf("%+v %v", g, err)
 	}
 	reset := kafkatool.Reset{Group: "billing", To: kafkatool.Place{Kind: kafkatool.Shift, Value: -2}}
-	if _, err := k.Plan(ctx, reset); !errors.Is(err, kafkatool.ErrActive) || !strings.Contains(err.Error(), "1 members") {
+	if _, err := k.Plan(ctx, reset); !errors.Is(err, kafkatool.ErrActive) || !strings.Contains(err.Error(), "1 member,") {
 		t.Errorf("%v", err)
 	}
 	member.Close()
