@@ -257,28 +257,30 @@ func (t *Txn) Add(now time.Time, id int64, epoch, version int16, limit time.Dura
 	if err := t.mine(id, epoch); err != nil {
 		return Output{}, err
 	}
-	added := 0
+	var fresh map[Part]struct{} // a request may name one twice
 	for _, p := range parts {
-		if !t.Has(p) {
-			added++
+		if t.Has(p) {
+			continue
 		}
+		if fresh == nil {
+			fresh = map[Part]struct{}{}
+		}
+		fresh[p] = struct{}{}
 	}
-	if added == 0 {
+	if len(fresh) == 0 {
 		return Output{}, nil
 	}
 	room := t.cfg.Room
-	if len(t.p.parts)+added > t.cfg.MaxParts || room != nil && room.taken+added > room.Parts {
+	if len(t.p.parts)+len(fresh) > t.cfg.MaxParts || room != nil && room.taken+len(fresh) > room.Parts {
 		return Output{}, kerr.PolicyViolation
 	}
 	if t.p.state != Ongoing {
 		t.p.state, t.p.parts, t.p.started, t.cap = Ongoing, map[Part]struct{}{}, now, 0
 	}
 	if room != nil {
-		room.taken += added
+		room.taken += len(fresh)
 	}
-	for _, p := range parts {
-		t.p.parts[p] = struct{}{}
-	}
+	maps.Copy(t.p.parts, fresh)
 	t.p.updated, t.p.version = now, version
 	t.Limit(limit)
 	r := t.p.record(t.id)

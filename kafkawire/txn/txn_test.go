@@ -416,8 +416,8 @@ func TestRoom(t *testing.T) {
 		}
 		return out
 	}
-	kept := add(a, nil, pa, pb)
-	add(a, nil, pa) // it has that
+	kept := add(a, nil, pa, pb, pa) // one that is named twice is one
+	add(a, nil, pa)                 // it has that
 	add(b, kerr.PolicyViolation, pa, pb)
 	add(b, nil, pa)
 	add(b, kerr.PolicyViolation, pb)
