@@ -226,13 +226,15 @@ func (l *live) appended(shot *shot) {
 	switch {
 	case s == nil:
 		return
-	case shot.next() <= s.next: // a fetch was faster
+	case shot.next() < s.next: // a fetch was faster; or the log has gone back, or is another topic's by now, which the next fetch finds
+		return
+	case shot.next() == s.next: // a fetch was faster
 		s.acked = time.Now()
 	case (shot.base == s.next || mutantOverGap()) && shot.asStored():
 		l.own(s, shot)
 		l.wake(s)
 	default:
-		if s.bytes += len(shot.raw); s.bytes <= gapBytes {
+		if s.bytes += shot.cost(); s.bytes <= gapBytes {
 			s.waiting = append(s.waiting, shot)
 		}
 		if !s.filling {
@@ -302,6 +304,7 @@ func (l *live) loop(leader int32) {
 			s := w.who.(*stream)
 			switch {
 			case l.streams[s.part] != s:
+				l.d.trouble.end(true, s, false) // it may have been told of meanwhile
 			case err != nil:
 				l.d.o.Logger.Debug("fetch failed", "broker", leader, "error", err)
 				l.dissolve(s)

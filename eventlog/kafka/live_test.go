@@ -3,6 +3,7 @@ package kafka
 import (
 	"fmt"
 	"math/rand/v2"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -267,5 +268,114 @@ func TestStreamEndsWithItsTails(t *testing.T) {
 	defer l.mu.Unlock()
 	if len(l.streams) > 0 || len(l.tails) > 0 {
 		t.Errorf("%d streams and %d tails are left", len(l.streams), len(l.tails))
+	}
+}
+
+// TestLogGoesBack: answers that lie before what a stream has shown say that the log has lost what was in it, or is another topic's by now. However many
+// come, they do not keep the stream from finding that out.
+func TestLogGoesBack(t *testing.T) {
+	r := newRig(t, nil)
+	p := r.part(0)
+	tail, err := r.d.Tail(eventlog.Vector{p: 0})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tail.Close()
+	r.joined(tail)
+	r.add(p, "before")
+	l := r.d.live
+	l.mu.Lock()
+	s := l.streams[p]
+	s.next, s.acked = s.next+(1<<30), time.Time{}
+	l.mu.Unlock()
+	r.add(p, "after")
+	l.mu.Lock()
+	if !s.acked.IsZero() {
+		t.Error("what lies before the end is taken for a sign that there is nothing to fetch")
+	}
+	l.mu.Unlock()
+	for over := false; !over; time.Sleep(time.Millisecond) {
+		l.mu.Lock()
+		over = l.streams[p] != s
+		l.mu.Unlock()
+		if r.ctx.Err() != nil {
+			t.Fatal("the stream does not end")
+		}
+	}
+}
+
+// TestTroubleEndsWithTheStream: a broker that hangs while the last tail of a partition goes is no trouble of anybody's when it answers again.
+func TestTroubleEndsWithTheStream(t *testing.T) {
+	r := newRig(t, nil)
+	p := r.part(0)
+	tail, err := r.d.Tail(eventlog.Vector{p: 0})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tail.Close()
+	r.joined(tail)
+	l := r.d.live
+	l.mu.Lock()
+	s := l.streams[p]
+	l.mu.Unlock()
+	r.add(p, "so that it is fetched by and by")
+	began := make(chan struct{})
+	var once sync.Once
+	r.c.ControlKey(int16(kmsg.Fetch), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		if topics := req.(*kmsg.FetchRequest).Topics; len(topics) == 0 || topics[0].TopicID != r.topic.ID {
+			return nil, nil, false
+		}
+		once.Do(func() {
+			l.mu.Lock()
+			l.dissolve(s)
+			l.mu.Unlock()
+			l.d.trouble.add(true, s, kerr.RequestTimedOut) // its patience ends now
+			close(began)
+		})
+		return nil, nil, false
+	})
+	<-began
+	for left := true; left; time.Sleep(time.Millisecond) {
+		l.d.trouble.mu.Lock()
+		_, left = l.d.trouble.reads[s]
+		l.d.trouble.mu.Unlock()
+		if r.ctx.Err() != nil {
+			t.Fatal("what is no more is still in trouble")
+		}
+	}
+}
+
+// TestNothingToShow: a tail that is not at the end, and is given nothing before it, as when what is left there was compacted away under a transaction that is
+// open, asks again now and then, not all the time.
+func TestNothingToShow(t *testing.T) {
+	r := newRig(t, nil)
+	p := r.part(0)
+	var asked atomic.Int64
+	r.c.ControlKey(int16(kmsg.Fetch), func(kreq kmsg.Request) (kmsg.Response, error, bool) {
+		r.c.KeepControl()
+		req := kreq.(*kmsg.FetchRequest)
+		if len(req.Topics) == 0 || req.Topics[0].TopicID != r.topic.ID {
+			return nil, nil, false
+		}
+		asked.Add(1)
+		time.Sleep(time.Duration(req.MaxWaitMillis) * time.Millisecond)
+		resp := req.ResponseKind().(*kmsg.FetchResponse)
+		rt := kmsg.NewFetchResponseTopic()
+		rt.TopicID, rt.Topic = r.topic.ID, req.Topics[0].Topic
+		rp := kmsg.NewFetchResponseTopicPartition()
+		rp.HighWatermark, rp.LastStableOffset = 10, 10
+		rt.Partitions = append(rt.Partitions, rp)
+		resp.Topics = append(resp.Topics, rt)
+		return resp, nil, true
+	})
+	tail, err := r.d.Tail(eventlog.Vector{p: 0})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tail.Close()
+	for began := time.Now(); time.Since(began) < 3*idleMillis*time.Millisecond; time.Sleep(time.Millisecond) {
+		if n := asked.Load(); n > 5 {
+			t.Fatalf("asked %d times in %v", n, time.Since(began))
+		}
 	}
 }

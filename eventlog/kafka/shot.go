@@ -37,6 +37,14 @@ type shot struct {
 // next is the offset after an accepted shot.
 func (s *shot) next() int64 { return s.base + int64(s.count) }
 
+// cost is what its jobs' batches take in memory, about.
+func (s *shot) cost() (n int) {
+	for _, j := range s.jobs {
+		n += j.size
+	}
+	return n
+}
+
 // asStored says of an accepted shot that its jobs' batches say what the log says, and that no attempt still reads them.
 func (s *shot) asStored() bool { return !s.maybe && !s.moved }
 

@@ -222,6 +222,7 @@ func (t *tail) end(err error) {
 
 // loop fetches what one broker leads and the tail goes on with by itself, until there is nothing of it.
 func (t *tail) loop(leader int32) {
+	wait := int32(0) // nothing came, and no stream could be joined: what is next is not stable yet, or was compacted away up to there
 	for {
 		wants, pause, on := t.wanted(leader)
 		if !on {
@@ -231,10 +232,11 @@ func (t *tail) loop(leader int32) {
 			_ = sleep(t.ctx, pause)
 			continue
 		}
-		got, err := t.d.fetch(t.ctx, t.d.cl, leader, wants, fetchBytes, 0)
+		got, err := t.d.fetch(t.ctx, t.d.cl, leader, wants, fetchBytes, wait)
 		if t.ctx.Err() != nil {
 			continue
 		}
+		wait = idleMillis
 		t.mu.Lock()
 		for i, w := range wants {
 			f := w.who.(*followed)
@@ -245,12 +247,18 @@ func (t *tail) loop(leader int32) {
 				t.d.trouble.add(true, f, err)
 				t.lose(f)
 			default:
-				t.took(f, got[i])
+				at := f.next
+				if t.took(f, got[i]); f.next != at || f.stream != nil {
+					wait = 0
+				}
 			}
 		}
 		t.mu.Unlock()
 	}
 }
+
+// idleMillis is how long such a fetch waits for something to come.
+const idleMillis = 100
 
 // wanted waits for room and lists what to fetch from a broker; if everything is to be left alone for a while, how long. on is
 // false when the goroutine has nothing to do any more.
