@@ -19,6 +19,7 @@ type consumerState struct {
 	joined   int
 	assignor *string
 	first    [2]int32 // the group's first epoch; 0: there is no group
+	fresh    bool     // Kafka may hear of the topics only after the first join: that is an epoch more
 }
 
 // consumerMember is one, on both sides.
@@ -144,11 +145,13 @@ func (d *consumerState) together() {
 			}
 		}
 	}
+	if d.fresh {
+		d.fresh, d.first[1] = false, d.members[names[0]].epochs[1]
+	}
 	d.agree("together", d.sharing(0, names), d.sharing(1, names))
 }
 
-// sharing says who is in which epoch, what all have together, and how many partitions each has. Who has which is the assignor's to say, and
-// where subscriptions differ ours finds another answer than theirs that is as good.
+// sharing says who is in which epoch, what all have together, and how many partitions each has. Who has which is the assignor's to say.
 func (d *consumerState) sharing(side int, names []string) string {
 	var epochs, counts, parts []string
 	for _, name := range names {
@@ -190,7 +193,7 @@ func (d *consumerState) join() {
 		resp := r.(*kmsg.ConsumerGroupHeartbeatResponse)
 		m.took(side, resp)
 		if d.first[side] == 0 && resp.ErrorCode == 0 {
-			d.first[side] = resp.MemberEpoch
+			d.first[side], d.fresh = resp.MemberEpoch, d.real()
 			return fmt.Sprint("0 first epoch ", resp.MemberEpoch)
 		}
 		if resp.ErrorCode != 0 {
@@ -250,6 +253,7 @@ func (d *consumerState) subscribe() {
 func (d *consumerState) beatWrongly() {
 	m, group := d.member(), d.group
 	text := func(s string) *string { return &s }
+	past := min(5, max(0, m.epochs[0]-d.first[0])) // as far on both sides, where the first epochs are not the same
 	wrong := []struct {
 		what string
 		make func(*kmsg.ConsumerGroupHeartbeatRequest)
@@ -259,6 +263,7 @@ func (d *consumerState) beatWrongly() {
 		{"no member", func(r *kmsg.ConsumerGroupHeartbeatRequest) { r.MemberID = "" }},
 		{"a member that is not", func(r *kmsg.ConsumerGroupHeartbeatRequest) { r.MemberID = "x" }},
 		{"an epoch to come", func(r *kmsg.ConsumerGroupHeartbeatRequest) { r.MemberEpoch += 3 }},
+		{"an epoch long past, with all it has", func(r *kmsg.ConsumerGroupHeartbeatRequest) { r.MemberEpoch -= past }},
 		{"epoch -3", func(r *kmsg.ConsumerGroupHeartbeatRequest) { r.MemberEpoch = -3 }},
 		{"a static leave of nobody", func(r *kmsg.ConsumerGroupHeartbeatRequest) { r.MemberEpoch, r.InstanceID = -2, nil }},
 		{"an instance without a name", func(r *kmsg.ConsumerGroupHeartbeatRequest) { r.InstanceID = text("") }},
