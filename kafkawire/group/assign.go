@@ -92,11 +92,15 @@ func assignUniformly(members []subscriber, topics map[[16]byte]int32, before map
 			moved = u.level(c) || moved
 		}
 	}
+	if !mutant(mutantUneven) {
+		u.even()
+	}
 	return u.result()
 }
 
 // class is topics that the same members want.
 type class struct {
+	order   int // among the classes
 	topics  [][16]byte
 	members []int
 	free    []part
@@ -144,6 +148,9 @@ func (u *uniform) classify() {
 		u.classOf[t] = c
 	}
 	slices.SortStableFunc(u.classes, func(a, b *class) int { return cmp.Compare(len(a.members), len(b.members)) })
+	for i, c := range u.classes {
+		c.order = i
+	}
 }
 
 // keep leaves with each member what it had and still may have; the rest is free.
@@ -185,7 +192,7 @@ func (u *uniform) fill(c *class) {
 	least := byLoad{u: u, members: slices.Clone(c.members)}
 	heap.Init(&least)
 	for _, p := range c.free {
-		if mutant(mutantStarve) && p.index == 3 {
+		if mutant(mutantStarve) && p.index == 1 {
 			continue
 		}
 		u.give(least.members[0], p)
@@ -209,16 +216,12 @@ func (u *uniform) level(c *class) (moved bool) {
 		if u.load[from]-u.load[to] < 2 {
 			break
 		}
-		own := u.owned[from][c]
-		p := own[len(own)-1]
-		u.owned[from][c] = own[:len(own)-1]
-		u.load[from]--
-		if len(own) == 1 {
+		u.move(c, from, to)
+		if len(u.owned[from][c]) == 0 {
 			heap.Pop(&most)
 		} else {
 			heap.Fix(&most, 0)
 		}
-		u.give(to, p)
 		heap.Fix(&least, 0)
 		moved = true
 	}

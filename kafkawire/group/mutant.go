@@ -12,4 +12,5 @@ const (
 	mutantNobodyJoins  = "downgrade-without-a-rebalance"
 	mutantNoDowngrade  = "never-downgrade"
 	mutantStarve       = "leave-out-a-partition"
+	mutantUneven       = "level-without-chains"
 )

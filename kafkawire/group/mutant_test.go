@@ -27,3 +27,20 @@ func TestMutants(t *testing.T) {
 		})
 	}
 }
+
+// TestAssignorMutants shows the same of the test of the uniform assignor.
+func TestAssignorMutants(t *testing.T) {
+	for _, m := range []string{mutantStarve, mutantUneven} {
+		t.Run(m, func(t *testing.T) {
+			t.Setenv("MILLRACE_MUTANT", m)
+			var moved, least int
+			for seed := range uint64(400) {
+				if why := newWanting(seed).run(&moved, &least); why != "" {
+					t.Logf("caught by seed %d, %.300s", seed, why)
+					return
+				}
+			}
+			t.Error("not caught")
+		})
+	}
+}
