@@ -68,11 +68,12 @@ func (c *committer) serveSnapshot() {
 	}
 }
 
-// choose takes the items of the next commit. Where room comes to an end, bulk stops before what is light does: the light items go alone, and not
-// even they wait for segments and checkpoints as long as there is something left of the WAL.
+// choose takes the items of the next commit. Where room comes to an end, bulk stops before what is light does, whether any of that is there yet or
+// not: the light items go alone, and not even they wait for segments and checkpoints as long as there is something left of the WAL. Where the disk
+// has no space bulk is not kept here: it is to be refused.
 func (c *committer) choose() (items []*item, size int) {
 	items = c.itemSlice()
-	for c.backlog.mixed() && c.failure() == nil && !c.spacious() {
+	for c.backlog.bulk > 0 && c.failure() == nil && !c.spacious() && c.checkSpace() {
 		if items, size = c.backlog.lightOnly(items, c.commitBytes); len(items) > 0 {
 			return items, size
 		}

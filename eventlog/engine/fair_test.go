@@ -5,13 +5,14 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/millrace-io/millrace/eventlog"
 	"github.com/millrace-io/millrace/internal/vfs"
 )
 
 // TestLightBesideBulk: when bulk has to wait for the disk, for a checkpoint that frees the WAL or for segments to be written, who appends little and
-// waits for each answer goes on; and the bulk goes on when the disk does.
+// waits for each answer goes on, also who only comes then, and for as long as it takes; and the bulk goes on when the disk does.
 func TestLightBesideBulk(t *testing.T) {
 	for what, holds := range map[string]func(vfs.Op) bool{
 		"a checkpoint": func(op vfs.Op) bool { return op.Kind == vfs.OpDatasync },
@@ -20,8 +21,10 @@ func TestLightBesideBulk(t *testing.T) {
 		t.Run(what, func(t *testing.T) {
 			gate := make(chan struct{})
 			o := Options{ReserveBytes: 1 << 20, MaintainEvery: -1, WALFileBytes: 1 << 20, WALFiles: 3, MemoryBytes: 16 << 20}
+			enough := 10
 			if what == "segments" { // then they come to their bound first
 				o.WALFileBytes, o.MemoryBytes = 8<<20, 4<<20
+				enough = 2 * mixedFor
 			}
 			o.FS = vfs.Faults(vfs.NewMem(), func(op vfs.Op) error {
 				if strings.HasPrefix(op.Name, topicsDir+"/") && holds(op) {
@@ -40,9 +43,15 @@ func TestLightBesideBulk(t *testing.T) {
 			for i := range int32(4) {
 				producers.Go(func() { produceBulk(t, e, eventlog.Part{Topic: bulk, Index: i}, &sent, stop) })
 			}
-			// Each of these would wait for the gate, if it waited for what bulk waits for.
 			still, was := 0, int64(-1)
-			for still < 10 {
+			for ; still < 20; time.Sleep(time.Millisecond) { // the sooner bulk waits, the harder the test
+				if now := sent.Load(); now != was || e.Stats().QueuedBytes == 0 {
+					still, was = 0, now
+				}
+				still++
+			}
+			// Each of these would wait for the gate, if it waited for what bulk waits for.
+			for still = 0; still < enough; {
 				if o := appendWait(t, e, device, "d"); o.Err != nil {
 					t.Fatal(o.Err)
 				}

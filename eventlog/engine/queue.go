@@ -250,6 +250,9 @@ type backlog struct {
 	spare   []*item
 
 	light, heavy int // refills for which one of that kind counts yet
+	bulk         int // heavy items that wait
+
+	large bool // the next item in turn has no room behind what is light: it begins the next commit
 }
 
 // mixed tells whether bulk comes beside what is light.
@@ -267,6 +270,7 @@ func (b *backlog) more(q *queue) (closed bool) {
 	for _, it := range fresh {
 		if b.size += it.size; it.size >= heavyItem {
 			b.heavy = mixedFor
+			b.bulk++
 		} else if it.size <= lightItem && it.err == nil && it.p != nil {
 			b.light = mixedFor
 		}
@@ -284,6 +288,7 @@ type commitment struct {
 	items []*item
 	size  int
 	limit int
+	bulk  int // heavy ones among them
 }
 
 // add takes an item in, unless it makes the commit too large. The first one always fits.
@@ -292,7 +297,9 @@ func (c *commitment) add(it *item) bool {
 		return false
 	}
 	c.items = append(c.items, it)
-	c.size += it.size
+	if c.size += it.size; it.size >= heavyItem {
+		c.bulk++
+	}
 	return true
 }
 
@@ -305,17 +312,25 @@ func (b *backlog) take(into []*item, limit int) (items []*item, size int) {
 	if len(b.lanes) == 0 && b.size <= limit {
 		items, size = append(into, b.waiting.waiting()...), b.size
 		b.waiting.drop(b.waiting.len())
-		b.size = 0
+		b.size, b.bulk = 0, 0
 		return items, size
 	}
 	c := commitment{items: into, limit: limit}
+	defer func() { b.bulk -= c.bulk }()
+	large := b.large
+	b.large = false
 	for {
 		b.fillLanes()
-		if b.mixed() {
+		switch {
+		case !b.mixed():
+		case !large:
 			b.takeLight(&c, false)
+		case len(b.lanes) > 0:
+			b.takeTurn(&c)
 		}
 		for len(b.lanes) > 0 {
 			if !b.takeTurn(&c) {
+				b.large = b.large && !large // every other commit is for what is light
 				return c.items, c.size
 			}
 		}
@@ -379,7 +394,7 @@ func (b *backlog) takeLight(c *commitment, only bool) {
 	b.lanes, b.next = lanes, next
 }
 
-// takeTurn gives the next lane its turn; false if the commit is full.
+// takeTurn gives the next lane its turn; false if the commit is full. A lane that gets nothing of it is the first one in the next.
 func (b *backlog) takeTurn(c *commitment) (more bool) {
 	if b.next >= len(b.lanes) {
 		b.next = 0
@@ -389,14 +404,16 @@ func (b *backlog) takeTurn(c *commitment) (more bool) {
 	for given := 0; n < lane.len() && given < turn; n++ {
 		it := lane.waiting()[n]
 		if more = c.add(it); !more {
+			b.large = n == 0 && it.size > c.limit-c.limit/4
 			break
 		}
 		given += it.size
 	}
 	lane.drop(n)
-	if lane.len() == 0 {
+	switch {
+	case lane.len() == 0:
 		b.lanes = append(b.lanes[:b.next], b.lanes[b.next+1:]...)
-	} else {
+	case n > 0:
 		b.next++
 	}
 	return more

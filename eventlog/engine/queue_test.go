@@ -66,8 +66,8 @@ func TestBacklogOrder(t *testing.T) {
 		for b.refill(&q); !b.empty(); {
 			take()
 		}
-		if taken != sent || b.size != 0 {
-			t.Fatalf("seed %d: %d of %d items are taken, %d bytes are left", tier.Seed()+seed, taken, sent, b.size)
+		if taken != sent || b.size != 0 || b.bulk != 0 {
+			t.Fatalf("seed %d: %d of %d items are taken, %d bytes and %d heavy ones are left", tier.Seed()+seed, taken, sent, b.size, b.bulk)
 		}
 	}
 }
@@ -196,5 +196,50 @@ func TestLightGoesFirst(t *testing.T) {
 	}
 	if _, size := b.take(nil, limit); size < limit-16<<10 {
 		t.Errorf("a commit of bulk has %d bytes, long after the last light item", size)
+	}
+}
+
+// TestLargeBesideLight: a batch that has no room in a commit with what is light, or in none with anything else, has its turn, however much
+// of the light comes; and the light has every other commit.
+func TestLargeBesideLight(t *testing.T) {
+	for _, size := range []int{100 << 10, 900 << 10, mixedCommit + 1, 10 << 20} {
+		var q queue
+		q.wake = make(chan struct{}, 1)
+		var b backlog
+		bulk := []*partition{{}, {}, {}}
+		light := make([]*partition, 400)
+		for i := range light {
+			light[i] = &partition{}
+		}
+		last, lights := map[*partition]int{}, 0
+		for round := range 50 {
+			for _, p := range light {
+				q.put(&item{p: p, size: 1 << 10})
+			}
+			for _, p := range bulk {
+				q.put(&item{p: p, size: size})
+			}
+			b.refill(&q)
+			out, _ := b.take(nil, 4<<20)
+			none := true
+			for _, it := range out {
+				if it.size == size {
+					last[it.p] = round + 1
+				} else {
+					none = false
+				}
+			}
+			if lights++; !none {
+				lights = 0
+			}
+			if lights > 1 {
+				t.Fatalf("%d bytes, round %d: %d commits without anything light", size, round, lights)
+			}
+			for i, p := range bulk {
+				if round-last[p] > 4*len(bulk) {
+					t.Fatalf("%d bytes, round %d: partition %d had its last turn in %d", size, round, i, last[p])
+				}
+			}
+		}
 	}
 }
