@@ -107,7 +107,9 @@ func (f *banFollower) hear(r *eventlog.Record) {
 	}
 }
 
-// wants tells whether a record is the last word: it waits until what we are about to write of the same key has its place in the log.
+// wants tells whether a record may be the last word: it waits until what we are about to write of the same key has its place in the log, and passes over
+// what is before that. Our own last one counts too: what we said while one of another node was being taken over is in the log after it, but may have been
+// in force here before it.
 func (b *banBook) wants(k banKey, offset int64) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -121,5 +123,5 @@ func (b *banBook) wants(k banKey, offset int64) bool {
 	if ours && offset >= at {
 		delete(b.wrote, k)
 	}
-	return !b.closing && (!ours || offset > at)
+	return !b.closing && (!ours || offset >= at)
 }

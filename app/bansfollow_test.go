@@ -4,9 +4,12 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kfake"
 
+	"github.com/millrace-io/millrace/eventlog"
+	"github.com/millrace-io/millrace/eventlog/logtest"
 	"github.com/millrace-io/millrace/mqtt/broker"
 	"github.com/millrace-io/millrace/mqtt/packet"
 	"github.com/millrace-io/millrace/sim"
@@ -80,4 +83,58 @@ func (b *banBook) quiet() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return len(b.pending) == 0 && len(b.wrote) == 0
+}
+
+// TestBanLiftedMeanwhile: who lifts a ban here while a record of another node is being taken over has the last word here too, as in the log.
+func TestBanLiftedMeanwhile(t *testing.T) {
+	mem := logtest.NewMemory(1, logtest.Hostility{})
+	defer mem.Close()
+	log := eventlog.New(mem)
+	topic, err := log.CreateTopic(t.Context(), eventlog.TopicSpec{Name: bansTopic, Partitions: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	book := &banBook{log: log, part: eventlog.Part{Topic: topic.ID}, now: func() int64 { return time.Now().UnixMilli() }, follows: true,
+		pending: map[banKey]*broker.Ban{}, wrote: map[banKey]int64{}, wake: make(chan struct{}, 1)}
+	book.settled.L = &book.mu
+	b := broker.New(broker.Options{OnBan: book.told})
+	f := &banFollower{book: book, broker: b, said: func(err error) { t.Error(err) }}
+	x := broker.Ban{Client: "x"}
+	k := keyOf(&x)
+	if err := b.Ban(x); err != nil {
+		t.Fatal(err)
+	}
+	if err := book.write(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	hear := func(offset int64, x *broker.Ban) {
+		key, value := encodeBan(k, x)
+		f.hear(&eventlog.Record{Offset: offset, Key: key, Value: value})
+	}
+	hear(0, &x)
+
+	var bl eventlog.Builder
+	key, value := encodeBan(k, &x)
+	bl.Add(book.now(), key, value, nil)
+	batch, _, err := bl.Batch(book.part, eventlog.None)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if o, err := log.AppendWait(t.Context(), batch); err != nil || o.Base != 1 {
+		t.Fatal(o, err)
+	}
+	if !book.wants(k, 1) { // the follower is in the middle of it
+		t.Fatal("another node's record is not wanted")
+	}
+	b.Unban(x)
+	if err := book.write(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.HearBan(x); err != nil {
+		t.Fatal(err)
+	}
+	hear(2, nil)
+	if n := len(b.Bans()); n != 0 || !book.quiet() {
+		t.Errorf("%d bans here, and none in the log", n)
+	}
 }
