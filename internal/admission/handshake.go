@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"sync/atomic"
 	"time"
 )
 
@@ -53,7 +54,7 @@ func (p Processors) Server(nc net.Conn, c *tls.Config, patience time.Duration) (
 	return t, func(ctx context.Context) error {
 		s.ctx = ctx
 		err := t.HandshakeContext(ctx)
-		s.done = true
+		s.done.Store(true)
 		s.leave()
 		if err != nil {
 			return err
@@ -70,7 +71,7 @@ type shaking struct {
 	ctx      context.Context
 	patience time.Duration // that is left
 	holds    bool
-	done     bool // set before anybody but the handshake reads or writes
+	done     atomic.Bool // set before anybody but the handshake reads or writes; who closes the connection then may look while it is
 }
 
 func (s *shaking) leave() {
@@ -82,7 +83,7 @@ func (s *shaking) leave() {
 
 // Read implements net.Conn.
 func (s *shaking) Read(b []byte) (int, error) {
-	if s.done {
+	if s.done.Load() {
 		return s.Conn.Read(b)
 	}
 	s.leave() // whoever makes us wait does not keep others waiting
@@ -99,7 +100,7 @@ func (s *shaking) Read(b []byte) (int, error) {
 
 // Write implements net.Conn. What a handshake writes is small, and does not wait for the client.
 func (s *shaking) Write(b []byte) (int, error) {
-	if s.done {
+	if s.done.Load() {
 		return s.Conn.Write(b)
 	}
 	return s.within(s.Conn.SetWriteDeadline, s.Conn.Write, b)

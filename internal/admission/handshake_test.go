@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net"
 	"os"
+	"runtime"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -122,5 +123,28 @@ func TestWaitingForAProcessor(t *testing.T) {
 	p.Leave()
 	if err := <-waits; err != nil {
 		t.Errorf("a client that we let wait: %v", err)
+	}
+}
+
+// Whoever closes a connection may do so right when its handshake ends.
+func TestCloseAtTheEndOfAHandshake(t *testing.T) {
+	t.Parallel()
+	ca, l, p := certtest.NewCA(t, "ca"), listen(t), NewProcessors(1)
+	c := &tls.Config{Certificates: []tls.Certificate{ca.Server().TLS}}
+	for range 50 {
+		client, shake, server := pair(t, p, l, c, time.Minute)
+		shaken := make(chan struct{})
+		go func() { _ = shake(t.Context()); close(shaken) }() // it may meet the end of the connection
+		go tls.Client(client, &tls.Config{RootCAs: ca.Pool(), ServerName: "localhost"}).Handshake()
+		for deadline := time.Now().Add(30 * time.Second); !server.ConnectionState().HandshakeComplete; runtime.Gosched() {
+			if time.Now().After(deadline) {
+				t.Fatal("no handshake")
+			}
+		}
+		server.Close()
+		<-shaken
+	}
+	if len(p) != 0 {
+		t.Errorf("%d processors are still held", len(p))
 	}
 }
