@@ -400,12 +400,14 @@ func (d *topicsState) offsets(topic string, partition int32) {
 			return versioned(req, v)
 		}, d.all())
 	case 1:
-		d.ask(fmt.Sprintf("delete the offset of %s in %s/%d", group, topic, partition), func(int) kmsg.Request {
-			req := kmsg.NewPtrOffsetDeleteRequest()
-			req.Group = group
-			req.Topics = []kmsg.OffsetDeleteRequestTopic{{Topic: topic, Partitions: []kmsg.OffsetDeleteRequestTopicPartition{{Partition: partition}}}}
-			return req
-		}, d.all())
+		for range 1 + d.rng.IntN(2) { // the second time the group may have none any more
+			d.ask(fmt.Sprintf("delete the offset of %s in %s/%d", group, topic, partition), func(int) kmsg.Request {
+				req := kmsg.NewPtrOffsetDeleteRequest()
+				req.Group = group
+				req.Topics = []kmsg.OffsetDeleteRequestTopic{{Topic: topic, Partitions: []kmsg.OffsetDeleteRequestTopicPartition{{Partition: partition}}}}
+				return req
+			}, d.all())
+		}
 	case 2:
 		v := int16(8 + d.rng.IntN(3))
 		d.read(fmt.Sprintf("offsets of %s in %s/%d, version %d", group, topic, partition, v), func(side int) kmsg.Request {
