@@ -79,9 +79,12 @@ func New(o Options) (*Registry, error) {
 		o.URL = "http://" + o.URL
 	}
 	u, err := url.Parse(o.URL)
+	var bad *url.Error
 	switch {
+	case errors.As(err, &bad): // without the text, which may have a password in it
+		return nil, fmt.Errorf("address of the registry: %w", bad.Err)
 	case err != nil:
-		return nil, fmt.Errorf("address of the registry: %w", err)
+		return nil, errors.New("address of the registry: it cannot be read")
 	case u.Scheme != "http" && u.Scheme != "https" || u.Host == "":
 		return nil, fmt.Errorf("address of the registry %q: write http://HOST:PORT or https://HOST:PORT", u.Redacted())
 	case u.User != nil:
@@ -89,7 +92,9 @@ func New(o Options) (*Registry, error) {
 	case u.RawQuery != "" || u.Fragment != "":
 		return nil, fmt.Errorf("address of the registry %q: nothing may follow the path", u.Redacted())
 	}
-	o.Client = cmp.Or(o.Client, http.DefaultClient)
+	client := *cmp.Or(o.Client, http.DefaultClient)
+	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse } // see refused
+	o.Client = &client
 	return &Registry{o: o, base: strings.TrimSuffix(u.String(), "/")}, nil
 }
 
@@ -147,8 +152,12 @@ func (r *Registry) call(ctx context.Context, method, path string, q url.Values, 
 	return nil
 }
 
-// refused is what the registry says, if it is a registry's word.
+// refused is what the registry says, if it is a registry's word. Nobody is followed to another address: name and password would go there too, in the
+// clear perhaps, and a POST would become a GET.
 func (r *Registry) refused(res *http.Response, b []byte) error {
+	if to := res.Header.Get("Location"); res.StatusCode < 400 && to != "" {
+		return fmt.Errorf("%w at %s: it sends on to %q; give that address, if it is the registry's", ErrForeign, r.base, to)
+	}
 	var said struct {
 		Code int    `json:"error_code"`
 		Text string `json:"message"`

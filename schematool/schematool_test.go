@@ -152,7 +152,7 @@ func TestMessagesOfOthers(t *testing.T) {
 		"{validateFields: 'false', compatibility: 'BACKWARD'}":           {Level: "BACKWARD"},
 		"{errorType:\"TYPE_CHANGED\", description:\"it's \"another\"\"}": {Differences: []Difference{{"TYPE_CHANGED", "", "it's \"another\""}}},
 		"Incompatible because of the moon":                               {Differences: []Difference{{Text: "Incompatible because of the moon"}}},
-		"{errorType:'X'": {Differences: []Difference{{Text: "{errorType:'X'"}}},
+		"{errorType:'X'":                                                 {Differences: []Difference{{Text: "{errorType:'X'"}}},
 	} {
 		var got Verdict
 		if got.take(message); !reflect.DeepEqual(got, want) {
@@ -329,5 +329,33 @@ func TestReadArguments(t *testing.T) {
 		if got := TypeOfFile(name); got != want {
 			t.Errorf("%s: %q", name, got)
 		}
+	}
+}
+
+// TestNobodyIsFollowed: a registry that sends on to another address gets nobody's password sent there; the error names it.
+func TestNobodyIsFollowed(t *testing.T) {
+	asked := false
+	other := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked = true }))
+	defer other.Close()
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		http.Redirect(w, q, other.URL+q.URL.Path, http.StatusTemporaryRedirect)
+	}))
+	defer s.Close()
+	r, err := New(Options{URL: s.URL, User: "ada", Password: "secret"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := r.Level(t.Context(), ""); !errors.Is(err, ErrForeign) || !strings.Contains(err.Error(), other.URL) {
+		t.Errorf("%v", err)
+	}
+	if asked {
+		t.Error("the other address is asked")
+	}
+}
+
+// TestBadAddressIsNotRepeated: an address that cannot be read may have a password in it.
+func TestBadAddressIsNotRepeated(t *testing.T) {
+	if _, err := New(Options{URL: "http://ada:se cret@127.0.0.1\x7f/"}); err == nil || strings.Contains(err.Error(), "cret") {
+		t.Errorf("%v", err)
 	}
 }
