@@ -49,7 +49,7 @@ type production struct {
 
 // producedTopic is a topic of a request.
 type producedTopic struct {
-	name  []byte // as the request has it, until it is answered
+	name  []byte // as the request has it, until its batches are in the log
 	id    [16]byte
 	parts int // of production.parts, those behind the topics before
 
@@ -117,7 +117,7 @@ func startProduce(c *conn, r *request) (*reply, error) {
 
 // recycle makes the production ready for another request. Its reply is written, or never will be.
 func (p *production) recycle() {
-	if len(p.spare) > keptParts || cap(p.out) > smallBuffer {
+	if len(p.spare) > keptParts || cap(p.topics) > keptParts || cap(p.out) > smallBuffer {
 		return
 	}
 	for _, part := range p.parts {

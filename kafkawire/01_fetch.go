@@ -59,7 +59,7 @@ func startFetch(c *conn, r *request) (*reply, error) {
 		f = &fetch{}
 		f.reply.slow, f.reply.finish, f.reply.sent = true, f.run, f.recycle
 	}
-	f.c, f.r, f.req = c, request{api: r.api, version: r.version, correlation: r.correlation}, kmsg.FetchRequest{}
+	f.c, f.r = c, request{api: r.api, version: r.version, correlation: r.correlation}
 	f.req.SetVersion(r.version)
 	if err := f.req.ReadFrom(r.body); err != nil {
 		return nil, err
@@ -75,7 +75,7 @@ func (f *fetch) recycle() {
 	}
 	clear(f.out.cuts)
 	f.reply.reset()
-	f.c, f.set, f.code, f.session, f.all = nil, nil, 0, 0, false
+	f.c, f.req, f.set, f.code, f.session, f.all = nil, kmsg.FetchRequest{}, nil, 0, 0, false
 	fetches.Put(f)
 }
 
