@@ -141,7 +141,7 @@ func (b *banBook) read(ctx context.Context) error {
 	}
 	b.next = ends[0]
 	for k, x := range last {
-		if !x.Until.IsZero() && x.Until.UnixMilli() <= b.now() {
+		if b.isOver(&x) {
 			b.note(k, nil)
 			continue
 		}
@@ -178,13 +178,27 @@ func decodeBan(r *eventlog.Record) (k banKey, x *broker.Ban, ok bool) {
 	return k, &b, ok
 }
 
-// told is Options.OnBan of the broker.
+// told is Options.OnBan of the broker. That a ban has run out every node knows by itself, and where there are others it is not written: one of them may have
+// banned the same one again, and a record of ours after that would lift it. The next start writes it off.
 func (b *banBook) told(x broker.Ban, begins bool) {
-	if !begins {
+	switch {
+	case begins:
+		b.note(keyOf(&x), &x)
+	case b.hasOthers() && b.isOver(&x):
+	default:
 		b.note(keyOf(&x), nil)
-		return
 	}
-	b.note(keyOf(&x), &x)
+}
+
+// hasOthers tells whether other nodes write here too.
+func (b *banBook) hasOthers() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.follows
+}
+
+func (b *banBook) isOver(x *broker.Ban) bool {
+	return !x.Until.IsZero() && x.Until.UnixMilli() <= b.now()
 }
 
 func (b *banBook) note(k banKey, x *broker.Ban) {

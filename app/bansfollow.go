@@ -99,7 +99,7 @@ func (f *banFollower) hear(r *eventlog.Record) {
 		f.broker.HearUnban(b)
 		return
 	}
-	if !x.Until.IsZero() && x.Until.UnixMilli() <= f.book.now() {
+	if f.book.isOver(x) {
 		return
 	}
 	if err := f.broker.HearBan(*x); err != nil {

@@ -138,3 +138,19 @@ func TestBanLiftedMeanwhile(t *testing.T) {
 		t.Errorf("%d bans here, and none in the log", n)
 	}
 }
+
+// TestBanRunsOut: that a ban has run out is not written where other nodes write too: it would lift what they have said of the same client meanwhile.
+// That it was lifted is.
+func TestBanRunsOut(t *testing.T) {
+	for _, others := range []bool{false, true} {
+		now := time.UnixMilli(1_000_000)
+		book := &banBook{follows: others, now: func() int64 { return now.UnixMilli() }, pending: map[banKey]*broker.Ban{}, wake: make(chan struct{}, 1)}
+		book.told(broker.Ban{Client: "over", Until: now}, false)
+		book.told(broker.Ban{Client: "lifted", Until: now.Add(time.Hour)}, false)
+		_, over := book.pending[banKey{Client: "over"}]
+		_, lifted := book.pending[banKey{Client: "lifted"}]
+		if over == others || !lifted {
+			t.Errorf("others %v: pending are %v", others, book.pending)
+		}
+	}
+}
