@@ -87,9 +87,13 @@ func (c *conn) createOne(t *kmsg.CreateTopicsRequestTopic, rt *kmsg.CreateTopics
 		return nil
 	}
 	rt.NumPartitions, rt.ReplicationFactor = topic.Partitions, 1
+	written := map[string]*string{} // what is set is repeated as the client wrote it
+	for _, cfg := range t.Configs {
+		written[cfg.Name] = cfg.Value
+	}
 	for _, e := range s.Engine.ConfigWith(spec.Config) {
 		rc := kmsg.NewCreateTopicsResponseTopicConfig()
-		rc.Name, rc.Value, rc.Source = e.Name, kmsg.StringPtr(e.Value), int8(configSource(e.Source))
+		rc.Name, rc.Value, rc.Source = e.Name, cmp.Or(written[e.Name], &e.Value), int8(configSource(e.Source))
 		rt.Configs = append(rt.Configs, rc)
 	}
 	return nil

@@ -41,11 +41,16 @@ func (s *Server) changeConfigs(r *kmsg.IncrementalAlterConfigsRequestResource) (
 		return nil, refusal
 	}
 	set, named := map[string]*string{}, once[string]{}
+	for i := range r.Configs { // the form of all of them comes before what any of them means
+		switch c := &r.Configs[i]; {
+		case !named.first(c.Name):
+			return nil, refuse(kerr.InvalidRequest, fmt.Sprintf("config %q is in the request more than once", c.Name))
+		case c.Value == nil && c.Op != kmsg.IncrementalAlterConfigOpDelete:
+			return nil, refuse(kerr.InvalidRequest, fmt.Sprintf("config %q has no value", c.Name))
+		}
+	}
 	for i := range r.Configs {
 		c := &r.Configs[i]
-		if !named.first(c.Name) {
-			return nil, refuse(kerr.InvalidRequest, fmt.Sprintf("config %q is in the request more than once", c.Name))
-		}
 		v, refusal := changedConfig(c, entries)
 		if refusal != nil {
 			return nil, refusal
@@ -57,14 +62,12 @@ func (s *Server) changeConfigs(r *kmsg.IncrementalAlterConfigsRequestResource) (
 	return set, nil
 }
 
-// changedConfig is a config's new value; nil is the default.
+// changedConfig is a config's new value; nil is the default. There is a value, but to delete.
 func changedConfig(c *kmsg.IncrementalAlterConfigsRequestResourceConfig, entries []engine.ConfigEntry) (*string, *refusal) {
 	i := slices.IndexFunc(entries, func(e engine.ConfigEntry) bool { return e.Name == c.Name })
 	switch {
 	case c.Op == kmsg.IncrementalAlterConfigOpDelete:
 		return nil, nil
-	case c.Value == nil:
-		return nil, refuse(kerr.InvalidRequest, fmt.Sprintf("config %q has no value", c.Name))
 	case c.Op == kmsg.IncrementalAlterConfigOpSet:
 		return c.Value, nil
 	case c.Op != kmsg.IncrementalAlterConfigOpAppend && c.Op != kmsg.IncrementalAlterConfigOpSubtract:
