@@ -30,13 +30,15 @@ func describeConfigs(ctx context.Context, to kmsg.Requestor, names ...string) (m
 	if len(names) == 0 {
 		return nil, nil
 	}
-	req := kmsg.NewPtrDescribeConfigsRequest()
-	for _, name := range names {
-		r := kmsg.NewDescribeConfigsRequestResource()
-		r.ResourceType, r.ResourceName = kmsg.ConfigResourceTypeTopic, name
-		req.Resources = append(req.Resources, r)
-	}
-	resp, err := req.RequestWith(ctx, to)
+	resp, err := anyBroker(ctx, 3, func(ctx context.Context) (*kmsg.DescribeConfigsResponse, error) {
+		req := kmsg.NewPtrDescribeConfigsRequest() // another one each time, as in topics.refresh
+		for _, name := range names {
+			r := kmsg.NewDescribeConfigsRequestResource()
+			r.ResourceType, r.ResourceName = kmsg.ConfigResourceTypeTopic, name
+			req.Resources = append(req.Resources, r)
+		}
+		return req.RequestWith(ctx, to)
+	})
 	if err != nil {
 		return nil, fmt.Errorf("describe configs: %w", err)
 	}
