@@ -77,7 +77,7 @@ func (n *node) stop() {
 	if err := n.b.Close(ctx); err != nil {
 		n.t.Errorf("close: %v", err)
 	}
-	if err := <-n.serve; err != nil {
+	if err := <-n.serve; err != nil && !errors.Is(err, broker.ErrClosed) { // closed before it was served at all
 		n.t.Errorf("serve: %v", err)
 	}
 	n.b = nil
