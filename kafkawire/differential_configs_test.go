@@ -32,7 +32,7 @@ var configValues = []struct {
 	{"local.retention.bytes", []string{"-2", "-1", "-3"}},
 	{"local.retention.ms", []string{"-2", "-1", "-3"}},
 	{"max.compaction.lag.ms", []string{"1", "1000", "0"}},
-	{"max.message.bytes", []string{"1000", "1048588", "0", "-1", "1.5", "2147483648"}},
+	{"max.message.bytes", []string{"1000", "1000000", "0", "-1", "1.5", "2147483648"}},
 	{"message.timestamp.after.max.ms", []string{"3600000", "0", "-1"}},
 	{"message.timestamp.before.max.ms", []string{"3600000", "0", "-1"}},
 	{"message.timestamp.type", []string{"CreateTime", "LogAppendTime", "createtime"}},
@@ -43,7 +43,7 @@ var configValues = []struct {
 	{"retention.bytes", []string{"-1", "1000", "-2", "99999999999999999999"}},
 	{"retention.ms", []string{"-1", "1000", " 5 ", "-2", ""}},
 	{"segment.bytes", []string{"1048576", "2147483647", "13", "2147483648"}},
-	{"segment.index.bytes", []string{"4", "1000", "3"}},
+	{"segment.index.bytes", []string{"12", "1000", "3"}}, // Kafka takes 4, and then cannot make the topic
 	{"segment.jitter.ms", []string{"0", "7", "-1"}},
 	{"segment.ms", []string{"1", "1000", "0"}},
 	{"unclean.leader.election.enable", []string{"true", "false", "maybe"}},
