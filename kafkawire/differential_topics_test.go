@@ -274,10 +274,16 @@ func (d *topicsState) produce(topic string, partition int32) {
 		req.Topics[0].TopicID = ids[side]
 		return versioned(req, v)
 	}, d.all("LogStartOffset", "BaseOffset", "LogAppendTime"))
+	if codec == eventlog.Zstd && v < 13 {
+		d.fetchAt(topic, partition, 0, int16(4+d.rng.IntN(8))) // what clients of before version 10 get of it
+	}
 }
 
 func (d *topicsState) fetch(topic string, partition int32) {
-	v, at := int16(4+d.rng.IntN(14)), int64(d.rng.IntN(16)-1)
+	d.fetchAt(topic, partition, int64(d.rng.IntN(16)-1), int16(4+d.rng.IntN(14)))
+}
+
+func (d *topicsState) fetchAt(topic string, partition int32, at int64, v int16) {
 	what, ids := topic, [2][16]byte{}
 	if v >= 13 {
 		what, ids = d.id()
