@@ -32,7 +32,7 @@ var configValues = []struct {
 	{"local.retention.bytes", []string{"-2", "-1", "-3"}},
 	{"local.retention.ms", []string{"-2", "-1", "-3"}},
 	{"max.compaction.lag.ms", []string{"1", "1000", "0"}},
-	{"max.message.bytes", []string{"1000", "1000000", "0", "-1", "1.5", "2147483648"}},
+	{"max.message.bytes", []string{"1000", "500000", "0", "-1", "1.5", "2147483648"}},
 	{"message.timestamp.after.max.ms", []string{"3600000", "0", "-1"}},
 	{"message.timestamp.before.max.ms", []string{"3600000", "0", "-1"}},
 	{"message.timestamp.type", []string{"CreateTime", "LogAppendTime", "createtime"}},
