@@ -1,6 +1,7 @@
 package route
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -112,6 +113,10 @@ func deletedUnderLoad(t *testing.T, log *eventlog.Log, seed uint64, interval tim
 			}
 		}
 	}()
+	defer func() {
+		close(stop)
+		<-polled
+	}()
 	var senders []*sender
 	var all sync.WaitGroup
 	for i := range 4 {
@@ -127,7 +132,16 @@ func deletedUnderLoad(t *testing.T, log *eventlog.Log, seed uint64, interval tim
 			_, _ = n.log.CreateTopic(t.Context(), eventlog.TopicSpec{Name: "gate", Partitions: int32(1 + rng.IntN(5))})
 		}
 	}
-	all.Wait()
+	over := make(chan struct{})
+	go func() {
+		all.Wait()
+		close(over)
+	}()
+	select {
+	case <-over:
+	case <-time.After(30 * time.Second):
+		return errors.New("not everybody is answered")
+	}
 	for _, s := range senders { // who publishes after the last deletion finds the topic there, or has it made
 		s.send(1, rng)
 		s.left.Wait()
@@ -139,8 +153,6 @@ func deletedUnderLoad(t *testing.T, log *eventlog.Log, seed uint64, interval tim
 		}
 		time.Sleep(time.Millisecond)
 	}
-	close(stop)
-	<-polled
 	for _, s := range senders {
 		if err := s.check(n.store.places.Load().topics[0].ID); err != nil {
 			return err

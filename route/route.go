@@ -332,12 +332,13 @@ func (s *Store) moveUntilDone(id eventlog.TopicID) {
 			s.release(ctx, &s.gates[i], id)
 		}
 		s.absent.mu.Lock()
-		if err == nil || ctx.Err() != nil {
+		again := err == nil && routed && s.gates[i].isGone(id) // it was there, and went before this was over: nobody else is told
+		if err == nil && !again || ctx.Err() != nil {
 			delete(s.absent.of, id)
 			s.absent.mu.Unlock()
 			return
 		}
-		if s.absent.of[id] == nil {
+		if err != nil && s.absent.of[id] == nil {
 			s.logger.Error("a deleted topic cannot be made again; its publishers wait", "err", err)
 		}
 		s.absent.of[id] = err
