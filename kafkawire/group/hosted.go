@@ -150,6 +150,7 @@ func (g *Group) syncHosted(c Caller, req *kmsg.SyncGroupRequest, resp *kmsg.Sync
 	case req.ProtocolType != nil && *req.ProtocolType != embeddedType, req.Protocol != nil && *req.Protocol != *m.classic.protocol():
 		return kerr.InconsistentGroupProtocol
 	case m.epoch < g.consumer.epoch && m.state != unrevoked:
+		g.aliveConsumer(m) // it hears that it lives, as by a heartbeat
 		g.oweOnce(m)
 		return kerr.RebalanceInProgress
 	}
