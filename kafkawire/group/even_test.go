@@ -135,7 +135,7 @@ func (w *wanting) fewest(members []subscriber, before map[string]Partitions) (sq
 	for p := range parts {
 		cost, by := make([]int, len(members)), make([]int, len(members)) // to bring a partition to a member, and which
 		for j := range members {
-			if cost[j], by[j] = 1<<40, p; may[p][j] >= 0 {
+			if cost[j], by[j] = math.MaxInt32, p; may[p][j] >= 0 {
 				cost[j] = may[p][j]
 			}
 		}
