@@ -151,8 +151,9 @@ func TestFetchFromDeletedFile(t *testing.T) {
 
 // A file that does not give what it had ends the connection, and the next reader is told what is damaged.
 func TestFetchFromCutFile(t *testing.T) {
-	n, dir, topic := startOnDisk(t, 4000)
-	want := fetchAll(n.dial(), topic, 12, 0, 4000, 0)
+	const records = 8000 // more than the sockets hold
+	n, dir, topic := startOnDisk(t, records)
+	want := fetchAll(n.dial(), topic, 12, 0, records, 0)
 	logs, err := filepath.Glob(filepath.Join(dir, "topics", "*", "0", "*.log"))
 	if err != nil {
 		t.Fatal(err)
