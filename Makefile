@@ -27,7 +27,7 @@ DEAR := TestNodePowerLoss
 
 test: ## all tests, races on, a tenth of every count, and every planted bug is caught
 	$(GO) vet $(PKGS)
-	CGO_ENABLED=1 $(GO) test -race -timeout 9m $(PKGS)
+	CGO_ENABLED=1 $(GO) test -race -p 4 -timeout 9m $(PKGS)
 	$(GO) test -run '^($(DEAR))$$' -timeout 9m ./app
 	@$(MAKE) --no-print-directory mutants
 
