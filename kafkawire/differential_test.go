@@ -203,16 +203,17 @@ func (d *differ) both(what string, build func(side int) kmsg.Request, digest fun
 	return d.ask(what, build, func(_ int, r kmsg.Response) string { return digest(r) })
 }
 
-// patiently asks until the answer is another than that what went before is not finished, which with us it always is.
+// patiently asks until the answer is another than that what went before is not finished.
 func (d *differ) patiently(what string, build func(side int) kmsg.Request, digest func(side int, r kmsg.Response) string) string {
 	d.t.Helper()
 	concurrent := fmt.Sprint(kerr.ConcurrentTransactions.Code)
 	return d.ask(what, build, func(side int, r kmsg.Response) string {
 		answer := digest(side, r)
-		for deadline := time.Now().Add(20 * time.Second); side == 1 && answer == concurrent && time.Now().Before(deadline); {
+		c := []*client{d.ours, d.theirs}[side]
+		for deadline := time.Now().Add(20 * time.Second); answer == concurrent && time.Now().Before(deadline); {
 			time.Sleep(5 * time.Millisecond)
 			req := build(side)
-			answer = digest(side, d.theirs.receive(req, d.theirs.send(req)))
+			answer = digest(side, c.receive(req, c.send(req)))
 		}
 		return answer
 	})

@@ -21,10 +21,13 @@ type transactionsState struct {
 	known  bool
 	open   bool // a transaction has something
 	ended  int8 // how the last one ended: 0 not, 1 aborted, 2 committed
+
+	own     string // part of the transactional id, where there are several
+	timeout int32
 }
 
 func transactionsScript(d *differ) func() {
-	s := &transactionsState{topicsState: newTopicsState(d), seq: map[string]int32{}}
+	s := &transactionsState{topicsState: newTopicsState(d), seq: map[string]int32{}, timeout: 60_000}
 	s.create(d.name + "t0")
 	s.create(d.name + "t1")
 	s.groupIsThere()
@@ -40,7 +43,7 @@ func (d *transactionsState) groupIsThere() {
 	}
 }
 
-func (d *transactionsState) id() string { return d.name + "y" }
+func (d *transactionsState) id() string { return d.name + d.own + "y" }
 
 func (d *transactionsState) topic() string { return fmt.Sprint(d.name, "t", d.rng.IntN(2)) }
 
@@ -73,23 +76,28 @@ func (d *transactionsState) step() {
 	}
 }
 
-// init begins a producer, or has one go on: with its own epoch, or one that is past.
+// init begins a producer, or has one go on: with its own epoch, or another one. With a transaction open that aborts it, whatever epoch it is.
 func (d *transactionsState) init() {
 	v, id := int16(d.rng.IntN(6)), d.id()
 	resume := "no epoch"
 	epochs := [2]int16{-1, -1}
 	pids := [2]int64{-1, -1}
 	if d.known && v >= 3 && d.chance(2) {
-		// Kafka aborts and fences what is open before it finds the epoch wrong.
-		if resume, epochs, pids = "its epoch", d.epochs, d.pids; !d.open && d.chance(3) {
-			resume = "an epoch to come"
-			epochs[0] += 5
-			epochs[1] += 5
+		resume, epochs, pids = "its epoch", d.epochs, d.pids
+		switch n := d.rng.IntN(5); {
+		case n == 0:
+			resume, epochs[0], epochs[1] = "an epoch to come", epochs[0]+5, epochs[1]+5
+		case n == 1 && min(epochs[0], epochs[1]) > 1:
+			resume, epochs[0], epochs[1] = "an epoch long past", epochs[0]-2, epochs[1]-2
+		case n == 2 && min(epochs[0], epochs[1]) > 0:
+			resume, epochs[0], epochs[1] = "the epoch before", epochs[0]-1, epochs[1]-1
+		case n == 3:
+			resume, pids = "another's id", [2]int64{d.pids[0] + 1_000_000, d.pids[1] + 1_000_000}
 		}
 	}
 	answer := d.patiently(fmt.Sprintf("init, version %d, with %s", v, resume), func(side int) kmsg.Request {
 		req := kmsg.NewPtrInitProducerIDRequest()
-		req.TransactionalID, req.TransactionTimeoutMillis = &id, 60_000
+		req.TransactionalID, req.TransactionTimeoutMillis = &id, d.timeout
 		req.ProducerID, req.ProducerEpoch = pids[side], epochs[side]
 		return versioned(req, v)
 	}, func(side int, r kmsg.Response) string {
@@ -105,6 +113,8 @@ func (d *transactionsState) init() {
 	if strings.HasPrefix(answer, "same") {
 		d.known, d.open, d.ended = true, false, 0
 		d.seq = map[string]int32{}
+	} else if d.open && pids == d.pids { // refused, and what was open is aborted all the same: its producer is fenced
+		d.open, d.ended = false, 0
 	}
 }
 

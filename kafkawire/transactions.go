@@ -200,7 +200,10 @@ func (ts *transactions) ask(ctx context.Context, id string, step func(t *txn.Txn
 		ts.mu.Unlock()
 		select {
 		case err := <-done:
-			return out, txnCode(err)
+			if err != nil {
+				return out, txnCode(err)
+			}
+			return out, out.Refusal
 		case <-ctx.Done():
 			return out, kerr.CoordinatorNotAvailable
 		}

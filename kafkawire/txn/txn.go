@@ -87,12 +87,14 @@ type End struct {
 }
 
 // Output is what a step wants written: Record, and the markers of End in the same commit; then Settle is called with it. Without
-// Record there is nothing to wait for. ProducerID and Epoch are the producer's from then on.
+// Record there is nothing to wait for. ProducerID and Epoch are the producer's from then on; unless Refusal is not nil: it is the
+// answer, once all that is written.
 type Output struct {
 	Record     *Record
 	End        *End
 	ProducerID int64
 	Epoch      int16
+	Refusal    *kerr.Error
 
 	next *producer
 }
@@ -177,19 +179,19 @@ func (p *producer) bump(fresh int64) bool {
 }
 
 // Init gives the id to a producer, the old one again if it says who it was (want, -1 for none), else a new one. An open transaction is
-// aborted: whoever had it is fenced.
+// aborted: whoever had it is fenced. That is so, as in Kafka, even if who asks is fenced himself, which he hears when he comes again.
 func (t *Txn) Init(now time.Time, timeout time.Duration, want int64, wantEpoch int16, fresh int64) (Output, *kerr.Error) {
 	old := &t.p
-	again := want >= 0 && wantEpoch == old.lastEpoch && old.state != Ongoing && (want == old.id || want == old.before)
+	said := want >= 0 && old.id >= 0
 	switch {
 	case timeout <= 0 || timeout > t.cfg.MaxTimeout:
 		return Output{}, kerr.InvalidTransactionTimeout
 	case t.busy:
 		return Output{}, kerr.ConcurrentTransactions
-	case old.id >= 0 && want >= 0 && !again && (want != old.id || wantEpoch != old.epoch):
+	case said && want != old.id && (want != old.before || wantEpoch < maxEpoch):
 		return Output{}, kerr.ProducerFenced
-	case old.id >= 0 && again:
-		return Output{ProducerID: old.id, Epoch: old.epoch}, nil
+	case said && wantEpoch != old.epoch:
+		return t.initLate(now, timeout, wantEpoch, fresh)
 	}
 	next := *old
 	next.state, next.parts, next.timeout = Empty, nil, timeout
@@ -205,6 +207,38 @@ func (t *Txn) Init(now time.Time, timeout time.Duration, want int64, wantEpoch i
 		end = &End{old.id, old.epoch + 1, false, t.Parts()}
 	}
 	return t.become(now, next, end), nil
+}
+
+// initLate is Init of who says another epoch than the id's: that before the last bump, of which it did not hear, or one that is fenced.
+func (t *Txn) initLate(now time.Time, timeout time.Duration, wantEpoch int16, fresh int64) (Output, *kerr.Error) {
+	next := t.p
+	if t.p.state == Ongoing {
+		out := t.abort(now, fresh)
+		if out.Refusal = kerr.ConcurrentTransactions; out.Record == nil {
+			return Output{}, out.Refusal
+		}
+		return out, nil
+	}
+	if wantEpoch != t.p.lastEpoch {
+		return Output{}, kerr.ProducerFenced
+	}
+	if next.state == Empty && next.timeout == timeout {
+		return Output{ProducerID: next.id, Epoch: next.epoch}, nil
+	}
+	next.state, next.timeout = Empty, timeout
+	return t.become(now, next, nil), nil
+}
+
+// abort is the output that aborts the transaction at hand and gives its producer another epoch; without a record where that takes a new id
+// that is not given. The producer, whose epoch is past, cannot write or commit any more; if it aborts, or begins anew with the epoch that it
+// has, it is told the new one, as in Kafka.
+func (t *Txn) abort(now time.Time, fresh int64) Output {
+	next := t.p
+	if !next.bump(fresh) {
+		return Output{}
+	}
+	next.state, next.parts, next.started = CompleteAbort, nil, time.Time{}
+	return t.become(now, next, &End{t.p.id, t.p.epoch + 1, false, t.Parts()})
 }
 
 // become is the output that makes the producer another one.
@@ -308,7 +342,7 @@ func (t *Txn) Check(id int64, epoch int16, p Part) *kerr.Error {
 // End ends the transaction at its producer's wish. From version 2 on its producer goes on with the next epoch, and may ask again if it did
 // not hear of it.
 func (t *Txn) End(now time.Time, id int64, epoch, version int16, commit bool, fresh int64) (Output, *kerr.Error) {
-	if version >= 2 && !t.busy && t.p.state != Ongoing && epoch == t.p.lastEpoch && id == t.p.before {
+	if version >= 2 && !t.busy && t.p.ended() && epoch == t.p.lastEpoch && id == t.p.before {
 		if t.p.state == complete(commit) {
 			return Output{ProducerID: t.p.id, Epoch: t.p.epoch}, nil
 		}
@@ -341,6 +375,9 @@ func (t *Txn) End(now time.Time, id int64, epoch, version int16, commit bool, fr
 	return t.become(now, next, end), nil
 }
 
+// ended tells that the last transaction has ended, and that nobody has begun anew since.
+func (p *producer) ended() bool { return p.state == CompleteCommit || p.state == CompleteAbort }
+
 func complete(commit bool) State {
 	if commit {
 		return CompleteCommit
@@ -363,21 +400,16 @@ func (t *Txn) Deadline() time.Time {
 	return t.p.updated.Add(t.cfg.Expiry)
 }
 
-// Tick aborts a transaction that took too long, whose producer is fenced, and forgets an id that nobody uses. fresh is as for Init: without
-// one, a producer whose epochs are used up waits for it.
+// Tick aborts a transaction that took too long, and forgets an id that nobody uses. fresh is as for Init: without one, a producer whose
+// epochs are used up waits for it.
 func (t *Txn) Tick(now time.Time, fresh int64) Output {
 	if due := t.Deadline(); due.IsZero() || due.After(now) {
 		return Output{}
 	}
-	next := t.p
 	if t.p.state != Ongoing {
+		next := t.p
 		next.state = Dead
 		return t.become(now, next, nil)
 	}
-	if !next.bump(fresh) {
-		return Output{}
-	}
-	next.before, next.lastEpoch = -1, -1 // fenced
-	next.state, next.parts, next.started = CompleteAbort, nil, time.Time{}
-	return t.become(now, next, &End{t.p.id, t.p.epoch + 1, false, t.Parts()})
+	return t.abort(now, fresh)
 }

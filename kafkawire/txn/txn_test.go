@@ -33,6 +33,9 @@ func begin(t *testing.T) *script { return &script{t: t, x: New("id", cfg), id: 1
 
 func (s *script) did(out Output, err, want *kerr.Error) Output {
 	s.t.Helper()
+	if out.Refusal != nil {
+		err = out.Refusal
+	}
 	if !errors.Is(err, want) && (err != nil || want != nil) {
 		s.t.Fatalf("%v, want %v", err, want)
 	}
@@ -147,7 +150,24 @@ func TestFencing(t *testing.T) {
 		t.Fatalf("%+v", out)
 	}
 	s.add(nil, 2, pa)
-	s.init(kerr.ProducerFenced, 101, 1) // whoever asks with the last epoch while the next is at work
+	out = s.init(kerr.ConcurrentTransactions, 101, 1) // whoever asks with the last epoch while the next is at work, ends that, and is fenced
+	if !reflect.DeepEqual(out.End, &End{101, 3, false, []Part{pa}}) {
+		t.Fatalf("%+v", out)
+	}
+	s.is(CompleteAbort, 101, 3)
+	s.init(kerr.ProducerFenced, 101, 1)
+	s.end(kerr.InvalidTxnState, 101, 2, 2, true)
+	if out := s.end(nil, 101, 2, 2, false); out.Record != nil || out.Epoch != 3 { // the one whose transaction it was goes on
+		t.Fatalf("%+v", out)
+	}
+	if out := s.init(nil, 101, 2); out.Record == nil || out.Epoch != 3 { // as it may otherwise, too
+		t.Fatalf("%+v", out)
+	}
+	s.is(Empty, 101, 3)
+	s.end(kerr.ProducerFenced, 101, 2, 2, false) // that was before
+	s.add(nil, 3, pa)
+	s.init(kerr.ProducerFenced, 99, 3) // who never had it ends nothing
+	s.is(Ongoing, 101, 3)
 }
 
 func TestEpochsRunOut(t *testing.T) {
@@ -190,8 +210,12 @@ func TestTimeout(t *testing.T) {
 		t.Fatalf("%+v", out.End)
 	}
 	s.is(CompleteAbort, 101, 1)
-	s.end(kerr.ProducerFenced, 101, 0, 2, true)
-	s.init(kerr.ProducerFenced, 101, 0)
+	s.end(kerr.InvalidTxnState, 101, 0, 2, true)
+	s.end(kerr.ProducerFenced, 101, 0, 0, false)
+	s.add(kerr.ProducerFenced, 0, pa)
+	if out := s.end(nil, 101, 0, 2, false); out.Record != nil || out.Epoch != 1 {
+		t.Fatalf("%+v", out)
+	}
 	out = s.x.Tick(t0.Add(8*24*time.Hour), 5)
 	if out.Record == nil || out.Record.Value != nil {
 		t.Fatalf("%+v", out)
@@ -305,7 +329,8 @@ func random(rng *rand.Rand) error {
 			if rng.IntN(2) == 0 {
 				want, wantEpoch = id, asked
 			}
-			if out, err = x.Init(now, time.Minute, want, wantEpoch, fresh); err == nil && want >= 0 && stale && out.Record != nil {
+			out, err = x.Init(now, time.Minute, want, wantEpoch, fresh)
+			if err == nil && want >= 0 && stale && out.Refusal == nil && (out.Epoch != epoch || out.ProducerID != id || out.End != nil) {
 				return fmt.Errorf("epoch %d recovers, the last is %d", asked, epoch)
 			}
 		case 1, 2:
