@@ -7,14 +7,14 @@ import (
 	"github.com/millrace-io/millrace/eventlog"
 )
 
-// ListOffsets: key 2, versions 1–10.
+// ListOffsets: key 2, versions 1–11.
 //
 // Timestamps from 0 on: the first record that is as new, with its own timestamp, even inside a compressed batch. The special
-// ones: -1 the end, -2 the start, -3 the newest record (the first of several), -4 the local start, which is the start, and -5
-// the last tiered record, of which there are none. 11 adds one for a tier we do not have. A
-// partition named twice is INVALID_REQUEST, once, as in Kafka.
+// ones: -1 the end, -2 the start, -3 the newest record (the first of several), -4 the local start, which is the start, -5
+// the last tiered record and -6 the first that is to be tiered: there is no tier, and so no such record. Each is UNSUPPORTED_VERSION before
+// the version that brought it. A partition named twice is INVALID_REQUEST, once, as in Kafka.
 func init() {
-	register(1, 10, "i32 i8:2+ [ s [ i32 i32:4+ i64 ] ] i32:10+", listOffsets)
+	register(1, 11, "i32 i8:2+ [ s [ i32 i32:4+ i64 ] ] i32:10+", listOffsets)
 }
 
 // namedPart is a partition as a request names it.
@@ -29,7 +29,11 @@ const (
 	maxTimestampOffset  = -3
 	earliestLocalOffset = -4
 	latestTieredOffset  = -5
+	toBeTieredOffset    = -6
 )
+
+// specialSince is in which version each of them came.
+var specialSince = map[int64]int16{latestOffset: 1, earliestOffset: 1, maxTimestampOffset: 7, earliestLocalOffset: 8, latestTieredOffset: 9, toBeTieredOffset: 11}
 
 func listOffsets(c *conn, req *kmsg.ListOffsetsRequest) kmsg.Response {
 	resp := kmsg.NewPtrListOffsetsResponse()
@@ -57,6 +61,8 @@ func listOffsets(c *conn, req *kmsg.ListOffsetsRequest) kmsg.Response {
 			case times[named] > 1:
 				times[named] = 0
 				rp.ErrorCode = kerr.InvalidRequest.Code
+			case p.Timestamp < 0 && (specialSince[p.Timestamp] == 0 || specialSince[p.Timestamp] > req.Version):
+				rp.ErrorCode = kerr.UnsupportedVersion.Code
 			case !ok || p.Partition < 0 || p.Partition >= topic.Partitions:
 				rp.ErrorCode = kerr.UnknownTopicOrPartition.Code
 			case c.ctx.Err() != nil: // a look-up may read much, and nobody waits for it
@@ -96,7 +102,7 @@ func (c *conn) listOffset(part eventlog.Part, at int64, committed bool, rp *kmsg
 		var start int64
 		start, err = c.edge(c.s.Engine.Starts, part)
 		found(start, -1)
-	case at == latestTieredOffset:
+	case at == latestTieredOffset, at == toBeTieredOffset:
 	case at == maxTimestampOffset:
 		o, e := c.s.Engine.FindMaxTime(part)
 		if err = e; err == nil && committed {
@@ -106,9 +112,6 @@ func (c *conn) listOffset(part eventlog.Part, at int64, committed bool, rp *kmsg
 			}
 		}
 		found(o.Offset, o.Timestamp)
-	case at < 0:
-		rp.ErrorCode = kerr.UnsupportedVersion.Code
-		return
 	default:
 		find := c.s.Engine.FindTime
 		if committed {

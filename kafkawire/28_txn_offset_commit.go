@@ -10,8 +10,8 @@ import (
 // TxnOffsetCommit: key 28, versions 0–5.
 //
 // Answered when the offsets are durable; they count once the transaction is committed. From 3 on members of a group say who they are
-// (KIP-447); from 5 on (transactions of version 2) the offsets become a part of the transaction by this, before by AddOffsetsToTxn. 6 names
-// topics by id.
+// (KIP-447); from 5 on (transactions of version 2) the offsets become a part of the transaction by this, before by AddOffsetsToTxn. 6, which names
+// topics by id, Apache Kafka 4.3 does not have yet.
 func init() {
 	register(0, 5, "s s i64 i16 i32:3+ s:3+ ns:3+ [ s [ i32 i64 i32:2+ ns ] ]", txnOffsetCommit)
 }

@@ -319,10 +319,10 @@ func (d *topicsState) endOfEpoch(topic string, partition int32) {
 }
 
 func (d *topicsState) list(topic string, partition int32) {
-	v, at := int16(1+d.rng.IntN(10)), one[int64](d.differ, -1, -2, -3, -3, -4, -5, 0, 1000, 1003, 1007, 1011, 1019, 5000)
+	v, at := int16(1+d.rng.IntN(11)), one[int64](d.differ, -1, -2, -3, -3, -4, -5, -6, -7, 0, 1000, 1003, 1007, 1011, 1019, 5000)
 	current, isolation, twice := one[int32](d.differ, -1, -1, 0, 1), int8(d.rng.IntN(2)), d.chance(15)
-	if at == -3 && v < 7 || at == -4 && v < 8 || at == -5 && v < 9 {
-		return // not promised there
+	if !d.real() && (v > 10 || at < 0 && specialSince[at] == 0 || at < 0 && v < specialSince[at]) {
+		return // kfake ends the connection
 	}
 	d.ask(fmt.Sprintf("offset of %s/%d at %d in epoch %d, version %d, twice %v", topic, partition, at, current, v, twice), func(int) kmsg.Request {
 		req := kmsg.NewPtrListOffsetsRequest()

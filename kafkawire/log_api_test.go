@@ -382,7 +382,7 @@ func TestListOffsets(t *testing.T) {
 		req.Topics = append(req.Topics, rt)
 		return do[*kmsg.ListOffsetsResponse](c, version, req).Topics[0].Partitions[0]
 	}
-	for v := int16(1); v <= 10; v++ {
+	for v := int16(1); v <= 11; v++ {
 		if p := list(v, -1); p.ErrorCode != 0 || p.Offset != 0 {
 			t.Fatalf("version %d, the end of an empty partition: %+v", v, p)
 		}
@@ -396,15 +396,17 @@ func TestListOffsets(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, tc := range []struct{ at, offset, time int64 }{
-		{-1, 3, -1}, {-2, 1, -1}, {-3, 2, 1002}, {-4, 1, -1}, {-5, -1, -1},
+		{-1, 3, -1}, {-2, 1, -1}, {-3, 2, 1002}, {-4, 1, -1}, {-5, -1, -1}, {-6, -1, -1},
 		{0, 1, 1001}, {1001, 1, 1001}, {1002, 2, 1002}, {1003, -1, -1},
 	} {
-		if p := list(10, tc.at); p.ErrorCode != 0 || p.Offset != tc.offset || p.Timestamp != tc.time {
+		if p := list(11, tc.at); p.ErrorCode != 0 || p.Offset != tc.offset || p.Timestamp != tc.time {
 			t.Errorf("at %d: offset %d, time %d, error %d, want %d, %d", tc.at, p.Offset, p.Timestamp, p.ErrorCode, tc.offset, tc.time)
 		}
 	}
-	if p := list(10, -6); p.ErrorCode != kerr.UnsupportedVersion.Code {
-		t.Errorf("unknown special time: error %d", p.ErrorCode)
+	for at, since := range map[int64]int16{-3: 7, -4: 8, -5: 9, -6: 11, -7: 12} {
+		if p := list(since-1, at); p.ErrorCode != kerr.UnsupportedVersion.Code {
+			t.Errorf("special time %d in version %d: error %d", at, since-1, p.ErrorCode)
+		}
 	}
 }
 
