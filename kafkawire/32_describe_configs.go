@@ -58,12 +58,20 @@ func (s *Server) configs(kind kmsg.ConfigResourceType, name string) ([]kmsg.Desc
 			return nil, refuse(kerr.UnknownTopicOrPartition, fmt.Sprintf("no topic %q", name))
 		}
 		return s.topicConfigs(name)
-	case kmsg.ConfigResourceTypeBroker:
-		if name != "" && name != strconv.Itoa(int(s.NodeID)) {
+	case kmsg.ConfigResourceTypeBroker, kmsg.ConfigResourceTypeBrokerLogger:
+		switch {
+		case kind == kmsg.ConfigResourceTypeBroker && name == "": // what clients have set for all brokers: nothing
+			return nil, nil
+		case name != strconv.Itoa(int(s.NodeID)):
 			return nil, refuse(kerr.InvalidRequest, fmt.Sprintf("no broker %q: there is only %d", name, s.NodeID))
+		case kind == kmsg.ConfigResourceTypeBroker:
+			return s.brokerConfigs(), nil
 		}
-		return s.brokerConfigs(), nil
-	case kmsg.ConfigResourceTypeBrokerLogger, kmsg.ConfigResourceTypeClientMetrics, kmsg.ConfigResourceTypeGroupConfig:
+		return nil, nil // there are no loggers
+	case kmsg.ConfigResourceTypeClientMetrics, kmsg.ConfigResourceTypeGroupConfig:
+		if name == "" {
+			return nil, refuse(kerr.InvalidRequest, "the resource has no name")
+		}
 		return nil, nil // there are none
 	}
 	return nil, refuse(kerr.InvalidRequest, "configs are of topics or of brokers")
@@ -169,7 +177,7 @@ func configSource(s engine.ConfigSource) kmsg.ConfigSource {
 
 func describeConfig(name, value string, source kmsg.ConfigSource) kmsg.DescribeConfigsResponseResourceConfig {
 	c := kmsg.NewDescribeConfigsResponseResourceConfig()
-	c.Name, c.Value, c.Source, c.ConfigType = name, kmsg.StringPtr(value), source, configType(name, value)
+	c.Name, c.Value, c.Source = name, kmsg.StringPtr(value), source
 	c.IsDefault = source == kmsg.ConfigSourceDefaultConfig
 	syn := kmsg.NewDescribeConfigsResponseResourceConfigConfigSynonym()
 	syn.Name, syn.Value, syn.Source = name, c.Value, source
@@ -177,59 +185,45 @@ func describeConfig(name, value string, source kmsg.ConfigSource) kmsg.DescribeC
 	return c
 }
 
-// configType tells how a value is to be read, by its looks but for what looks like something else.
-func configType(name, value string) kmsg.ConfigType {
-	switch {
-	case strings.HasSuffix(name, ".policy") || strings.HasSuffix(name, ".assignors"):
-		return kmsg.ConfigTypeList
-	case value == "true" || value == "false":
-		return kmsg.ConfigTypeBoolean
-	}
-	if _, err := strconv.ParseInt(value, 10, 64); err == nil {
-		return kmsg.ConfigTypeLong
-	}
-	if _, err := strconv.ParseFloat(value, 64); err == nil {
-		return kmsg.ConfigTypeDouble
-	}
-	return kmsg.ConfigTypeString
-}
-
 // brokerConfigs are what tools read to know what a broker can do. They are set by the server's own configuration.
 func (s *Server) brokerConfigs() []kmsg.DescribeConfigsResponseResourceConfig {
 	var out []kmsg.DescribeConfigsResponseResourceConfig
-	for _, kv := range [][2]string{
-		{"auto.create.topics.enable", strconv.FormatBool(s.AutoCreate)},
-		{"broker.id", strconv.Itoa(int(s.NodeID))},
-		{"compression.type", s.Engine.DefaultConfig("compression.type")},
-		{"default.replication.factor", "1"},
-		{"delete.topic.enable", "true"},
-		{"group.consumer.assignors", "uniform,range"},
-		{"group.consumer.heartbeat.interval.ms", strconv.FormatInt(s.ConsumerHeartbeat.Milliseconds(), 10)},
-		{"group.consumer.max.size", strconv.Itoa(s.MaxGroupMembers)},
-		{"group.consumer.migration.policy", "disabled"},
-		{"group.consumer.session.timeout.ms", strconv.FormatInt(s.ConsumerSession.Milliseconds(), 10)},
-		{"group.initial.rebalance.delay.ms", strconv.FormatInt(s.RebalanceDelay.Milliseconds(), 10)},
-		{"group.max.session.timeout.ms", strconv.FormatInt(s.MaxSession.Milliseconds(), 10)},
-		{"group.max.size", strconv.Itoa(s.MaxGroupMembers)},
-		{"group.min.session.timeout.ms", strconv.FormatInt(s.MinSession.Milliseconds(), 10)},
-		{"inter.broker.protocol.version", "4.0"},
-		{"log.cleanup.policy", s.Engine.DefaultConfig("cleanup.policy")},
-		{"log.message.timestamp.type", s.Engine.DefaultConfig("message.timestamp.type")},
-		{"log.retention.bytes", s.Engine.DefaultConfig("retention.bytes")},
-		{"log.retention.ms", s.Engine.DefaultConfig("retention.ms")},
-		{"log.segment.bytes", s.Engine.DefaultConfig("segment.bytes")},
-		{"max.connections", strconv.Itoa(s.MaxConnections)},
-		{"max.incremental.fetch.session.cache.slots", strconv.Itoa(s.MaxFetchSessions)},
-		{"message.max.bytes", s.Engine.DefaultConfig("max.message.bytes")},
-		{"min.insync.replicas", "1"},
-		{"node.id", strconv.Itoa(int(s.NodeID))},
-		{"num.partitions", strconv.Itoa(int(s.Engine.DefaultPartitions()))},
-		{"offsets.retention.minutes", strconv.Itoa(int(s.OffsetRetention.Minutes()))},
-		{"offsets.topic.replication.factor", "1"},
-		{"socket.request.max.bytes", strconv.Itoa(s.MaxRequestBytes)},
+	for _, x := range []struct {
+		kind        kmsg.ConfigType
+		name, value string
+	}{
+		{kmsg.ConfigTypeBoolean, "auto.create.topics.enable", strconv.FormatBool(s.AutoCreate)},
+		{kmsg.ConfigTypeInt, "broker.id", strconv.Itoa(int(s.NodeID))},
+		{kmsg.ConfigTypeString, "compression.type", s.Engine.DefaultConfig("compression.type")},
+		{kmsg.ConfigTypeInt, "default.replication.factor", "1"},
+		{kmsg.ConfigTypeBoolean, "delete.topic.enable", "true"},
+		{kmsg.ConfigTypeList, "group.consumer.assignors", "uniform,range"},
+		{kmsg.ConfigTypeInt, "group.consumer.heartbeat.interval.ms", strconv.FormatInt(s.ConsumerHeartbeat.Milliseconds(), 10)},
+		{kmsg.ConfigTypeInt, "group.consumer.max.size", strconv.Itoa(s.MaxGroupMembers)},
+		{kmsg.ConfigTypeString, "group.consumer.migration.policy", "bidirectional"},
+		{kmsg.ConfigTypeInt, "group.consumer.session.timeout.ms", strconv.FormatInt(s.ConsumerSession.Milliseconds(), 10)},
+		{kmsg.ConfigTypeInt, "group.initial.rebalance.delay.ms", strconv.FormatInt(s.RebalanceDelay.Milliseconds(), 10)},
+		{kmsg.ConfigTypeInt, "group.max.session.timeout.ms", strconv.FormatInt(s.MaxSession.Milliseconds(), 10)},
+		{kmsg.ConfigTypeInt, "group.max.size", strconv.Itoa(s.MaxGroupMembers)},
+		{kmsg.ConfigTypeInt, "group.min.session.timeout.ms", strconv.FormatInt(s.MinSession.Milliseconds(), 10)},
+		{kmsg.ConfigTypeString, "inter.broker.protocol.version", "4.0"},
+		{kmsg.ConfigTypeList, "log.cleanup.policy", s.Engine.DefaultConfig("cleanup.policy")},
+		{kmsg.ConfigTypeString, "log.message.timestamp.type", s.Engine.DefaultConfig("message.timestamp.type")},
+		{kmsg.ConfigTypeLong, "log.retention.bytes", s.Engine.DefaultConfig("retention.bytes")},
+		{kmsg.ConfigTypeLong, "log.retention.ms", s.Engine.DefaultConfig("retention.ms")},
+		{kmsg.ConfigTypeInt, "log.segment.bytes", s.Engine.DefaultConfig("segment.bytes")},
+		{kmsg.ConfigTypeInt, "max.connections", strconv.Itoa(s.MaxConnections)},
+		{kmsg.ConfigTypeInt, "max.incremental.fetch.session.cache.slots", strconv.Itoa(s.MaxFetchSessions)},
+		{kmsg.ConfigTypeInt, "message.max.bytes", s.Engine.DefaultConfig("max.message.bytes")},
+		{kmsg.ConfigTypeInt, "min.insync.replicas", "1"},
+		{kmsg.ConfigTypeInt, "node.id", strconv.Itoa(int(s.NodeID))},
+		{kmsg.ConfigTypeInt, "num.partitions", strconv.Itoa(int(s.Engine.DefaultPartitions()))},
+		{kmsg.ConfigTypeInt, "offsets.retention.minutes", strconv.Itoa(int(s.OffsetRetention.Minutes()))},
+		{kmsg.ConfigTypeShort, "offsets.topic.replication.factor", "1"},
+		{kmsg.ConfigTypeInt, "socket.request.max.bytes", strconv.Itoa(s.MaxRequestBytes)},
 	} {
-		c := describeConfig(kv[0], kv[1], kmsg.ConfigSourceStaticBrokerConfig)
-		c.ReadOnly = true
+		c := describeConfig(x.name, x.value, kmsg.ConfigSourceStaticBrokerConfig)
+		c.ConfigType, c.ReadOnly = x.kind, true
 		out = append(out, c)
 	}
 	return out

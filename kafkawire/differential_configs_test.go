@@ -59,6 +59,16 @@ var configValues = []struct {
 // brokersOwn are the configs whose default is another one at the broker of the test, as scripts/kafka has it, or at a node of the tests.
 var brokersOwn = []string{"segment.bytes", "max.message.bytes", "unclean.leader.election.enable", "file.delete.delay.ms", "min.insync.replicas"}
 
+// brokersConfigs are the configs of a broker that are shown here; but for inter.broker.protocol.version, which Kafka 4.3 has no more and tools look for.
+var brokersConfigs = []string{
+	"auto.create.topics.enable", "broker.id", "compression.type", "default.replication.factor", "delete.topic.enable", "group.consumer.assignors",
+	"group.consumer.heartbeat.interval.ms", "group.consumer.max.size", "group.consumer.migration.policy", "group.consumer.session.timeout.ms",
+	"group.initial.rebalance.delay.ms", "group.max.session.timeout.ms", "group.max.size", "group.min.session.timeout.ms",
+	"log.cleanup.policy", "log.message.timestamp.type", "log.retention.bytes", "log.retention.ms", "log.segment.bytes",
+	"max.connections", "max.incremental.fetch.session.cache.slots", "message.max.bytes", "min.insync.replicas", "node.id", "num.partitions",
+	"offsets.retention.minutes", "offsets.topic.replication.factor", "socket.request.max.bytes",
+}
+
 func (d *configsState) pick() (name, value string) {
 	c := one(d.differ, configValues...)
 	return c.name, one(d.differ, c.of...)
@@ -66,7 +76,7 @@ func (d *configsState) pick() (name, value string) {
 
 func (d *configsState) step() {
 	topic := d.topic()
-	switch d.rng.IntN(8) {
+	switch d.rng.IntN(10) {
 	case 0, 1:
 		d.create(topic)
 	case 2:
@@ -81,6 +91,10 @@ func (d *configsState) step() {
 		d.change(topic)
 	case 5:
 		d.replace(topic)
+	case 8:
+		d.others()
+	case 9:
+		d.alterOthers()
 	}
 	d.describe(topic)
 }
@@ -112,6 +126,49 @@ func (d *configsState) create(topic string) {
 	if d.real() && !validate && !strings.Contains(answer, "ErrorCode") {
 		d.settle(topic, 1)
 	}
+}
+
+// others asks for configs that are of no topic. What a broker has is set by its own configuration: what is compared is that it has it, and how it is to be read.
+func (d *configsState) others() {
+	v := int16(1 + d.rng.IntN(4))
+	kind := one(d.differ, kmsg.ConfigResourceTypeBroker, kmsg.ConfigResourceTypeBroker, kmsg.ConfigResourceTypeBrokerLogger, kmsg.ConfigResourceTypeClientMetrics, kmsg.ConfigResourceTypeGroupConfig, 0, 3, 77)
+	name := one(d.differ, "1", "1", "", "2", "x", d.group())
+	var names []string
+	for range d.rng.IntN(3) {
+		names = append(names, one(d.differ, brokersConfigs...))
+	}
+	d.ask(fmt.Sprintf("configs of resource %d %q, %q, version %d", kind, name, names, v), func(int) kmsg.Request {
+		req := kmsg.NewPtrDescribeConfigsRequest()
+		r := kmsg.NewDescribeConfigsRequestResource()
+		r.ResourceType, r.ResourceName, r.ConfigNames = kind, name, names
+		req.Resources = append(req.Resources, r)
+		return versioned(req, v)
+	}, func(side int, r kmsg.Response) string {
+		res := &r.(*kmsg.DescribeConfigsResponse).Resources[0]
+		if kind == kmsg.ConfigResourceTypeBroker {
+			res.Configs = slices.DeleteFunc(res.Configs, func(c kmsg.DescribeConfigsResponseResourceConfig) bool {
+				return !slices.Contains(brokersConfigs, c.Name) || name == "" && c.Name == "min.insync.replicas" // which that of the test has made one of all brokers
+			})
+		}
+		return d.all("Value", "Source", "IsDefault", "ConfigSynonyms", "Documentation")(side, r)
+	})
+}
+
+// alterOthers alters configs that are of no topic, or would.
+func (d *configsState) alterOthers() {
+	kind := one(d.differ, kmsg.ConfigResourceTypeBroker, kmsg.ConfigResourceTypeBroker, kmsg.ConfigResourceTypeBrokerLogger, kmsg.ConfigResourceTypeClientMetrics, kmsg.ConfigResourceTypeGroupConfig)
+	name, set := one(d.differ, "1", "1", "", "2", "x", d.group()), one(d.differ, "message.max.bytes", "node.id", "interval.ms", "consumer.session.timeout.ms", "nonsense")
+	d.ask(fmt.Sprintf("change resource %d %q: %s", kind, name, set), func(int) kmsg.Request {
+		req := kmsg.NewPtrIncrementalAlterConfigsRequest()
+		req.ValidateOnly = true
+		r := kmsg.NewIncrementalAlterConfigsRequestResource()
+		c := kmsg.NewIncrementalAlterConfigsRequestResourceConfig()
+		c.Name, c.Value = set, new("50000")
+		r.ResourceType, r.ResourceName = kind, name
+		r.Configs = append(r.Configs, c)
+		req.Resources = append(req.Resources, r)
+		return versioned(req, 1)
+	}, d.all())
 }
 
 // change alters a topic's configs one by one.

@@ -181,7 +181,7 @@ func TestTopicConfigsRoundTrip(t *testing.T) {
 		"inter.broker.protocol.version": "4.0", "delete.topic.enable": "true", "auto.create.topics.enable": "false", "default.replication.factor": "1",
 		"num.partitions": "2", "log.retention.ms": "604800000", "message.max.bytes": "520192",
 		"group.consumer.session.timeout.ms": "45000", "group.consumer.heartbeat.interval.ms": "5000", "group.consumer.assignors": "uniform,range",
-		"group.consumer.migration.policy": "disabled", "max.incremental.fetch.session.cache.slots": "1000",
+		"group.consumer.migration.policy": "bidirectional", "max.incremental.fetch.session.cache.slots": "1000",
 	} {
 		if have[name] != want {
 			t.Errorf("broker config %s is %q, want %q", name, have[name], want)
