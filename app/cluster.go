@@ -42,7 +42,7 @@ func (n *Node) openCluster(ctx context.Context) error {
 
 // wayTo is how the cluster of a configuration is reached.
 func wayTo(ctx context.Context, c *config.Log, now func() time.Time) (o kafka.Options, err error) {
-	o = kafka.Options{Seeds: c.Kafka, Replication: int16(c.Replication)}
+	o = kafka.Options{Seeds: c.Kafka, Replication: int16(c.Replication), Linger: time.Duration(c.Linger)}
 	if o.Dial, err = dialCluster(&c.TLS, c.Kafka[0]); err != nil {
 		return o, fmt.Errorf("log.tls: %w", err)
 	}

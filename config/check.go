@@ -83,6 +83,9 @@ func (ck *checker) log() {
 	if d := l.CommitDelay; d < 0 || d > Duration(100*time.Millisecond) {
 		ck.problem("log.commit_delay", "not between 0 and 100ms", "write a time span such as 1ms, or 0")
 	}
+	if d := l.Linger; d < 0 || d > Duration(time.Second) {
+		ck.problem("log.linger", "not between 0 and 1s", "write a time span such as 10ms, or 0")
+	}
 	ck.between("log.partitions", int64(l.Partitions), 1, 10_000)
 	ck.between("log.session_partitions", int64(l.SessionPartitions), 0, 1000)
 	ck.between("log.retained_partitions", int64(l.RetainedPartitions), 0, 1000)

@@ -46,6 +46,7 @@ type Log struct {
 	RetainedPartitions int          `yaml:"retained_partitions"`
 	Kafka              []string     `yaml:"kafka"`       // host:port of some brokers
 	Replication        int          `yaml:"replication"` // of topics made on the cluster; 0: 3, or as many as there are brokers
+	Linger             Duration     `yaml:"linger"`      // between the beginnings of requests of few messages to a broker; 0: none
 	Groups             Groups       `yaml:"groups"`
 	Transactions       Transactions `yaml:"transactions"`
 
@@ -162,7 +163,7 @@ func Default() *Config {
 		},
 		Auth: Auth{JWT: JWT{NameClaim: "sub", Refresh: Duration(5 * time.Minute)},
 			Hook: Hook{Timeout: Duration(5 * time.Second), Concurrency: 32, Cache: Duration(time.Minute), CacheDenied: Duration(5 * time.Second)}},
-		Log: Log{Data: "./millrace-data", MaxBytes: Share{Percent: 80}, Retention: Duration(7 * 24 * time.Hour), Scrub: Duration(7 * 24 * time.Hour), Partitions: 8, CommitDelay: Duration(time.Millisecond), Groups: defaultGroups(), Transactions: defaultTransactions(),
+		Log: Log{Data: "./millrace-data", MaxBytes: Share{Percent: 80}, Retention: Duration(7 * 24 * time.Hour), Scrub: Duration(7 * 24 * time.Hour), Partitions: 8, CommitDelay: Duration(time.Millisecond), Linger: Duration(10 * time.Millisecond), Groups: defaultGroups(), Transactions: defaultTransactions(),
 			Spill: Spill{MaxBytes: 1 << 30, WhenFull: "reject"}},
 		Limits: Limits{PacketBytes: 1_000_000, ReceiveMaximum: 1024, SessionExpiry: Duration(7 * 24 * time.Hour),
 			Sessions: 1_000_000, Subscriptions: 10_000, AllSubs: 2_000_000, Replays: 8, AllReplays: 256, Retained: 1_000_000, RetainedBytes: 1 << 30,

@@ -4,7 +4,8 @@
 // when they fail:
 //
 //   - An append keeps its producer id, epoch and sequence until the broker's answer is definite. A partition has one batch in
-//     flight, a broker one request; while it is on the wire the next gathers, so there is no linger and no timer.
+//     flight, a broker one request; while it is on the wire the next gathers, and a little longer
+//     where that is few (linger.go).
 //   - A claim is a transactional id per partition: a later InitProducerID fences the earlier writer in the brokers, and what
 //     the writer appends goes in short transactions, one in flight.
 //   - What was fetched is handed on as it is stored, aborted and control batches removed.
@@ -51,6 +52,7 @@ type Options struct {
 	BatchBytes  int              // up to which waiting batches are merged into one; 512 KiB
 	TailBytes   int              // what one tail that catches up keeps unpolled; 8 MiB
 	RingBytes   int              // what all tails share of the live log; 16 MiB
+	Linger      time.Duration    // between the beginnings of requests of few records to a broker; 0: each as soon as it can
 	Backoff     time.Duration    // after a first failure, doubled up to 20 times that; 50 ms
 	Grace       time.Duration    // how long a topic must be missing before we believe it: brokers learn of topics one by one; 2 s
 	TxnTimeout  time.Duration    // after which the cluster aborts what a dead writer left open, unless a later one has done so; longer than a broker may hang; 60 s

@@ -28,7 +28,7 @@ func newCluster(t testing.TB, opts ...kfake.Opt) *kfake.Cluster {
 func testOptions(c *kfake.Cluster) Options {
 	return Options{
 		Client: []kgo.Opt{kgo.SeedBrokers(c.ListenAddrs()...)}, Logger: slog.New(slog.DiscardHandler),
-		RoomBytes: 1 << 20, Backoff: 2 * time.Millisecond, Grace: 20 * time.Millisecond, CloseWait: 10 * time.Second,
+		RoomBytes: 1 << 20, Linger: 10 * time.Millisecond, Backoff: 2 * time.Millisecond, Grace: 20 * time.Millisecond, CloseWait: 10 * time.Second,
 	}
 }
 

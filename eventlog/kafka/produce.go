@@ -91,7 +91,11 @@ func (p *producer) append(b *eventlog.Batch, done func(eventlog.Outcome)) {
 		p.order = append(p.order, l)
 	}
 	l.queue = append(l.queue, j)
-	if !l.held && !l.waits { // else it is looked at when its broker has answered
+	switch {
+	case l.held || l.waits: // it is looked at when its broker has answered
+	case p.busy[p.leader(l)]:
+		l.waits = true
+	default:
 		p.look()
 	}
 }
@@ -159,7 +163,7 @@ func (p *producer) schedule() (wait time.Duration, over bool) {
 		case leader < 0:
 			lost = append(lost, l)
 		case p.busy[leader]:
-			l.waits, wait = true, min(wait, askAgain) // its leader may become another meanwhile
+			l.waits = true
 		default:
 			if lanes := p.gather(leader, now); len(lanes) > 0 {
 				p.busy[leader] = true
@@ -173,6 +177,9 @@ func (p *producer) schedule() (wait time.Duration, over bool) {
 			l.held = true
 		}
 		go p.find(lost)
+	}
+	if len(p.busy) > 0 { // who waits for a broker's answer may have another leader meanwhile
+		wait = min(wait, askAgain)
 	}
 	return wait, p.closing && len(p.order) == 0
 }
@@ -190,8 +197,12 @@ func (p *producer) gather(leader int32, now time.Time) (lanes []*lane) {
 	p.turn++ // not always the same lanes have to wait for the next request
 	for i := range p.order {
 		l := p.order[(p.turn+i)%len(p.order)]
+		if of := p.leader(l); of != leader {
+			l.waits = l.waits && p.busy[of]
+			continue
+		}
 		l.waits = false
-		if l.held || l.idle() || l.not.After(now) || p.leader(l) != leader || !p.known(l) {
+		if l.held || l.idle() || l.not.After(now) || !p.known(l) {
 			continue
 		}
 		l.held = true
@@ -260,7 +271,9 @@ func (p *producer) refuse(l *lane, jobs []*job, err error) {
 // send carries the shots of some lanes to their leader, and of what has gathered meanwhile, until nothing has.
 func (p *producer) send(leader int32, lanes []*lane) {
 	for len(lanes) > 0 {
+		began := time.Now()
 		p.carry(leader, lanes)
+		p.rest(leader, began)
 		p.mu.Lock()
 		if lanes = p.gather(leader, time.Now()); len(lanes) == 0 {
 			delete(p.busy, leader)
