@@ -76,7 +76,7 @@ func besideBridge(b *bench) error {
 		if err != nil {
 			return err
 		}
-		for i, who := range []string{"Millrace", "Mosquitto and a bridge (paho, franz-go, manual ack); it acknowledges what Kafka does not have yet"} {
+		for i, who := range []string{"Millrace", "Mosquitto and a bridge (paho, franz-go with its linger of 10 ms, manual ack); Mosquitto acknowledges what Kafka does not have yet"} {
 			l := steady[i]
 			fmt.Printf("| %s | %.1f k/s of %.0f k/s | %.0f | %s / %s |\n", who, l.rate/1e3, rate/1e3, 1e6/l.ours, ms(l.p50), ms(l.p99))
 		}
