@@ -25,7 +25,8 @@ const (
 	pendingTimeout    = 3 * time.Second
 	maxOffsetMetadata = 4096
 	offsetsBatch      = 256 << 10 // groups share a batch up to this size
-	offsetsWhole      = 3 << 19   // what one group wants written at a time is one batch, which a crash leaves whole or not at all, up to this size
+	offsetsWhole      = 3 << 19   // a batch is not larger, but for one record. What one group wants written at a time is in one commit, which a crash leaves whole or not at all,
+	offsetsAppend     = 6 << 20   // so much at most: the log takes no more than engine.MaxAppend. What is larger is written in several commits
 	maxGroupBytes     = 1 << 20   // what the members of a group may say of themselves; their assignments are as large
 	offsetsMaxBytes   = 2 << 20   // and may reach this one with one large record: a group with its assignments
 	offsetsSegment    = 4 << 20   // only what is in earlier segments is compacted, and all there is must be read at start-up
@@ -307,56 +308,83 @@ func (co *coordinator) send(replies []group.Reply) {
 	}
 }
 
-// share is the part of a batch that is one group's.
+// share is what one group has in an append.
 type share struct {
 	e       *entry
 	records []group.Record
 }
 
-// write appends the records of all groups that have some, in as few batches as there may be.
+// write appends the records of all groups that have some, in as few appends as there may be. Those of one group are in one, of several
+// batches if it must be; unless they are more than the log takes at once.
 func (co *coordinator) write() {
-	var b eventlog.Builder
-	var shares []share
+	var a appending
 	flush := func() {
-		if b.Len() > 0 {
-			co.append(&b, shares)
-			shares = nil
+		if len(a.shares) > 0 {
+			co.append(&a)
+			a = appending{}
 		}
 	}
 	at := co.now().UnixMilli()
 	for _, e := range co.unwritten {
-		if b.Size()+sizeOfRecords(e.out.Records) > offsetsBatch {
+		if a.size+sizeOfRecords(e.out.Records) > offsetsBatch {
 			flush()
 		}
-		e.left = 1 // until all of its records are in a batch
-		mine := share{e: e}
-		for _, r := range e.out.Records {
-			if b.Len() > 0 && b.Size()+len(r.Key)+len(r.Value) > offsetsWhole {
-				if len(mine.records) > 0 {
-					shares = append(shares, mine)
-					e.left++
-				}
+		e.left = 0
+		for _, records := range atOnce(e.out.Records) {
+			if e.left++; e.left > 1 {
 				flush()
-				mine.records = nil
 			}
-			b.Add(at, r.Key, r.Value, nil)
-			mine.records = append(mine.records, r)
+			for _, r := range records {
+				a.add(at, r)
+			}
+			a.shares = append(a.shares, share{e, records})
 		}
-		shares = append(shares, mine)
 	}
 	flush()
 	co.unwritten = co.unwritten[:0]
 }
 
+// appending is what one append is made of.
+type appending struct {
+	batches []*eventlog.Builder
+	size    int
+	shares  []share
+}
+
+func (a *appending) add(at int64, r group.Record) {
+	n := sizeOfRecord(r)
+	if k := len(a.batches); k == 0 || a.batches[k-1].Len() > 0 && a.batches[k-1].Size()+n > offsetsWhole {
+		a.batches = append(a.batches, &eventlog.Builder{})
+	}
+	a.batches[len(a.batches)-1].Add(at, r.Key, r.Value, nil)
+	a.size += n
+}
+
+// atOnce divides records into as many appends as they need: one, as a rule.
+func atOnce(records []group.Record) (out [][]group.Record) {
+	from, size := 0, 0
+	for i, r := range records {
+		if size += sizeOfRecord(r); size > offsetsAppend && i > from {
+			out = append(out, records[from:i])
+			from, size = i, sizeOfRecord(r)
+		}
+	}
+	return append(out, records[from:])
+}
+
 func sizeOfRecords(records []group.Record) (n int) {
 	for _, r := range records {
-		n += len(r.Key) + len(r.Value)
+		n += sizeOfRecord(r)
 	}
 	return n
 }
 
-// append hands a batch to the log. Its outcome comes back as mail.
-func (co *coordinator) append(bl *eventlog.Builder, shares []share) {
+// sizeOfRecord is what a record takes of a batch, or a little more.
+func sizeOfRecord(r group.Record) int { return len(r.Key) + len(r.Value) + 20 }
+
+// append hands batches to the log. Their outcome, which is one, comes back as mail.
+func (co *coordinator) append(a *appending) {
+	shares := a.shares
 	settle := func(err error) {
 		co.post(func() {
 			for _, s := range shares {
@@ -364,14 +392,20 @@ func (co *coordinator) append(bl *eventlog.Builder, shares []share) {
 			}
 		})
 	}
-	b, _, err := bl.Batch(co.part, eventlog.None)
-	if err != nil {
-		settle(err)
+	batches := make([]*eventlog.Batch, 0, 1)
+	for _, bl := range a.batches {
+		b, _, err := bl.Batch(co.part, eventlog.None)
+		if err != nil {
+			settle(err)
+			return
+		}
+		batches = append(batches, b)
+	}
+	if len(batches) == 1 {
+		co.log.Append(batches[0], func(o eventlog.Outcome) { settle(lost(o)) })
 		return
 	}
-	co.log.Append(b, func(o eventlog.Outcome) {
-		settle(lost(o))
-	})
+	co.log.AppendAtomic(batches, func(outs []eventlog.Outcome) { settle(lost(outs[0])) })
 }
 
 // settled takes in what became of a group's share of a batch. After the last one the group takes note and goes on.
