@@ -19,7 +19,8 @@ type applier struct {
 	waiting  []applyRequest    // taken, not answered
 	entries  []ringEntry
 	parts    []*partition
-	buf      []byte
+	buf      []byte   // small batches of a write
+	bufs     [][]byte // all of one
 }
 
 type applyRequest struct {
@@ -182,29 +183,33 @@ func (a *applier) write(p *partition) error {
 	return a.writeAll(log, batches)
 }
 
-// writeAll appends batches in large writes.
+// writeAll appends batches in large writes: large ones are written from where they lie, small ones gathered before.
 func (a *applier) writeAll(log *segment.Log, batches []*eventlog.Batch) error {
+	defer func() {
+		clear(a.bufs[:cap(a.bufs)])
+		if a.bufs = a.bufs[:0]; cap(a.buf) > maxApplyBuild {
+			a.buf = nil
+		}
+	}()
 	for len(batches) > 0 {
 		n, size := 0, 0
-		for n < len(batches) && (n == 0 || size+batches[n].Size() <= applyWrite) {
-			size += batches[n].Size()
-			n++
-		}
-		raw := []byte(batches[0].Raw())
-		if n > 1 {
-			a.buf = a.buf[:0]
-			for _, b := range batches[:n] {
-				a.buf = append(a.buf, b.Raw()...)
+		a.buf, a.bufs = a.buf[:0], a.bufs[:0]
+		for small := 0; n < len(batches) && (n == 0 || size+batches[n].Size() <= applyWrite); n++ {
+			raw := batches[n].Raw()
+			if size += len(raw); len(raw) >= copyBelow {
+				a.bufs, small = append(a.bufs, raw), 0
+				continue
 			}
-			raw = a.buf
+			a.buf = append(a.buf, raw...)
+			if small += len(raw); small > len(raw) { // it lies behind the one before
+				a.bufs = a.bufs[:len(a.bufs)-1]
+			}
+			a.bufs = append(a.bufs, a.buf[len(a.buf)-small:])
 		}
-		if err := log.Append(raw); err != nil {
+		if err := log.Append(a.bufs...); err != nil {
 			return err
 		}
 		batches = batches[n:]
-	}
-	if cap(a.buf) > maxApplyBuild {
-		a.buf = nil
 	}
 	return nil
 }

@@ -1,9 +1,12 @@
 package engine
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/millrace-io/millrace/eventlog"
@@ -203,5 +206,54 @@ func TestDamagedSegment(t *testing.T) {
 	}
 	if n := e.Stats().DamagedRecords; n != 1 {
 		t.Errorf("%d damaged records are counted", n)
+	}
+}
+
+// Small batches are gathered for a write and large ones are not: either way the segments have all bytes in their order.
+func TestApplyMixedSizes(t *testing.T) {
+	o := small(vfs.NewMem())
+	o.MemoryBytes = 16 << 20
+	e := open(t, o)
+	p := topicOf(t, e, nil)
+	rng := rand.New(rand.NewPCG(1, 2))
+	var want []byte
+	var answers sync.WaitGroup
+	const n = 300
+	for i := range n {
+		size := 1 + rng.IntN(200)
+		if i%7 < i/50 { // none, then more and more
+			size = copyBelow + rng.IntN(50_000)
+		}
+		raw := foreign(t, p, -1, -1, -1, rec(fmt.Sprint(i)+strings.Repeat("x", size)))
+		kept := eventlog.RawBatch(bytes.Clone(raw))
+		kept.SetBase(int64(i)) // as the log will
+		kept.SetLeaderEpoch(0)
+		want = append(want, kept...)
+		answers.Add(1)
+		e.Produce(p, raw, AcksDurable, func(r Produced) {
+			if r.Err != nil {
+				t.Error(r.Err)
+			}
+			answers.Done()
+		})
+	}
+	answers.Wait()
+	if err := e.checkpoint(); err != nil {
+		t.Fatal(err)
+	}
+	part, err := e.partition(p)
+	if err != nil || part.appliedOffset() != n {
+		t.Fatalf("%d are in segments, %v", part.appliedOffset(), err)
+	}
+	var got []byte
+	for next := int64(0); next < n; next = endOfBatches(got) {
+		f, err := e.FetchRaw(p, next, 64<<20, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, f.Raw...)
+	}
+	if !bytes.Equal(got, want) {
+		t.Errorf("the segments have %d bytes, want %d, or not those", len(got), len(want))
 	}
 }

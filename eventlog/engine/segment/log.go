@@ -230,32 +230,66 @@ func (l *Log) loaded() (*view, error) {
 	return v, nil
 }
 
-// Append writes one or more whole batches, whose offsets are assigned and follow each other, at the end of the log, and rolls the
-// active segment where it must. They can be read at once and are durable after the next Sync. Only their lengths and offsets
+// Append writes whole batches, one or more in each buffer, whose offsets are assigned and follow each other, at the end of the log, and rolls
+// the active segment where it must. They can be read at once and are durable after the next Sync. Only their lengths and offsets
 // are looked at. After an error a prefix of whole batches may have been appended: End says which.
-func (l *Log) Append(raw []byte) error {
+func (l *Log) Append(bufs ...[]byte) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	v, err := l.loaded()
-	if err != nil {
+	if _, err := l.loaded(); err != nil {
 		return err
 	}
-	if err := checkOrder(raw, l.end.Load()); err != nil {
-		return fmt.Errorf("append to log %s: %w", l.dir, err)
+	next := l.end.Load()
+	for _, raw := range bufs {
+		var err error
+		if next, err = checkOrder(raw, next); err != nil {
+			return fmt.Errorf("append to log %s: %w", l.dir, err)
+		}
 	}
-	at := l.opts.Now()
+	for at := l.opts.Now(); len(bufs) > 0; {
+		if n := l.fit(bufs, at.UnixMilli()); n > 0 {
+			if err := l.write(l.view.Load().active(), bufs[:n], at); err != nil {
+				return err
+			}
+			bufs = bufs[n:]
+			continue
+		}
+		if err := l.appendOver(bufs[0], at); err != nil {
+			return err
+		}
+		bufs = bufs[1:]
+	}
+	return nil
+}
+
+// fit is how many whole buffers the active segment has room for.
+func (l *Log) fit(bufs [][]byte, now int64) (n int) {
+	s := l.view.Load().active()
+	if s == nil {
+		return 0
+	}
+	for size := s.size.Load(); n < len(bufs) && l.room(s, size, bufs[n], now) == len(bufs[n]); n++ {
+		size += int64(len(bufs[n]))
+	}
+	return n
+}
+
+// appendOver appends a buffer for all of which there may be no room in the active segment.
+func (l *Log) appendOver(raw []byte, at time.Time) error {
 	now := at.UnixMilli()
 	for len(raw) > 0 {
-		s := v.active()
-		n := l.room(s, raw, now)
+		s, n := l.view.Load().active(), 0
+		if s != nil {
+			n = l.room(s, s.size.Load(), raw, now)
+		}
 		if n == 0 {
+			var err error
 			if s, err = l.roll(eventlog.RawBatch(raw).Base(), now); err != nil {
 				return err
 			}
-			v = l.view.Load()
-			n = l.room(s, raw, now)
+			n = l.room(s, 0, raw, now)
 		}
-		if err := l.write(s, raw[:n], at); err != nil {
+		if err := l.write(s, [][]byte{raw[:n]}, at); err != nil {
 			return err
 		}
 		raw = raw[n:]
@@ -263,23 +297,23 @@ func (l *Log) Append(raw []byte) error {
 	return nil
 }
 
-// checkOrder checks that raw is whole batches whose offsets follow each other from next on.
-func checkOrder(raw []byte, next int64) error {
-	for len(raw) > 0 {
+// checkOrder checks that raw is whole batches whose offsets follow each other from next on, and returns the offset after them.
+func checkOrder(raw []byte, next int64) (int64, error) {
+	for more := true; more; more = len(raw) > 0 {
 		n, err := eventlog.BatchSize(raw)
 		if err != nil {
-			return err
+			return 0, err
 		}
 		if n == 0 || n > len(raw) {
-			return fmt.Errorf("%w: not a whole batch", eventlog.ErrInvalid)
+			return 0, fmt.Errorf("%w: not a whole batch", eventlog.ErrInvalid)
 		}
 		b := eventlog.RawBatch(raw[:n])
 		if b.Base() != next || b.LastDelta() < 0 || b.Next() <= b.Base() {
-			return fmt.Errorf("%w: batch of offsets %d to %d, want %d", eventlog.ErrInvalid, b.Base(), b.Last(), next)
+			return 0, fmt.Errorf("%w: batch of offsets %d to %d, want %d", eventlog.ErrInvalid, b.Base(), b.Last(), next)
 		}
 		raw, next = raw[n:], b.Next()
 	}
-	return nil
+	return next, nil
 }
 
 // batchSize is the size of the batch that raw, checked before, begins with.
@@ -288,12 +322,8 @@ func batchSize(raw []byte) int {
 	return n
 }
 
-// room returns how many bytes of raw, in whole batches, the active segment has room for. An empty one has room for any batch.
-func (l *Log) room(s *segment, raw []byte, now int64) (n int) {
-	if s == nil {
-		return 0
-	}
-	size := s.size.Load()
+// room returns how many bytes of raw, in whole batches, a segment has room for behind its first size bytes. An empty one has room for any batch.
+func (l *Log) room(s *segment, size int64, raw []byte, now int64) (n int) {
 	if l.limits.age > 0 && size > 0 && now-s.born >= l.limits.age.Milliseconds() {
 		return 0
 	}
@@ -350,8 +380,8 @@ func (l *Log) soil(s *segment) {
 	}
 }
 
-// write appends whole batches to the active segment and makes them visible.
-func (l *Log) write(s *segment, raw []byte, now time.Time) error {
+// write appends whole batches to the active segment, in one write, and makes them visible.
+func (l *Log) write(s *segment, bufs [][]byte, now time.Time) error {
 	h, err := s.log.acquire()
 	if err != nil {
 		return fmt.Errorf("append to log %s: %w", l.dir, err)
@@ -359,15 +389,17 @@ func (l *Log) write(s *segment, raw []byte, now time.Time) error {
 	defer s.log.release()
 	pos := s.size.Load()
 	l.soil(s)
-	if _, err := h.WriteAt(raw, pos); err != nil {
+	n, err := h.Writev(bufs, pos)
+	if err != nil {
 		return fmt.Errorf("append to log %s: %w", l.dir, err)
 	}
-	s.trusted.note(pos, pos+int64(len(raw)), now) // what is appended was verified when it came
-	s.size.Store(pos + int64(len(raw)))
-	made, err := s.index.noteAll(raw, pos)
+	end := pos + int64(n)
+	s.trusted.note(pos, end, now) // what is appended was verified when it came
+	s.size.Store(end)
+	made, err := s.index.noteAll(bufs, pos)
 	l.dirtyDir = l.dirtyDir || made
-	l.bytes.Add(int64(len(raw)))
-	l.end.Store(lastOf(raw).Next())
+	l.bytes.Add(int64(n))
+	l.end.Store(lastOf(bufs[len(bufs)-1]).Next())
 	l.startWriteback(s, h)
 	if err != nil {
 		return fmt.Errorf("append to index of %s: %w", s.log.name, err)
@@ -375,14 +407,16 @@ func (l *Log) write(s *segment, raw []byte, now time.Time) error {
 	return nil
 }
 
-// noteAll counts in the batches of raw, appended at pos, and writes entries once there are many.
-func (x *index) noteAll(raw []byte, pos int64) (made bool, err error) {
+// noteAll counts in batches, appended at pos, and writes entries once there are many.
+func (x *index) noteAll(bufs [][]byte, pos int64) (made bool, err error) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	for len(raw) > 0 {
-		n := batchSize(raw)
-		x.note(eventlog.RawBatch(raw[:n]), pos)
-		raw, pos = raw[n:], pos+int64(n)
+	for _, raw := range bufs {
+		for len(raw) > 0 {
+			n := batchSize(raw)
+			x.note(eventlog.RawBatch(raw[:n]), pos)
+			raw, pos = raw[n:], pos+int64(n)
+		}
 	}
 	if len(x.pending) < maxPending {
 		return false, nil

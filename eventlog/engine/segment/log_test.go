@@ -254,6 +254,47 @@ func TestAppendSeveralBatchesOverARoll(t *testing.T) {
 	}
 }
 
+// Buffers of one batch and of several, in one call, over rolls and within one buffer.
+func TestAppendBuffersOverARoll(t *testing.T) {
+	f := newFixture(t, vfs.NewMem(), small)
+	next := int64(0)
+	for _, sizes := range [][]int{{1}, {3, 1, 1}, {20}, {1, 1, 20, 2}, {5, 5, 5, 5}, {1, 40, 1}} {
+		var bufs [][]byte
+		for _, n := range sizes {
+			var raw []byte
+			for range n {
+				r := rec{next, 5, "k", strings.Repeat("x", 300)}
+				raw, next = append(raw, encode(t, 0, r)...), next+1
+				f.want = append(f.want, r)
+			}
+			bufs = append(bufs, raw)
+		}
+		check(t, f.log.Append(bufs...))
+		f.verify(rng(1))
+	}
+	f.sync()
+	infos := f.segments()
+	if len(infos) < 6 {
+		t.Fatalf("segments %+v", infos)
+	}
+	for i, s := range infos {
+		if s.Size > small.SegmentBytes || s.Size < small.SegmentBytes/2 && i < len(infos)-1 {
+			t.Errorf("segment %+v", s)
+		}
+	}
+	good, behind := encode(t, 0, rec{next, 1, "k", "v"}), encode(t, 0, rec{next + 1, 1, "k", "v"})
+	for name, bufs := range map[string][][]byte{
+		"nothing behind a batch": {good, nil}, "nothing before it": {{}, good}, "the same twice": {good, good},
+		"half a batch behind": {good, behind[:len(behind)-1]},
+	} {
+		if err := f.log.Append(bufs...); err == nil {
+			t.Errorf("%s was appended", name)
+		}
+	}
+	check(t, f.log.Append())
+	f.verify(rng(1))
+}
+
 func TestReadLimits(t *testing.T) {
 	f := newFixture(t, vfs.NewMem(), Options{})
 	for range 10 {
