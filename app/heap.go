@@ -13,13 +13,14 @@ import (
 // heap has doubled, a busy node of 15 MiB collects 25 times a second and spends a seventh of its time on it. And after a burst of
 // connections it would keep their garbage for minutes, although nothing more comes.
 const (
-	heapFloor  = 64 << 20 // there is no collection before the heap is as large
-	heapIdle   = 1 << 20  // bytes allocated in a second; below it the process has nothing to do
-	heapUnused = 8 << 20  // that much is worth a collection while it has nothing to do
-	heapStack  = 2 << 10  // a goroutine's, at least
+	heapFloor  = 64 << 20  // there is no collection before the heap is as large
+	heapAmple  = 192 << 20 // nor, below that, before it is four times what is used: bulk passes through, and costs more collections than memory
+	heapIdle   = 1 << 20   // bytes allocated in a second; below it the process has nothing to do
+	heapUnused = 8 << 20   // that much is worth a collection while it has nothing to do
+	heapStack  = 2 << 10   // a goroutine's, at least
 )
 
-// TendHeap paces the collector, until stop is called: none before the heap has heapFloor bytes, and one when the process falls idle with
+// TendHeap paces the collector, until stop is called: none before the heap has heapFloor bytes and more while little is used, and one when the process falls idle with
 // memory that it does not use, which then goes back to the system. With memory, bytes, it also collects as often as keeping to them takes;
 // an eighth is left to what is not the collector's. What was set from outside (GOGC, GOMEMLIMIT) stays as it is. It is of the process, not
 // of a node, and so the program's to call.
@@ -115,12 +116,13 @@ func (t *tender) looks(now heap, goroutines int) bool {
 	return gives
 }
 
-// percent is the pace at which the next collection comes at heapFloor, or when the heap has doubled, whichever is later.
+// percent is the pace at which the next collection comes when the heap has doubled, or as large as heapFloor and heapAmple let it become.
 func (h heap) percent() int {
-	if h.live+h.roots == 0 || h.live >= heapFloor {
+	goal := max(heapFloor, min(4*h.live, heapAmple))
+	if h.live+h.roots == 0 || h.live >= goal {
 		return 100
 	}
-	return int(max(100, (heapFloor-h.live)*100/(h.live+h.roots)))
+	return int(max(100, (goal-h.live)*100/(h.live+h.roots)))
 }
 
 // givesBack tells whether there is reason to collect: nothing happens, and memory lies idle that is much beside what is used.
