@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 
@@ -14,15 +15,21 @@ import (
 	"github.com/millrace-io/millrace/internal/vfs"
 )
 
-// startOnDisk runs a node on the system's files, with a topic of records in segments: as many of a kilobyte as asked for, ten in a batch.
+// startOnDisk is startSending with the system's sendfile.
 func startOnDisk(t *testing.T, records int) (n *node, dir string, topic eventlog.Topic) {
+	t.Helper()
+	return startSending(t, records, nil)
+}
+
+// startSending runs a node on the system's files, with a topic of records in segments: as many of a kilobyte as asked for, ten in a batch.
+func startSending(t *testing.T, records int, send sendfile) (n *node, dir string, topic eventlog.Topic) {
 	t.Helper()
 	dir = t.TempDir()
 	fs, err := vfs.OS(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	n = startOn(t, Options{}, func(*vfs.Mem) vfs.FS { return fs })
+	n = startOn(t, Options{sendfile: send}, func(*vfs.Mem) vfs.FS { return fs })
 	t.Cleanup(n.stop)
 	topic = n.topic("a", 2, nil)
 	c := n.dial()
@@ -82,6 +89,45 @@ func TestFetchFromFile(t *testing.T) {
 	before := n.srv.Stats().FromFiles
 	if old := fetchAll(c, topic, 4, 0, 2000, 0); !bytes.Equal(old, verified) || n.srv.Stats().FromFiles != before {
 		t.Error("version 4, which looks for zstd, has other bytes, or has not looked")
+	}
+}
+
+// Where a file system has no sendfile, the same bytes come through memory. One that stops in the middle of a span has failed.
+func TestFetchFromFileWithoutSendfile(t *testing.T) {
+	for _, refusal := range []syscall.Errno{syscall.EINVAL, syscall.ENOSYS, syscall.EOPNOTSUPP} {
+		asked := 0
+		n, _, topic := startSending(t, 500, func(int, int, *int64, int) (int, error) { asked++; return -1, refusal })
+		c := n.dial()
+		verified := fetchAll(c, topic, 12, 0, 500, 0)
+		if asked != 0 {
+			t.Fatal("files were sent that nobody has verified")
+		}
+		before := n.srv.Stats()
+		if sent := fetchAll(c, topic, 12, 0, 500, 0); !bytes.Equal(sent, verified) {
+			t.Fatalf("%v: %d bytes, %d verified, and not the same", refusal, len(sent), len(verified))
+		}
+		c.nc.Close()
+		n.srv.Close() // the writer has ended
+		if asked != 1 {
+			t.Errorf("%v: asked for %d times on one connection", refusal, asked)
+		}
+		if now := n.srv.Stats(); now.FromFiles != before.FromFiles || now.BytesOut-before.BytesOut < uint64(len(verified)) {
+			t.Errorf("%v: %d bytes went out, %d of them by sendfile", refusal, now.BytesOut-before.BytesOut, now.FromFiles)
+		}
+	}
+	asked := 0
+	n, _, topic := startSending(t, 500, func(out, in int, off *int64, size int) (int, error) {
+		if asked++; asked > 1 {
+			return -1, syscall.EINVAL
+		}
+		return syscall.Sendfile(out, in, off, min(size, 1000))
+	})
+	c := n.dial()
+	fetchAll(c, topic, 12, 0, 500, 0)
+	req := fetchRequest(topic, 0, 0, 1, 1000)
+	req.SetVersion(12)
+	if _, err := c.tryReceive(req, c.send(req)); err == nil {
+		t.Error("a file system that stops in the middle was believed")
 	}
 }
 

@@ -8,6 +8,8 @@ import (
 	"github.com/millrace-io/millrace/eventlog/engine"
 )
 
+type sendfile func()
+
 // fileSender is of Linux only: elsewhere records pass through memory.
 type fileSender struct{}
 

@@ -139,6 +139,8 @@ type Options struct {
 	ConsumerSession   time.Duration // 45 s: a member of the consumer protocol that sends no heartbeat for so long is out
 	ConsumerHeartbeat time.Duration // 5 s: how often such a member is told to send one
 	MaxGroups         int           // 20,000
+
+	sendfile sendfile // for tests; nil: the system's
 }
 
 func (o *Options) setDefaults() {
