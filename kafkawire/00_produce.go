@@ -41,6 +41,7 @@ type production struct {
 	parts       []*produced // those in use, of all topics
 	spare       []*produced // all there are, in the same order
 	mayTransact bool
+	stays       bool         // the log keeps the batches where they are
 	left        atomic.Int32 // batches without an answer, and one for the reader
 	errs        atomic.Int32
 	reply       reply
@@ -82,7 +83,7 @@ func newProduction(c *conn, r *request) *production {
 	p, ok := productions.Get().(*production)
 	if !ok {
 		p = &production{}
-		p.reply.ready, p.reply.finish, p.reply.sent = make(chan struct{}, 1), p.finish, p.recycle
+		p.reply.later, p.reply.finish, p.reply.sent = true, p.finish, p.recycle
 	}
 	p.c, p.r = c, *r
 	return p
@@ -95,6 +96,7 @@ func startProduce(c *conn, r *request) (*reply, error) {
 		r.release()
 		return nil, err
 	}
+	p.stays = r.lasts && p.mostlyBatches(len(r.body))
 	p.mayTransact = p.txn == nil || c.mayTransact(kmsg.ACLOperationWrite, *p.txn)
 	parts := p.parts
 	for i := range p.topics {
@@ -109,10 +111,25 @@ func startProduce(c *conn, r *request) (*reply, error) {
 		}
 		parts = parts[t.parts:]
 	}
-	r.recycle() // the log has copies
+	r.recycle() // the log has copies, or else there is nothing to recycle
 	p.r.body = nil
 	p.done()
 	return &p.reply, nil
+}
+
+// leastStaying is the size of batches that the log keeps in the memory of their request. For smaller ones that would be much for little.
+const leastStaying = 4 << 10
+
+// mostlyBatches tells whether a request of so many bytes is batches of some size, and little else.
+func (p *production) mostlyBatches(size int) bool {
+	n := 0
+	for _, part := range p.parts {
+		if len(part.records) < leastStaying {
+			return false
+		}
+		n += len(part.records)
+	}
+	return n >= size/4*3
 }
 
 // recycle makes the production ready for another request. Its reply is written, or never will be.
@@ -218,7 +235,7 @@ func checkOneBatch(records []byte, transaction bool) *refusal {
 }
 
 // append hands one batch to the log, as soon as the partition has room. Waiting for room here is what pauses the client. The log keeps the
-// batch for a while, so it gets a copy of its size, and the request's buffer is free for the next one.
+// batch for a while: where it is in a large request, in all others as a copy of its size, so that their buffer is free for the next one.
 func (p *production) append(t *producedTopic, part *produced) {
 	at := eventlog.Part{Topic: t.found.ID, Index: part.index}
 	for room := p.c.s.Engine.Room(at); room != nil; room = p.c.s.Engine.Room(at) {
@@ -231,7 +248,10 @@ func (p *production) append(t *producedTopic, part *produced) {
 		return
 	}
 	p.left.Add(1)
-	raw := bytes.Clone(part.records)
+	raw := part.records
+	if !p.stays {
+		raw = bytes.Clone(raw)
+	}
 	part.records = nil
 	b := eventlog.RawBatch(raw)
 	if b.Attributes()&eventlog.AttrTransactional == 0 {
@@ -296,7 +316,7 @@ var errAcksNone = errors.New("a produce request with acks=0 failed")
 func (p *production) done() {
 	if p.left.Add(-1) == 0 {
 		p.r.release()
-		p.reply.ready <- struct{}{} // there is room: once for each request
+		p.c.replies.settle(&p.reply)
 	}
 }
 

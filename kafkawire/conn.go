@@ -12,21 +12,20 @@ import (
 	"net"
 	"os"
 	"runtime/debug"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+	"unsafe"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
-
-	"github.com/millrace-io/millrace/eventlog/engine"
 )
 
 const (
 	maxInFlight = 128      // requests of one connection that are not answered
 	firstLimit  = 64 << 10 // size of requests before the first one made sense
 	firstWait   = 10 * time.Second
-	smallBuffer = 64 << 10  // requests up to here share a buffer of their connection; larger ones share Options.MaxBuffered
-	flushAt     = 256 << 10 // responses are gathered up to here
+	smallBuffer = 64 << 10 // requests up to here share a buffer of their connection; larger ones share Options.MaxBuffered
 )
 
 // conn is one client's connection.
@@ -51,6 +50,7 @@ type conn struct {
 	patience *time.Timer                 // with who is nobody
 	br       *bufio.Reader
 	buf      []byte      // for requests that are done with when their handler returns
+	largest  int         // request of those that came whole
 	clientID string      // of the last request
 	topic    string      // that was produced to last
 	produce  request     // Produce, while it is started: what is kept of it is a copy
@@ -60,7 +60,7 @@ type conn struct {
 	settled  bool        // who the client is can change no more
 	expiry   *time.Timer // of who
 
-	replies chan *reply
+	replies replies
 	open    sync.WaitGroup // replies not written yet; the reader adds
 
 	watch fetchWatch // the writer's
@@ -73,6 +73,7 @@ type request struct {
 	correlation int32
 	body        []byte
 	buffer      *[]byte // that body is in, of bodies; nil: another
+	lasts       bool    // body is in memory of its own, that batches may stay in
 	held        int64   // of Options.MaxBuffered
 	s           *Server
 }
@@ -101,37 +102,8 @@ const leastBody = 2 * smallBuffer
 // bodyClass is the class of bodies that has n bytes, if there is one.
 func bodyClass(n int) int { return bits.Len(uint(n-1) / leastBody) }
 
-// reply is a response's place in its connection's order.
-type reply struct {
-	ready  chan struct{}      // nil, or closed, or given a token, when the answer is known
-	known  bool               // it is: the writer has seen that
-	finish func(*frame) error // nil, or makes the frame when it is the reply's turn; an error ends the connection
-	slow   bool               // finish may wait
-	frame  frame
-	sent   func() // nil, or called when the frame is written, or never will be
-}
-
-// frame is a response on its way out, whole, with its length before it. Empty: nothing is sent.
-type frame struct {
-	bufs  net.Buffers
-	files []filePiece
-}
-
-// filePiece is a part of a file that is sent before bufs[before].
-type filePiece struct {
-	before int
-	span   engine.Span
-}
-
-// reset makes it a reply that is not known yet.
-func (r *reply) reset() {
-	clear(r.frame.bufs)
-	clear(r.frame.files)
-	r.known, r.frame = false, frame{r.frame.bufs[:0], r.frame.files[:0]}
-}
-
 func newConn(s *Server, nc net.Conn, o *ListenerOptions, host string, port int32) *conn {
-	c := &conn{s: s, nc: nc, listener: o, address: addressText(nc), host: host, port: port, replies: make(chan *reply, maxInFlight)}
+	c := &conn{s: s, nc: nc, listener: o, address: addressText(nc), host: host, port: port, replies: newReplies()}
 	if o.TLS != nil {
 		c.nc, c.shake = s.Processors.Server(nc, o.TLS(), authPatience)
 	}
@@ -150,12 +122,12 @@ func (c *conn) serve() {
 		defer writer.Done()
 		defer func() { c.watch.end() }()
 		c.guard(c.write)
-		for range c.replies { // whatever became of the loop, the reader must not wait for it
+		for range c.replies.abandon() { // whatever became of the loop, the reader must not wait for it
 			c.open.Done()
 		}
 	}()
 	c.guard(c.read)
-	close(c.replies)
+	c.replies.close()
 	writer.Wait()
 	for _, t := range []*time.Timer{c.patience, c.expiry} {
 		if t != nil {
@@ -243,9 +215,7 @@ func (c *conn) read() error {
 			c.heard.Store(true)
 		}
 		c.open.Add(1)
-		select {
-		case c.replies <- rep:
-		case <-c.ctx.Done():
+		if !c.replies.put(c.ctx, rep) {
 			c.open.Done()
 		}
 		if ends {
@@ -297,7 +267,7 @@ func (c *conn) next() (*request, error) {
 		r = new(request)
 	}
 	*r = request{s: c.s}
-	b, err := c.body(r, size, false)
+	b, err := c.body(r, size, memoryOf(key, size, c.largest))
 	if err != nil {
 		return nil, err
 	}
@@ -320,7 +290,7 @@ func (c *conn) bareMessage(size int) (*request, error) {
 	}
 	r := &request{api: bareAuthenticate, s: c.s}
 	var err error
-	r.body, err = c.body(r, size, true)
+	r.body, err = c.body(r, size, grown)
 	return r, err
 }
 
@@ -341,15 +311,37 @@ func (c *conn) stopReading() {
 	c.nc.SetReadDeadline(time.Now().Add(grace))
 }
 
-// body reads the bytes of a request, into memory of its own or into a buffer that the next one will use.
-func (c *conn) body(r *request, size int, own bool) ([]byte, error) {
+// memory is where the bytes of a request go.
+type memory uint8
+
+const (
+	shared  memory = iota // into a buffer that the next one will use
+	grown                 // into some of its own
+	lasting               // into some of its own that what comes of it may stay in
+)
+
+// maxLasting is the largest request that batches stay in: as long as there is one the memory of all is kept, and it is not to be more than
+// that of the largest batch.
+const maxLasting = 1 << 20
+
+// memoryOf chooses. A Produce of several batches is read to where the log keeps them, all of it made at once: not for more than twice of what
+// the client has sent before.
+func memoryOf(key int16, size, largest int) memory {
+	if key == int16(kmsg.Produce) && size > smallBuffer && size <= min(maxLasting, 2*largest) {
+		return lasting
+	}
+	return shared
+}
+
+// body reads the bytes of a request.
+func (c *conn) body(r *request, size int, to memory) ([]byte, error) {
 	if size > smallBuffer {
 		if err := c.s.buffers.Acquire(c.ctx, int64(size)); err != nil {
 			return nil, err
 		}
 		r.held = int64(size)
 	}
-	b := c.buffer(r, size, own)
+	b := c.buffer(r, size, to)
 	for at := 0; ; {
 		c.readWithin(c.s.StallTimeout)
 		n, err := io.ReadFull(c.br, b[at:])
@@ -368,25 +360,38 @@ func (c *conn) body(r *request, size int, own bool) ([]byte, error) {
 		}
 		b = r.grow(b, size)
 	}
-	if !own && len(b) <= smallBuffer {
+	if to == shared && len(b) <= smallBuffer {
 		c.buf = b[:cap(b)]
 	}
+	c.largest = max(c.largest, size)
 	return b, nil
 }
 
 // buffer is where a request's first bytes go. What is there already has room for all of it; what must be made grows with what arrives, not
 // with what was announced.
-func (c *conn) buffer(r *request, size int, own bool) []byte {
-	if class := bodyClass(size); !own && size > smallBuffer && class < len(bodies) {
+func (c *conn) buffer(r *request, size int, to memory) []byte {
+	if to == lasting {
+		r.lasts = true
+		return unset(size)
+	}
+	if class := bodyClass(size); to == shared && size > smallBuffer && class < len(bodies) {
 		if kept, ok := bodies[class].Get().(*[]byte); ok {
 			r.buffer = kept
 			return (*kept)[:size]
 		}
 	}
-	if !own && cap(c.buf) >= min(size, smallBuffer) {
+	if to == shared && cap(c.buf) >= min(size, smallBuffer) {
 		return c.buf[:min(size, cap(c.buf))]
 	}
 	return make([]byte, min(size, smallBuffer))
+}
+
+// unset makes a slice of bytes that are anything, for who reads into all of it at once: to clear them would cost half of what a copy does.
+func unset(n int) []byte {
+	var b strings.Builder // it does not clear
+	b.Grow(n)
+	b.WriteByte(0)
+	return unsafe.Slice(unsafe.StringData(b.String()), n)
 }
 
 // grow makes room for more of a request. What has room for all of it may serve others.
@@ -472,153 +477,6 @@ func (r *request) header(b []byte) []byte {
 		b = append(b, 0)
 	}
 	return b
-}
-
-// write sends the replies in their order, gathering those that are ready into one write.
-func (c *conn) write() error {
-	out := outgoing{c: c}
-	defer func() { out.forget() }()
-	for rep := range c.replies {
-		if err := out.take(rep); err != nil {
-			return err
-		}
-	}
-	return out.flush()
-}
-
-// outgoing gathers responses.
-type outgoing struct {
-	c     *conn
-	bufs  net.Buffers
-	files []filePiece
-	size  int
-	sent  []func()
-	send  *fileSender // nil before the first file
-	left  net.Buffers // of bufs, while they are written
-}
-
-// take adds a reply, and sends what was gathered if no other is waiting.
-func (o *outgoing) take(rep *reply) error {
-	defer o.c.open.Done()
-	if err := o.add(rep); err != nil {
-		return err
-	}
-	if len(o.c.replies) == 0 || o.size >= flushAt {
-		return o.flush()
-	}
-	return nil
-}
-
-// add adds a reply when its turn has come; what was gathered before is sent before it waits.
-func (o *outgoing) add(rep *reply) error {
-	if rep.slow || !rep.isReady() {
-		if err := o.flush(); err != nil {
-			return err
-		}
-	}
-	if rep.ready != nil && !rep.known {
-		select {
-		case <-rep.ready:
-		case <-o.c.ctx.Done():
-			return o.c.ctx.Err()
-		}
-	}
-	if rep.sent != nil {
-		o.sent = append(o.sent, rep.sent)
-	}
-	if rep.finish != nil {
-		if err := rep.finish(&rep.frame); err != nil {
-			return err
-		}
-	}
-	for _, b := range rep.frame.bufs {
-		o.size += len(b)
-	}
-	for _, f := range rep.frame.files {
-		o.size += int(f.span.Size)
-		o.files = append(o.files, filePiece{len(o.bufs) + f.before, f.span})
-	}
-	o.bufs = append(o.bufs, rep.frame.bufs...)
-	return nil
-}
-
-func (r *reply) isReady() bool {
-	if r.ready == nil || r.known {
-		return true
-	}
-	select {
-	case <-r.ready:
-		r.known = true
-	default:
-	}
-	return r.known
-}
-
-// flush writes what was gathered.
-func (o *outgoing) flush() error {
-	if len(o.bufs) == 0 {
-		o.forget()
-		return nil
-	}
-	if err := o.writeAll(); err != nil {
-		return err
-	}
-	o.forget()
-	return nil
-}
-
-// writeAll writes the bytes and the parts of files that stand between them, as one stream of full segments.
-func (o *outgoing) writeAll() error {
-	if len(o.files) == 0 {
-		return o.write(o.bufs)
-	}
-	s, err := o.sender()
-	if err != nil {
-		return err
-	}
-	if err := s.cork(1); err != nil {
-		return fmt.Errorf("write responses: %w", err)
-	}
-	at := 0
-	for _, f := range o.files {
-		if err := o.write(o.bufs[at:f.before]); err != nil {
-			return err
-		}
-		at = f.before
-		if err := o.sendFile(f.span); err != nil {
-			return err
-		}
-	}
-	if err := o.write(o.bufs[at:]); err != nil {
-		return err
-	}
-	if err := s.cork(0); err != nil {
-		return fmt.Errorf("write responses: %w", err)
-	}
-	return nil
-}
-
-// write writes buffers, none of them empty. A client must take something within the stall timeout, not all of it.
-func (o *outgoing) write(bufs net.Buffers) error {
-	for o.left = bufs; len(o.left) > 0; {
-		o.c.nc.SetWriteDeadline(time.Now().Add(o.c.s.StallTimeout))
-		n, err := o.left.WriteTo(o.c.nc)
-		if o.c.s.stats.bytesOut.Add(uint64(n)); err != nil && !(n > 0 && errors.Is(err, os.ErrDeadlineExceeded)) {
-			return fmt.Errorf("write responses: %w", err)
-		}
-	}
-	return nil
-}
-
-// forget lets go of what was gathered.
-func (o *outgoing) forget() {
-	for _, f := range o.sent {
-		f()
-	}
-	clear(o.sent)
-	clear(o.bufs)
-	clear(o.files)
-	o.bufs, o.files, o.sent, o.size = o.bufs[:0], o.files[:0], o.sent[:0], 0
 }
 
 // advertised is the address that clients of this connection should use.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -146,6 +147,96 @@ func TestProducePipeline(t *testing.T) {
 		if v != fmt.Sprint(i) {
 			t.Fatalf("record %d is %s", i, v)
 		}
+	}
+}
+
+// What is in the log is what was sent, whether its batches stay in the memory of their request or are copied out of it.
+func TestProduceLarge(t *testing.T) {
+	const parts, rounds = 8, 12
+	n := start(t, Options{})
+	topic := n.topic("a", parts, nil)
+	c := n.dial()
+	do[*kmsg.ApiVersionsResponse](c, 0, kmsg.NewPtrApiVersionsRequest()) // strangers may send little
+	want := make([][]string, parts)
+	for round := range rounds {
+		var reqs []*kmsg.ProduceRequest
+		var ids []int32
+		for k := range 4 { // pipelined: a buffer that comes too early would be written over
+			size := []int{12 << 10, 40 << 10, 1 << 10, 12 << 10}[(round+k)%4]
+			var req *kmsg.ProduceRequest
+			for i := range int32(parts) {
+				v := fmt.Sprint(round, k, i) + strings.Repeat(string(rune('a'+k)), size)
+				want[i] = append(want[i], v)
+				one := produceRequest("a", i, -1, batchOf(eventlog.None, v))
+				if req == nil {
+					req = one
+					continue
+				}
+				req.Topics[0].Partitions = append(req.Topics[0].Partitions, one.Topics[0].Partitions...)
+			}
+			req.SetVersion(9)
+			reqs, ids = append(reqs, req), append(ids, c.send(req))
+		}
+		for i, req := range reqs {
+			for _, p := range c.receive(req, ids[i]).(*kmsg.ProduceResponse).Topics[0].Partitions {
+				if p.ErrorCode != 0 {
+					t.Fatalf("round %d: %+v", round, p)
+				}
+			}
+		}
+	}
+	for i := range int32(parts) {
+		var got []string
+		for from := int64(0); from < int64(len(want[i])); from = int64(len(got)) {
+			raw, err := n.eng.FetchRaw(eventlog.Part{Topic: topic.ID, Index: i}, from, 1<<20, true)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got = append(got, values(t, raw.Raw, from)...)
+		}
+		if !slices.Equal(got, want[i]) {
+			t.Fatalf("partition %d has other records than were sent", i)
+		}
+	}
+	if !n.srv.buffers.TryAcquire(n.srv.MaxBuffered) {
+		t.Error("what the requests held is not given back")
+	}
+}
+
+// Only what a client has shown to send gets memory before it has come, and only a request that batches fill is kept for them.
+func TestProduceMemory(t *testing.T) {
+	produce, fetch := int16(kmsg.Produce), int16(kmsg.Fetch)
+	for _, tt := range []struct {
+		key           int16
+		size, largest int
+		want          memory
+	}{
+		{produce, smallBuffer, 1 << 20, shared}, {produce, smallBuffer + 1, 100, shared}, {produce, smallBuffer + 2, smallBuffer/2 + 1, lasting},
+		{produce, 200_000, 99_999, shared}, {produce, 200_000, 100_000, lasting}, {produce, maxLasting, 100 << 20, lasting},
+		{produce, maxLasting + 1, 100 << 20, shared}, {fetch, 200_000, 200_000, shared},
+	} {
+		if got := memoryOf(tt.key, tt.size, tt.largest); got != tt.want {
+			t.Errorf("request %d of %d bytes after one of %d: %d, want %d", tt.key, tt.size, tt.largest, got, tt.want)
+		}
+	}
+	for _, tt := range []struct {
+		size    int
+		batches []int
+		want    bool
+	}{
+		{100_000, []int{50_000, 49_000}, true}, {100_000, []int{50_000, 20_000}, false}, {100_000, []int{95_000, 3000}, false}, {100, nil, false},
+		{16*leastStaying + 1000, slices.Repeat([]int{leastStaying}, 16), true},
+	} {
+		p := &production{}
+		for _, n := range tt.batches {
+			p.parts = append(p.parts, &produced{records: make([]byte, n)})
+		}
+		if got := p.mostlyBatches(tt.size); got != tt.want {
+			t.Errorf("%d bytes with batches of %v: %v", tt.size, tt.batches, got)
+		}
+	}
+	if b := unset(100_000); len(b) != 100_000 || cap(b) != len(b) {
+		t.Errorf("%d bytes, room for %d", len(b), cap(b))
 	}
 }
 

@@ -284,8 +284,8 @@ var errRefused = ended(endedRefused, "%w", errNobody)
 
 // later is a reply that goes out after a while: whoever guesses passwords waits, with a connection of the few that an address may have.
 func (c *conn) later(rep *reply) *reply {
-	rep.ready = make(chan struct{})
-	time.AfterFunc(failureDelay, func() { close(rep.ready) })
+	rep.later = true
+	time.AfterFunc(failureDelay, func() { c.replies.settle(rep) })
 	return rep
 }
 
