@@ -35,8 +35,8 @@ type banBook struct {
 	settled sync.Cond // something is not pending any more, or the book is closed
 	follows bool      // other nodes write here too
 	closing bool
-	wrote   map[banKey]int64       // the last record of ours that following has not come to
-	pending map[banKey]*broker.Ban // nil: it has ended. As many at most as there are bans, and were since the last write
+	wrote   map[banKey]int64   // the last record of ours that following has not come to
+	pending map[banKey]banWord // as many at most as there are bans, and were since the last write
 	order   []banKey
 }
 
@@ -45,6 +45,18 @@ type banKey struct {
 	Client    string `json:"client,omitempty"`
 	Principal string `json:"principal,omitempty"`
 	Network   string `json:"network,omitempty"`
+}
+
+// banWord is what a record says of a key: who is banned until when, or, without a ban, that it has ended. With over it says no more than that the one
+// which ended then need not be remembered: where several nodes write, another one may have come before that record, which the writer did not know of.
+type banWord struct {
+	ban  *broker.Ban
+	over time.Time
+}
+
+// touches tells whether a record without a ban is about one.
+func (w *banWord) touches(x *broker.Ban) bool {
+	return w.over.IsZero() || !x.Until.IsZero() && !x.Until.After(w.over)
 }
 
 // banValue is a record's value.
@@ -82,7 +94,7 @@ func (n *Node) openBans(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("topic %q: %w", bansTopic, err)
 	}
-	b := &banBook{log: n.log, part: eventlog.Part{Topic: t.ID}, now: n.now, pending: map[banKey]*broker.Ban{},
+	b := &banBook{log: n.log, part: eventlog.Part{Topic: t.ID}, now: n.now, pending: map[banKey]banWord{},
 		wrote: map[banKey]int64{}, wake: make(chan struct{}, 1), quit: make(chan struct{}), ended: make(chan struct{})}
 	b.said = func(err error) {
 		n.o.Logger.Error("a ban cannot be written down; it is in force, and would be forgotten at a restart", "part", "bans", "err", err)
@@ -115,7 +127,7 @@ func (b *banBook) read(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	last := map[banKey]broker.Ban{}
+	last := map[banKey]lastBan{}
 	for pos := (eventlog.Position{Part: b.part, Offset: starts[0]}); pos.Offset < ends[0]; {
 		batches, next, err := b.log.Read(ctx, pos, 1<<20)
 		var low *eventlog.OutOfRangeError
@@ -141,41 +153,67 @@ func (b *banBook) read(ctx context.Context) error {
 	}
 	b.next = ends[0]
 	for k, x := range last {
-		if b.isOver(&x) {
-			b.note(k, nil)
+		switch {
+		case b.isOver(&x.Ban):
+			b.note(k, banWord{over: x.Until})
 			continue
+		case x.hidden:
+			b.note(k, banWord{ban: &x.Ban})
 		}
-		b.bans = append(b.bans, x)
+		b.bans = append(b.bans, x.Ban)
 	}
 	slices.SortFunc(b.bans, func(x, y broker.Ban) int { return x.Since.Compare(y.Since) })
 	return nil
 }
 
+// lastBan is the last word on somebody, as it is read. hidden: a record after it said that one before it was over, and must not be the last.
+type lastBan struct {
+	broker.Ban
+	hidden bool
+}
+
 // learnBan takes in a record.
-func learnBan(last map[banKey]broker.Ban, r *eventlog.Record) {
-	switch k, x, ok := decodeBan(r); {
+func learnBan(last map[banKey]lastBan, r *eventlog.Record) {
+	k, w, ok := decodeBan(r)
+	x, there := last[k]
+	switch {
 	case !ok:
-	case x == nil:
-		delete(last, k)
+	case w.ban != nil:
+		last[k] = lastBan{Ban: *w.ban}
+	case there && !w.touches(&x.Ban):
+		last[k] = lastBan{x.Ban, true}
 	default:
-		last[k] = *x
+		delete(last, k)
 	}
 }
 
-// decodeBan reads a record; a nil ban is one that has ended. One that is no ban of ours is not ok: the topic may be on somebody's cluster.
-func decodeBan(r *eventlog.Record) (k banKey, x *broker.Ban, ok bool) {
+// banOver is the header of a record without a value that says which ban is over, by the time of its end.
+const banOver = "over"
+
+// decodeBan reads a record. One that is no ban of ours is not ok: the topic may be on somebody's cluster.
+func decodeBan(r *eventlog.Record) (k banKey, w banWord, ok bool) {
 	if json.Unmarshal(r.Key, &k) != nil {
-		return k, nil, false
+		return k, w, false
 	}
 	var v banValue
 	if r.Value != nil && json.Unmarshal(r.Value, &v) != nil {
-		return k, nil, false
+		return k, w, false
 	}
 	b, ok := k.ban(&v)
-	if r.Value == nil {
-		return k, nil, ok
+	if r.Value != nil {
+		return k, banWord{ban: &b}, ok
 	}
-	return k, &b, ok
+	for _, h := range r.Headers {
+		if h.Key != banOver {
+			continue
+		}
+		t, err := time.Parse(time.RFC3339Nano, string(h.Value))
+		if err != nil {
+			return k, w, false
+		}
+		w.over = t
+	}
+	return k, w, ok
 }
 
 // told is Options.OnBan of the broker. That a ban has run out every node knows by itself, and where there are others it is not written: one of them may have
@@ -183,10 +221,10 @@ func decodeBan(r *eventlog.Record) (k banKey, x *broker.Ban, ok bool) {
 func (b *banBook) told(x broker.Ban, begins bool) {
 	switch {
 	case begins:
-		b.note(keyOf(&x), &x)
+		b.note(keyOf(&x), banWord{ban: &x})
 	case b.hasOthers() && b.isOver(&x):
 	default:
-		b.note(keyOf(&x), nil)
+		b.note(keyOf(&x), banWord{})
 	}
 }
 
@@ -201,12 +239,12 @@ func (b *banBook) isOver(x *broker.Ban) bool {
 	return !x.Until.IsZero() && x.Until.UnixMilli() <= b.now()
 }
 
-func (b *banBook) note(k banKey, x *broker.Ban) {
+func (b *banBook) note(k banKey, w banWord) {
 	b.mu.Lock()
 	if _, waits := b.pending[k]; !waits {
 		b.order = append(b.order, k)
 	}
-	b.pending[k] = x
+	b.pending[k] = w
 	b.mu.Unlock()
 	b.again()
 }
@@ -250,12 +288,12 @@ func (b *banBook) write(ctx context.Context) error {
 	for {
 		b.mu.Lock()
 		batch := slices.Clone(b.order[:min(len(b.order), banBatch)])
-		changed := map[banKey]*broker.Ban{}
+		changed := map[banKey]banWord{}
 		bl := eventlog.Builder{}
 		for _, k := range batch {
 			changed[k] = b.pending[k]
-			key, value := encodeBan(k, b.pending[k])
-			bl.Add(b.now(), key, value, nil)
+			key, value, headers := encodeBan(k, b.pending[k])
+			bl.Add(b.now(), key, value, headers)
 		}
 		b.mu.Unlock()
 		if len(batch) == 0 {
@@ -274,7 +312,9 @@ func (b *banBook) write(ctx context.Context) error {
 				err = r.Err
 				continue
 			}
-			at[k] = r.Offset
+			if changed[k].over.IsZero() {
+				at[k] = r.Offset
+			}
 		}
 		b.settle(changed, at)
 		if err != nil {
@@ -286,7 +326,7 @@ func (b *banBook) write(ctx context.Context) error {
 const banBatch = 500 // records of one append
 
 // settle forgets what is written, unless it has changed since, and notes where.
-func (b *banBook) settle(changed map[banKey]*broker.Ban, at map[banKey]int64) {
+func (b *banBook) settle(changed map[banKey]banWord, at map[banKey]int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.follows {
@@ -294,8 +334,8 @@ func (b *banBook) settle(changed map[banKey]*broker.Ban, at map[banKey]int64) {
 	}
 	b.settled.Broadcast()
 	b.order = slices.DeleteFunc(b.order, func(k banKey) bool {
-		x, was := changed[k]
-		if !was || b.pending[k] != x {
+		w, was := changed[k]
+		if !was || b.pending[k] != w {
 			return false
 		}
 		delete(b.pending, k)
@@ -303,10 +343,12 @@ func (b *banBook) settle(changed map[banKey]*broker.Ban, at map[banKey]int64) {
 	})
 }
 
-func encodeBan(k banKey, x *broker.Ban) (key, value []byte) {
+func encodeBan(k banKey, w banWord) (key, value []byte, headers []eventlog.Header) {
 	key, _ = json.Marshal(k) // texts always have JSON
-	if x != nil {
+	if x := w.ban; x != nil {
 		value, _ = json.Marshal(banValue{x.Since, x.Until, x.Reason, x.By})
+	} else if !w.over.IsZero() {
+		headers = []eventlog.Header{{Key: banOver, Value: []byte(w.over.Format(time.RFC3339Nano))}}
 	}
-	return key, value
+	return key, value, headers
 }

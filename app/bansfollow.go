@@ -90,13 +90,18 @@ func (f *banFollower) run() {
 
 // hear takes over what a record says, unless we have said something later.
 func (f *banFollower) hear(r *eventlog.Record) {
-	k, x, ok := decodeBan(r)
+	k, w, ok := decodeBan(r)
 	if !ok || !f.book.wants(k, r.Offset) {
 		return
 	}
+	x := w.ban
 	if x == nil {
 		b, _ := k.ban(&banValue{})
-		f.broker.HearUnban(b)
+		if w.over.IsZero() {
+			f.broker.HearUnban(b)
+		} else if now, banned := f.broker.BanOf(b); banned && !w.touches(&now) { // it hides another ban from who reads the topic later
+			f.book.note(k, banWord{ban: &now})
+		}
 		return
 	}
 	if f.book.isOver(x) {
@@ -114,7 +119,7 @@ func (b *banBook) wants(k banKey, offset int64) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for !b.closing {
-		if _, waits := b.pending[k]; !waits {
+		if w, waits := b.pending[k]; !waits || !w.over.IsZero() {
 			break
 		}
 		b.settled.Wait()

@@ -95,7 +95,7 @@ func TestBanLiftedMeanwhile(t *testing.T) {
 		t.Fatal(err)
 	}
 	book := &banBook{log: log, part: eventlog.Part{Topic: topic.ID}, now: func() int64 { return time.Now().UnixMilli() }, follows: true,
-		pending: map[banKey]*broker.Ban{}, wrote: map[banKey]int64{}, wake: make(chan struct{}, 1)}
+		pending: map[banKey]banWord{}, wrote: map[banKey]int64{}, wake: make(chan struct{}, 1)}
 	book.settled.L = &book.mu
 	b := broker.New(broker.Options{OnBan: book.told})
 	f := &banFollower{book: book, broker: b, said: func(err error) { t.Error(err) }}
@@ -108,13 +108,13 @@ func TestBanLiftedMeanwhile(t *testing.T) {
 		t.Fatal(err)
 	}
 	hear := func(offset int64, x *broker.Ban) {
-		key, value := encodeBan(k, x)
+		key, value, _ := encodeBan(k, banWord{ban: x})
 		f.hear(&eventlog.Record{Offset: offset, Key: key, Value: value})
 	}
 	hear(0, &x)
 
 	var bl eventlog.Builder
-	key, value := encodeBan(k, &x)
+	key, value, _ := encodeBan(k, banWord{ban: &x})
 	bl.Add(book.now(), key, value, nil)
 	batch, _, err := bl.Batch(book.part, eventlog.None)
 	if err != nil {
@@ -144,7 +144,7 @@ func TestBanLiftedMeanwhile(t *testing.T) {
 func TestBanRunsOut(t *testing.T) {
 	for _, others := range []bool{false, true} {
 		now := time.UnixMilli(1_000_000)
-		book := &banBook{follows: others, now: func() int64 { return now.UnixMilli() }, pending: map[banKey]*broker.Ban{}, wake: make(chan struct{}, 1)}
+		book := &banBook{follows: others, now: func() int64 { return now.UnixMilli() }, pending: map[banKey]banWord{}, wake: make(chan struct{}, 1)}
 		book.told(broker.Ban{Client: "over", Until: now}, false)
 		book.told(broker.Ban{Client: "lifted", Until: now.Add(time.Hour)}, false)
 		_, over := book.pending[banKey{Client: "over"}]
@@ -153,4 +153,119 @@ func TestBanRunsOut(t *testing.T) {
 			t.Errorf("others %v: pending are %v", others, book.pending)
 		}
 	}
+}
+
+// TestBanMadeAgainAsItIsWrittenOff: a node that starts writes off a ban that is over, while another node makes it again: the new one stays, on both, and for who
+// reads the topic later, however much of that has come about.
+func TestBanMadeAgainAsItIsWrittenOff(t *testing.T) {
+	mem := logtest.NewMemory(1, logtest.Hostility{})
+	defer mem.Close()
+	log := eventlog.New(mem)
+	topic, err := log.CreateTopic(t.Context(), eventlog.TopicSpec{Name: bansTopic, Partitions: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now()
+	type side struct {
+		*banBook
+		*banFollower
+		*broker.Broker
+		tail eventlog.Tail
+	}
+	another := func() *side {
+		book := &banBook{log: log, part: eventlog.Part{Topic: topic.ID}, now: func() int64 { return now.UnixMilli() }, follows: true,
+			pending: map[banKey]banWord{}, wrote: map[banKey]int64{}, wake: make(chan struct{}, 1)}
+		book.settled.L = &book.mu
+		if err := book.read(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		b := broker.New(broker.Options{OnBan: book.told, Bans: book.bans, Now: func() time.Time { return now }})
+		tail, err := log.Tail(eventlog.Vector{book.part: book.next})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(tail.Close)
+		return &side{book, &banFollower{book: book, broker: b, said: func(err error) { t.Error(err) }}, b, tail}
+	}
+	say := func(s *side) {
+		t.Helper()
+		if err := s.write(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	hear := func(s *side) {
+		t.Helper()
+		ends, err := log.Ends(t.Context(), topic.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for s.next < ends[0] {
+			batches, next, err := log.Read(t.Context(), eventlog.Position{Part: s.part, Offset: s.next}, 1<<20)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, b := range batches {
+				if err := b.Each(func(r *eventlog.Record) error { s.hear(r); return nil }); err != nil {
+					t.Fatal(err)
+				}
+			}
+			s.next = next
+		}
+	}
+	is := func(when string, want bool, of ...*side) {
+		t.Helper()
+		for i, s := range of {
+			if _, banned := s.BanOf(broker.Ban{Client: "x"}); banned != want {
+				t.Errorf("%s: node %d: banned is %v", when, i, banned)
+			}
+		}
+	}
+	a := another()
+	if err := a.Ban(broker.Ban{Client: "x", Until: now.Add(time.Minute)}); err != nil {
+		t.Fatal(err)
+	}
+	say(a)
+	hear(a)
+	now = now.Add(time.Hour)
+	b := another() // finds that it is over
+	is("it is over", false, a, b)
+	if err := a.Ban(broker.Ban{Client: "x", Reason: "again"}); err != nil {
+		t.Fatal(err)
+	}
+	say(a)
+	say(b)
+	is("who comes before anybody has heard", true, another())
+	hear(b)
+	hear(a)
+	is("all have heard", true, a, b)
+	say(a)
+	say(b)
+	hear(a)
+	hear(b)
+	is("it is written again", true, a, b, another())
+	if !a.quiet() || !b.quiet() {
+		t.Error("there is more to say")
+	}
+	key, last := banKey{Client: "x"}, banWord{}
+	all, _, err := log.Read(t.Context(), eventlog.Position{Part: a.part}, 1<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, batch := range all {
+		if err := batch.Each(func(r *eventlog.Record) error {
+			if k, w, ok := decodeBan(r); ok && k == key {
+				last = w
+			}
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if last.ban == nil {
+		t.Error("its last record says that it is over: compaction would leave nothing else")
+	}
+	a.Unban(broker.Ban{Client: "x"})
+	say(a)
+	hear(b)
+	is("it is lifted", false, a, b, another())
 }

@@ -145,7 +145,7 @@ func TestBanBook(t *testing.T) {
 		t.Fatal(err)
 	}
 	open := func() *banBook {
-		return &banBook{log: log, part: eventlog.Part{Topic: top.ID}, now: func() int64 { return 1000 }, pending: map[banKey]*broker.Ban{}, wake: make(chan struct{}, 1)}
+		return &banBook{log: log, part: eventlog.Part{Topic: top.ID}, now: func() int64 { return 1000 }, pending: map[banKey]banWord{}, wake: make(chan struct{}, 1)}
 	}
 	b := open()
 	want := map[string]bool{}

@@ -228,6 +228,16 @@ func (b *Broker) Banned(principal string, a netip.Addr) bool {
 	return b.bans.principal(now, principal, "") || b.bans.address(now, a)
 }
 
+// BanOf is the ban of whom x names, if there is one.
+func (b *Broker) BanOf(x Ban) (Ban, bool) {
+	l := &b.bans
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.expire(b.o.Now())
+	have, banned := l.list[x.who()]
+	return have, banned
+}
+
 // Bans lists who is banned, the latest first.
 func (b *Broker) Bans() []Ban {
 	l := &b.bans
