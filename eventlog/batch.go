@@ -23,6 +23,7 @@ import (
 // Base offset and leader epoch lie outside the crc: a log patches them in place.
 const (
 	HeaderSize = 61
+	Unsummed   = offAttrs // what the crc does not cover: it, and what stands before it
 
 	offLength, offEpoch, offMagic, offCRC, offAttrs, offLastDelta = 8, 12, 16, 17, 21, 23
 	offBaseTime, offMaxTime, offPID, offPEpoch, offSeq, offCount  = 27, 35, 43, 51, 53, 57
@@ -130,6 +131,11 @@ func (b RawBatch) Reseal() {
 	binary.BigEndian.PutUint32(b[offCRC:], crc32.Checksum(b[offAttrs:], castagnoli))
 }
 
+// SumHolds tells whether the crc is that of the bytes behind Unsummed. The batch needs no more than those to be looked at.
+func (b RawBatch) SumHolds() bool {
+	return binary.BigEndian.Uint32(b[offCRC:]) == crc32.Checksum(b[offAttrs:], castagnoli)
+}
+
 // BatchSize returns the whole size of the batch that begins at p, which needs at least 12 bytes; 0 if there are fewer, and
 // ErrCorrupt if the length cannot be one.
 func BatchSize(p []byte) (int, error) {
@@ -157,7 +163,7 @@ func CheckBatch(p []byte) (RawBatch, error) {
 	if b[offMagic] != 2 {
 		return nil, fmt.Errorf("%w: magic %d, want 2", ErrCorrupt, b[offMagic])
 	}
-	if binary.BigEndian.Uint32(b[offCRC:]) != crc32.Checksum(b[offAttrs:], castagnoli) {
+	if !b.SumHolds() {
 		return nil, fmt.Errorf("%w: crc mismatch", ErrCorrupt)
 	}
 	if b.Count() < 0 || b.LastDelta() < 0 || b.Count()-1 > b.LastDelta() {

@@ -27,7 +27,7 @@ const (
 	checkpointName    = "checkpoint"
 	checkpointTemp    = "checkpoint.tmp"
 	checkpointHeader  = 20
-	checkpointVersion = 3 // 1: segments' states without Gapless; 2: no transactions
+	checkpointVersion = 4 // 1: segments' states without Gapless; 2: no transactions; 3: the WAL's frames are of version 1
 )
 
 var checkpointMagic = [4]byte{'M', 'R', 'C', 'P'}

@@ -148,7 +148,7 @@ func newWorld(seed uint64) *world {
 	w.now.Store(1_700_000_000_000)
 	w.opts = Options{
 		Now:             func() time.Time { return time.UnixMilli(w.now.Add(1)) },
-		WALFileBytes:    64 << 10,
+		WALFileBytes:    80 << 10,
 		WALFiles:        2 + w.rng.IntN(3),
 		CheckpointBytes: int64(16+w.rng.IntN(80)) << 10,
 		MemoryBytes:     int64(64+w.rng.IntN(400)) << 10,
@@ -412,7 +412,7 @@ func (w *world) note(rng *rand.Rand, r *sentRecord) []byte {
 	w.recs[id] = r
 	pad := rng.IntN(200)
 	if rng.IntN(30) == 0 {
-		pad = rng.IntN(2500)
+		pad = rng.IntN(5000) // a batch with a checksum of its own in the WAL
 	}
 	return []byte(id + "|" + strings.Repeat("x", pad))
 }

@@ -259,7 +259,7 @@ func TestOpenRefuses(t *testing.T) {
 			}
 		}, eventlog.ErrInvalid, checkpointName},
 		{"a newer frame", func(t *testing.T, m *vfs.Mem) {
-			patch(t, m, walName(0), func(b []byte) { b[2*block+4] = 2; resealFrame(b[2*block:]) })
+			patch(t, m, walName(0), func(b []byte) { b[2*block+4] = frameVersion + 1; resealFrame(b[2*block:]) })
 		}, ErrNewer, "wal/000.wal at 8192"},
 		{"a sealed frame", func(t *testing.T, m *vfs.Mem) {
 			patch(t, m, walName(0), func(b []byte) { b[2*block+5] = flagSealed; resealFrame(b[2*block:]) })
@@ -330,7 +330,7 @@ func crc32c(parts ...[]byte) (crc uint32) {
 	return crc
 }
 
-// resealFrame makes a frame's checksum right again.
+// resealFrame makes the checksum of a frame without large batches right again.
 func resealFrame(b []byte) {
 	n := binary.BigEndian.Uint32(b[40:])
 	binary.BigEndian.PutUint32(b[44:], crc32c(b[:44], b[frameHeader:frameHeader+n]))

@@ -87,7 +87,7 @@ func TestBitFlipsOfState(t *testing.T) {
 	inTxn(t, e, txn, 6, 1, 0, "open")
 	fill(t, e, p, 3)
 	everyEntry(t, e, txn)
-	for _, v := range []string{"one", "two", "three"} {
+	for _, v := range []string{"one", strings.Repeat("a batch with a checksum of its own", 130), "three"} {
 		appendWait(t, e, p, v)
 	}
 	all := files(t, mem.Kill())

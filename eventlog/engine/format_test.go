@@ -163,6 +163,57 @@ func TestFormat1Compacted(t *testing.T) {
 	}
 }
 
+// TestFormat3: a folder of format 3, whose frames' checksums cover all of every batch, the large ones too, as a killed node left it: transactions, one
+// of them open, a producer in the middle of its sequences. It was written by the last version that knew no other frames. All of it is there, and
+// carried over before a frame is written that such a version would take for one that the power tore.
+func TestFormat3(t *testing.T) {
+	mem, want := unpack(t, "testdata/format-3.tar.gz")
+	s, err := readCheckpoint(mem)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wal, err := readAll(mem, walName(0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	frames, err := walSince(Options{FS: mem}, s)
+	if err != nil || len(frames) < 15 || wal[4] != 1 || frameVersion == 1 {
+		t.Fatalf("%d frames, the first of version %d, %v", len(frames), wal[4], err)
+	}
+	formats := map[int]bool{} // of checkpoints, when a frame is written
+	o := small(vfs.Faults(mem, func(op vfs.Op) error {
+		if op.Kind == vfs.OpWrite && strings.HasPrefix(op.Name, walDir) && op.Len < 60<<10 {
+			s, err := readCheckpoint(mem)
+			if err != nil {
+				return err
+			}
+			formats[s.format] = true
+		}
+		return nil
+	}))
+	o.WALFileBytes, o.WALFiles, o.SegmentBytes = 128<<10, 2, 32<<10
+	now := time.UnixMilli(1_800_000_000_000)
+	o.Now = func() time.Time { now = now.Add(time.Second); return now }
+	for _, when := range []string{"opened", "opened again"} {
+		e := open(t, o)
+		if got := contentsOf(t, e, "plain", "stamped", "txn"); got != want {
+			t.Fatalf("%s: %d bytes of contents, want %d", when, len(got), len(want))
+		}
+		if r := send(t, e, eventlog.Part{Topic: e.topicByName("plain").id}, 5, 1, 5, 4); !r.Duplicate {
+			t.Errorf("%s: a resend of the last batch before: %+v", when, r)
+		}
+		txn := eventlog.Part{Topic: e.topicByName("txn").id}
+		if f, err := e.FetchCommitted(txn, 0, 1<<20, true); err != nil || f.Stable == f.High || len(f.Aborted) != 1 {
+			t.Errorf("%s: %d of %d are stable, %d aborted, %v", when, f.Stable, f.High, len(f.Aborted), err)
+		}
+		appendWait(t, e, eventlog.Part{Topic: createTopic(t, e, strings.ReplaceAll(when, " ", "-"), 1, nil).ID}, "more")
+		e.Close()
+	}
+	if len(formats) != 1 || !formats[checkpointVersion] {
+		t.Errorf("frames were written beside checkpoints of formats %v", formats)
+	}
+}
+
 // TestNewerFormat: a checkpoint of a later version is refused, and left alone.
 func TestNewerFormat(t *testing.T) {
 	mem, _ := unpack(t, "testdata/format-1.tar.gz")

@@ -13,7 +13,7 @@ import (
 // an earlier frame's sectors. Its header, whose first 48 bytes keep their meaning in every version:
 //
 //	0 magic "MWAL"   4   16 file generation 8   40 payload length 4
-//	4 version        1   24 commit number   8   44 crc32c         4  (of the header before it, then the payload)
+//	4 version        1   24 commit number   8   44 crc32c         4  (of the header before it, then the payload; see sum)
 //	5 flags          1   32 time            8
 //	6 zero           2
 //	8 salt           8
@@ -23,13 +23,15 @@ import (
 // goes back.
 const (
 	frameHeader  = 48
-	frameVersion = 1
+	frameVersion = 2 // 1: the checksum covers all of every batch
 	block        = 4096
 
 	flagSealed = 1 // the payload is encrypted; reserved
 
-	// copyBelow is the size from which a batch is handed to writev where it lies, not copied into the frame.
-	copyBelow = 4 << 10
+	// largeFrom is the size from which a batch's own checksum, verified or made when it came, stands for its bytes. It is part of the format.
+	largeFrom = 4 << 10
+	// copyBelow is the size from which a batch is written from where it lies, here as in segments.
+	copyBelow = largeFrom
 )
 
 var (
@@ -73,7 +75,7 @@ func (f *frame) empty() bool { return f.size == frameHeader }
 func (f *frame) batch(p eventlog.Part, raw eventlog.RawBatch) {
 	f.buf = appendPart(beginEntry(f.buf, entryBatch, batchHeader-entryHeader+len(raw)), p)
 	f.size += batchHeader + len(raw)
-	if len(raw) < copyBelow {
+	if len(raw) < largeFrom {
 		f.buf = append(f.buf, raw...)
 		return
 	}
@@ -97,18 +99,16 @@ func (f *frame) seal(salt, generation, commit uint64, time int64) [][]byte {
 	binary.BigEndian.PutUint64(h[24:], commit)
 	binary.BigEndian.PutUint64(h[32:], uint64(time))
 	binary.BigEndian.PutUint32(h[40:], uint32(f.size-frameHeader))
-	at := 0
+	crc := crc32.Checksum(h[:44], castagnoli)
+	at, sum := 0, frameHeader // how far buf is among bufs, and in the checksum
 	for _, l := range f.large {
 		f.bufs = append(f.bufs, f.buf[at:l.at], l.raw)
-		at = l.at
+		crc = crc32.Update(crc, castagnoli, f.buf[sum:l.at])
+		crc = crc32.Update(crc, castagnoli, l.raw[:eventlog.Unsummed])
+		at, sum = l.at, l.at
 	}
 	f.bufs = append(f.bufs, f.buf[at:])
-	crc := crc32.Update(0, castagnoli, h[:44])
-	first := frameHeader // the header is behind us
-	for _, b := range f.bufs {
-		crc = crc32.Update(crc, castagnoli, b[first:])
-		first = 0
-	}
+	crc = crc32.Update(crc, castagnoli, f.buf[sum:])
 	binary.BigEndian.PutUint32(h[44:], crc)
 	if pad := alignUp(int64(f.size)) - int64(f.size); pad > 0 {
 		f.bufs = append(f.bufs, zeroBlock[:pad])
@@ -129,7 +129,8 @@ func frameOf(h []byte, salt uint64) bool {
 	return [4]byte(h) == frameMagic && binary.BigEndian.Uint64(h[8:]) == salt
 }
 
-// checkFrame verifies that p begins with a whole, intact frame of this salt. It says nothing about versions.
+// checkFrame verifies that p begins with a whole, intact frame of this salt. It says nothing about versions: later ones are summed as this one, or
+// a checkpoint of a later version says that they are there.
 func checkFrame(p []byte, salt uint64) (f frameInfo, ok bool) {
 	if len(p) < frameHeader || !frameOf(p, salt) {
 		return f, false
@@ -139,8 +140,13 @@ func checkFrame(p []byte, salt uint64) (f frameInfo, ok bool) {
 		return f, false
 	}
 	f.payload = p[frameHeader : frameHeader+n]
-	crc := crc32.Update(crc32.Checksum(p[:44], castagnoli), castagnoli, f.payload)
-	if binary.BigEndian.Uint32(p[44:]) != crc {
+	crc := crc32.Checksum(p[:44], castagnoli)
+	if p[4] < 2 {
+		crc, ok = crc32.Update(crc, castagnoli, f.payload), true
+	} else {
+		crc, ok = sumPayload(crc, f.payload)
+	}
+	if !ok || binary.BigEndian.Uint32(p[44:]) != crc {
 		return f, false
 	}
 	f.version, f.flags, f.salt = p[4], p[5], salt
@@ -148,6 +154,29 @@ func checkFrame(p []byte, salt uint64) (f frameInfo, ok bool) {
 	f.commit = binary.BigEndian.Uint64(p[24:])
 	f.time = int64(binary.BigEndian.Uint64(p[32:]))
 	return f, true
+}
+
+// sumPayload goes on with a frame's checksum over its payload: of each large batch it covers what the batch's own leaves out, with that. It is not ok if
+// one of those is wrong. The payload is not known to be right yet: from where it is no entries on, it is summed like any bytes.
+func sumPayload(crc uint32, payload []byte) (_ uint32, ok bool) {
+	from := 0 // what is not summed yet
+	for at := 0; len(payload)-at >= batchHeader+largeFrom; {
+		n := int64(binary.BigEndian.Uint32(payload[at+1:]))
+		if n > int64(len(payload)-at-entryHeader) {
+			break
+		}
+		next := at + entryHeader + int(n)
+		if entryKind(payload[at]) == entryBatch && next-at >= batchHeader+largeFrom {
+			raw := eventlog.RawBatch(payload[at+batchHeader : next])
+			if !raw.SumHolds() && !mutant(mutantTrustBatches) {
+				return 0, false
+			}
+			crc = crc32.Update(crc, castagnoli, payload[from:at+batchHeader+eventlog.Unsummed])
+			from = next
+		}
+		at = next
+	}
+	return crc32.Update(crc, castagnoli, payload[from:]), true
 }
 
 // readable says whether this program can read the frame.

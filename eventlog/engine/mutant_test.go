@@ -12,7 +12,7 @@ import (
 // TestMutants shows that the crash test has teeth: each planted bug is caught.
 func TestMutants(t *testing.T) {
 	for _, m := range []string{mutantAckEarly, mutantDropBatch, mutantSwapBatches, mutantSkipDirSync, mutantServeEarly,
-		mutantTearEnd, mutantReadOpen, mutantShowAborted, segment.MutantKeepAborted, segment.MutantDropLast} {
+		mutantTearEnd, mutantReadOpen, mutantTrustBatches, mutantShowAborted, segment.MutantKeepAborted, segment.MutantDropLast} {
 		t.Run(m, func(t *testing.T) {
 			t.Setenv("MILLRACE_MUTANT", m)
 			const seeds = 300
