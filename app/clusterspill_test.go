@@ -2,6 +2,7 @@ package app
 
 import (
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -130,4 +131,41 @@ func TestClusterSpillFull(t *testing.T) {
 	if want := 2010 - int(refused); got != want {
 		t.Errorf("%d are in the cluster, want %d", got, want)
 	}
+}
+
+// TestClusterSpillTurnedOff walks the way that docs/on-kafka.md gives: spill: true is taken away while messages wait, and the node started again. It lets nobody in
+// before they are in the cluster, so that nothing overtakes them; afterwards it is a node that never spilled.
+func TestClusterSpillTurnedOff(t *testing.T) {
+	t.Parallel()
+	f := spilling(t, config.Spill{})
+	f.load = startLoad(t, f.address, 300)
+	f.load.more(20)
+	f.set(faultproxy.Refuse)
+	f.load.moreAt(1, 100)
+	if st, _ := f.n.spillStats(); st.Messages == 0 {
+		t.Error("nothing waits while the cluster is away")
+	}
+	c := *f.n.o.Config
+	c.Routes = slices.Clone(c.Routes)
+	c.Routes[0].Spill = false
+	log, said := testLogger(t)
+	f.again = func() *Node {
+		n, err := Start(t.Context(), Options{Config: &c, Version: "test", Logger: log, tune: f.n.o.tune})
+		if err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "the node is ready", func() bool { return n.Status().Ready })
+		return n
+	}
+	f.restart() // the devices are at it all the time
+	if _, spills := f.n.spillStats(); spills || !strings.Contains(said.String(), "spilled no more") {
+		t.Errorf("it spills: %v; the log does not say what it did", spills)
+	}
+	f.load.more(100)
+	f.load.finish()
+	f.restart()
+	if strings.Count(said.String(), "spilled no more") != 1 {
+		t.Error("there was more to drain")
+	}
+	_ = f.fill(10)
 }

@@ -59,6 +59,9 @@ func (s *Store) drained(topic string, b *eventlog.Batch, next int64) {
 	}
 	defer e.leave()
 	i, n := s.table.named(topic), 0
+	if i < 0 {
+		return // its route is gone, and its cells with it
+	}
 	s.eachCell(i, b, &e, func(c *meter.Cell, digest uint32) {
 		c.Published(e.Entry, 1)
 		c.Logged(e.Entry, 1, digest)

@@ -106,8 +106,8 @@ type Spill struct {
 	rejected atomic.Uint64
 }
 
-// Open opens the spill of some topics of the cluster, which are there. Topics that are spilled no more, and not drained, are an error: what
-// is published now would overtake what waits.
+// Open opens the spill of some topics of the cluster, which are there. Of topics that are spilled no more it drains what waits before it returns:
+// what is published then must not overtake it. That may take long, and ends with ctx.
 func Open(ctx context.Context, o Options, names []string) (*Spill, error) {
 	if o.Bytes == 0 {
 		o.Bytes = 1 << 30
@@ -139,11 +139,13 @@ func Open(ctx context.Context, o Options, names []string) (*Spill, error) {
 			return nil, fmt.Errorf("spill of topic %q: %w", name, err)
 		}
 	}
-	if err := s.checkLeft(ctx); err != nil {
+	if err := s.drainLeft(ctx); err != nil {
+		s.cancel()
+		s.running.Wait()
 		return nil, fmt.Errorf("spill: %w", err)
 	}
 	for _, t := range s.topics {
-		s.running.Go(t.drain)
+		s.running.Go(func() { t.drain(s.ctx) })
 	}
 	s.running.Go(s.watch)
 	return s, nil
@@ -185,8 +187,8 @@ func (s *Spill) open(ctx context.Context, name string) error {
 	return nil
 }
 
-// checkLeft looks for topics that were spilled once.
-func (s *Spill) checkLeft(ctx context.Context) error {
+// drainLeft drains topics that were spilled once, and removes them here.
+func (s *Spill) drainLeft(ctx context.Context) error {
 	all, err := s.o.Local.Topics(ctx)
 	if err != nil {
 		return err
@@ -197,12 +199,15 @@ func (s *Spill) checkLeft(ctx context.Context) error {
 			continue
 		}
 		t := newTopic(s, name, eventlog.Topic{}, local)
-		if _, err := t.load(ctx); err != nil {
+		if lost, err := t.load(ctx); err != nil {
 			return fmt.Errorf("topic %q: %w", name, err)
+		} else if !lost {
+			if err := t.empty(ctx); err != nil {
+				return err
+			}
 		}
-		if n := t.waiting().Messages; n > 0 {
-			return fmt.Errorf("%d messages for topic %q wait here for the cluster, but no route that leads to it has spill: true any more; "+
-				"leave it until they are drained", n, name)
+		if err := s.o.Local.DeleteTopic(ctx, local.Name); err != nil {
+			return fmt.Errorf("topic %q: %w", local.Name, err)
 		}
 	}
 	return nil

@@ -34,6 +34,7 @@ type rig struct {
 	c    *kfake.Cluster
 	disk *vfs.Mem
 	opts Options
+	off  bool               // the topic is spilled no more
 	hook func(vfs.Op) error // of the disk, or nil
 
 	d *kafka.Driver
@@ -73,6 +74,13 @@ func newRig(t *testing.T, o Options) *rig {
 
 func (r *rig) start() {
 	r.Helper()
+	if err := r.open(); err != nil {
+		r.Fatal(err)
+	}
+}
+
+func (r *rig) open() error {
+	r.Helper()
 	ctx, cancel := context.WithTimeout(r.Context(), 20*time.Second)
 	defer cancel()
 	var err error
@@ -100,9 +108,17 @@ func (r *rig) start() {
 		defer r.mu.Unlock()
 		_ = b.Each(func(rec *eventlog.Record) error { r.gave[string(rec.Key)]++; return nil })
 	}
-	if r.s, err = Open(ctx, o, []string{"t"}); err != nil {
-		r.Fatal(err)
+	names := []string{"t"}
+	if r.off {
+		names = nil
 	}
+	if r.s, err = Open(ctx, o, names); err != nil {
+		r.s = nil
+		e.Close()
+		r.d.Hurry()
+		r.d.Close()
+	}
+	return err
 }
 
 // stop ends the process; crash: at once, and the power with it.
@@ -476,6 +492,52 @@ func TestLostDisk(t *testing.T) {
 		t.Error("offsets that were drained already are used again")
 	}
 	r.put(rng, 30, 50)
+	r.drained()
+	if err := r.exact(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestTurnedOff: what waits for a topic that is spilled no more is drained before Open returns, and nothing is left of it here; where it cannot be, Open says why, and
+// what waits goes on waiting. A topic that is spilled again begins anew.
+func TestTurnedOff(t *testing.T) {
+	r := newRig(t, Options{})
+	rng := rand.New(rand.NewPCG(1, 1))
+	end := r.outage()
+	r.put(rng, 200, 50)
+	r.stop()
+	end()
+	adm, err := kgo.NewClient(kgo.SeedBrokers(r.c.ListenAddrs()...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer adm.Close()
+	if _, err := kadm.NewClient(adm).DeleteTopic(t.Context(), "t"); err != nil {
+		t.Fatal(err)
+	}
+	r.off = true
+	if err := r.open(); !errors.Is(err, eventlog.ErrUnknownTopic) || !strings.Contains(err.Error(), `200 messages for topic "t"`) {
+		t.Fatalf("without the cluster's topic: %v", err)
+	}
+	if err := r.c.CreateTopic("t", 2, nil); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // and once more, with nothing to do
+		r.start()
+		if err := r.exact(); err != nil {
+			t.Error(err)
+		}
+		if left, err := r.s.o.Local.Topics(t.Context()); err != nil || len(left) > 0 {
+			t.Errorf("left here: %v, %v", left, err)
+		}
+		if r.moved != 200 {
+			t.Errorf("%d were drained, want 200", r.moved)
+		}
+		r.stop()
+	}
+	r.off = false
+	r.start()
+	r.put(rng, 50, 50)
 	r.drained()
 	if err := r.exact(); err != nil {
 		t.Error(err)

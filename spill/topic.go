@@ -271,9 +271,42 @@ func (t *topic) fail(err error) {
 	t.err = err
 }
 
-// drain moves what is here into the cluster until the spill is closed.
-func (t *topic) drain() {
-	ctx := t.s.ctx
+// empty drains all that waits, in front of a topic that is spilled no more.
+func (t *topic) empty(ctx context.Context) error {
+	n := t.waiting().Messages
+	if n == 0 {
+		return nil
+	}
+	t.s.o.Logger.Info("draining what waits for a topic that is spilled no more; the node starts when that is done", "topic", t.name, "messages", n)
+	ctx, cancel := context.WithCancel(ctx)
+	var draining sync.WaitGroup
+	draining.Go(func() { t.drain(ctx) })
+	defer draining.Wait()
+	defer cancel()
+	for {
+		w := t.waiting()
+		var why error
+		switch {
+		case w.Messages == 0:
+			return nil
+		case ctx.Err() != nil:
+			why = errors.Join(ctx.Err(), w.Err)
+		case errors.Is(w.Err, ErrUnreadable) || errors.Is(w.Err, eventlog.ErrUnknownTopic):
+			why = w.Err
+		}
+		if why != nil {
+			return fmt.Errorf("%d messages for topic %q wait here for the cluster, though no route that leads to it has spill: true any more, and cannot be drained: %w; "+
+				"mend that and start again, or move the folder away, and them with it", w.Messages, t.name, why)
+		}
+		select {
+		case <-time.After(10 * time.Millisecond):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// drain moves what is here into the cluster until ctx ends.
+func (t *topic) drain(ctx context.Context) {
 	var by eventlog.Taken
 	for pause := 50 * time.Millisecond; ctx.Err() == nil; {
 		var err error
