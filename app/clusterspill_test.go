@@ -12,7 +12,9 @@ import (
 	"github.com/millrace-io/millrace/internal/faultproxy"
 	"github.com/millrace-io/millrace/spill"
 
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
 )
 
 const spilledRoutes = `
@@ -168,4 +170,35 @@ func TestClusterSpillTurnedOff(t *testing.T) {
 		t.Error("there was more to drain")
 	}
 	_ = f.fill(10)
+}
+
+// TestClusterSpillTopicDeleted: the cluster's topic of a spilled route is deleted under load. Publishers are acknowledged all the time, the node makes the topic
+// again, and what waits goes there.
+func TestClusterSpillTopicDeleted(t *testing.T) {
+	t.Parallel()
+	f := spilling(t, config.Spill{})
+	cl, err := kgo.NewClient(kgo.SeedBrokers(f.n.o.Config.Log.Kafka...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	adm := kadm.NewClient(cl)
+	f.load = startLoad(t, f.address, 300)
+	f.load.more(50)
+	eventually(t, "all devices are there", func() bool { return f.load.connectsNow() == 2*loadClients })
+	for range 2 {
+		if _, err := adm.DeleteTopic(t.Context(), "load"); err != nil {
+			t.Fatal(err)
+		}
+		f.load.more(100)
+		eventually(t, "it is there again", func() bool {
+			all, err := adm.ListTopics(t.Context())
+			return err == nil && all.Has("load")
+		})
+	}
+	if n := f.load.connectsNow(); n != 2*loadClients {
+		t.Errorf("%d connections of devices ended", n-2*loadClients)
+	}
+	f.load.finishButFor()
+	eventually(t, "nothing waits", func() bool { st, _ := f.n.spillStats(); return st.Messages == 0 && st.Bytes == 0 && st.Err == nil })
 }
