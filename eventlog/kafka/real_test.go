@@ -68,7 +68,7 @@ func (c *realCluster) open(t testing.TB) *scoped {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	d, err := Open(ctx, Options{
-		Client: []kgo.Opt{kgo.SeedBrokers(c.seeds...), kgo.Dialer(c.tap.dial)}, Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: logLevel()})),
+		Linger: 10 * time.Millisecond, Client: []kgo.Opt{kgo.SeedBrokers(c.seeds...), kgo.Dialer(c.tap.dial)}, Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: logLevel()})),
 		RoomBytes: 1 << 20, Backoff: 5 * time.Millisecond, Grace: 300 * time.Millisecond, CloseWait: 20 * time.Second,
 	})
 	if err != nil {
