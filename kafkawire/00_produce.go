@@ -118,7 +118,7 @@ func startProduce(c *conn, r *request) (*reply, error) {
 }
 
 // leastStaying is the size of batches that the log keeps in the memory of their request. For smaller ones that would be much for little.
-const leastStaying = 4 << 10
+const leastStaying = 8 << 10
 
 // mostlyBatches tells whether a request of so many bytes is batches of some size, and little else.
 func (p *production) mostlyBatches(size int) bool {

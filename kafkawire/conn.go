@@ -95,7 +95,7 @@ func (r *request) recycle() {
 }
 
 // bodies are buffers for Produce requests over smallBuffer, of leastBody bytes and twice as many in each class. Larger ones are not kept.
-var bodies [6]sync.Pool
+var bodies [7]sync.Pool
 
 const leastBody = 2 * smallBuffer
 
@@ -322,7 +322,7 @@ const (
 
 // maxLasting is the largest request that batches stay in: as long as there is one the memory of all is kept, and it is not to be more than
 // that of the largest batch.
-const maxLasting = 1 << 20
+const maxLasting = 512 << 10
 
 // memoryOf chooses. A Produce of several batches is read to where the log keeps them, all of it made at once: not for more than twice of what
 // the client has sent before.
