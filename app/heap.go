@@ -14,7 +14,7 @@ import (
 // connections it would keep their garbage for minutes, although nothing more comes.
 const (
 	heapFloor  = 64 << 20  // there is no collection before the heap is as large
-	heapAmple  = 192 << 20 // nor, below that, before it is four times what is used: bulk passes through, and costs more collections than memory
+	heapAmple  = 160 << 20 // nor, below that, before it is three times what is used: bulk passes through, and costs more collections than memory
 	heapIdle   = 1 << 20   // bytes allocated in a second; below it the process has nothing to do
 	heapUnused = 8 << 20   // that much is worth a collection while it has nothing to do
 	heapStack  = 2 << 10   // a goroutine's, at least
@@ -118,7 +118,7 @@ func (t *tender) looks(now heap, goroutines int) bool {
 
 // percent is the pace at which the next collection comes when the heap has doubled, or as large as heapFloor and heapAmple let it become.
 func (h heap) percent() int {
-	goal := max(heapFloor, min(4*h.live, heapAmple))
+	goal := max(heapFloor, min(3*h.live, heapAmple))
 	if h.live+h.roots == 0 || h.live >= goal {
 		return 100
 	}

@@ -13,12 +13,12 @@ func TestHeapPace(t *testing.T) {
 	for _, tt := range []struct {
 		live, roots uint64
 		want        int
-	}{{0, 0, 100}, {16 * mb, 0, 300}, {8 * mb, 8 * mb, 350}, {32 * mb, 0, 300}, {60 * mb, 0, 220}, {60 * mb, 60 * mb, 110}, {heapAmple / 2, 0, 100}, {heapAmple, 0, 100}, {1 << 40, 1 << 30, 100}} {
+	}{{0, 0, 100}, {16 * mb, 0, 300}, {8 * mb, 8 * mb, 350}, {32 * mb, 0, 200}, {60 * mb, 0, 166}, {60 * mb, 30 * mb, 111}, {heapAmple / 2, 0, 100}, {heapAmple, 0, 100}, {1 << 40, 1 << 30, 100}} {
 		h := heap{live: tt.live, roots: tt.roots}
 		if got := h.percent(); got != tt.want {
 			t.Errorf("%d MiB live, %d of roots: %d %%, want %d", tt.live/mb, tt.roots/mb, got, tt.want)
 		}
-		if goal := tt.live + (tt.live+tt.roots)*uint64(h.percent())/100; goal > max(heapFloor, min(4*tt.live, heapAmple), 2*tt.live+tt.roots) {
+		if goal := tt.live + (tt.live+tt.roots)*uint64(h.percent())/100; goal > max(heapFloor, min(3*tt.live, heapAmple), 2*tt.live+tt.roots) {
 			t.Errorf("%d MiB live: the next collection comes at %d", tt.live/mb, goal/mb)
 		}
 	}
