@@ -143,6 +143,7 @@ func (l *life) script() {
 	l.t.Helper()
 	var plain, compacted eventlog.Part
 	value := strings.Repeat("x", 700)
+	large := strings.Repeat("x", 5000) // written past the page cache
 	for round := range 3 {
 		e, err := Open(l.options())
 		if err != nil { // it is started again, on a disk that works
@@ -171,7 +172,11 @@ func (l *life) script() {
 		}
 		for i := range 12 {
 			if ok1 {
-				l.append(e, p, fmt.Sprintf("p%d.%d", round, i), value)
+				v := value
+				if i%4 == 3 {
+					v = large
+				}
+				l.append(e, p, fmt.Sprintf("p%d.%d", round, i), v)
 			}
 			if ok2 {
 				l.append(e, c, fmt.Sprint("k", i%3), fmt.Sprint(round, ".", i, value))
@@ -345,6 +350,7 @@ func TestEveryOperationFails(t *testing.T) {
 		t.Fatalf("%d operations; %d refused, %d unsure", n, len(calm.refused), len(calm.unsure))
 	}
 	kinds := map[vfs.Kind]int{}
+	direct := 0
 	step := int64(1)
 	if !tier.Soak() {
 		step = n / 16
@@ -358,14 +364,20 @@ func TestEveryOperationFails(t *testing.T) {
 			}
 			if op := l.hit.Load(); op != nil {
 				kinds[op.Kind]++
+				if op.Direct {
+					direct++
+				}
 			}
 			lives++
 		}
 	}
-	t.Logf("%d lives, of %d operations; what failed first: %v", lives, n, kinds)
+	t.Logf("%d lives, of %d operations; what failed first: %v; direct writes: %d", lives, n, kinds, direct)
 	for _, k := range []vfs.Kind{vfs.OpCreate, vfs.OpOpen, vfs.OpRead, vfs.OpWrite, vfs.OpDatasync, vfs.OpSync, vfs.OpSyncDir, vfs.OpRename, vfs.OpRemove} {
 		if kinds[k] == 0 && step == 1 {
 			t.Errorf("no %v has failed", k)
 		}
+	}
+	if direct == 0 && step == 1 {
+		t.Error("no direct write has failed")
 	}
 }

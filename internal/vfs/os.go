@@ -183,7 +183,8 @@ type freeSpace struct {
 // holds off a concurrent Close.
 type osFile struct {
 	*os.File
-	raw syscall.RawConn
+	raw    syscall.RawConn
+	direct directFile
 }
 
 func newOSFile(f *os.File) (File, error) {
@@ -192,7 +193,7 @@ func newOSFile(f *os.File) (File, error) {
 		f.Close()
 		return nil, err
 	}
-	return &osFile{f, raw}, nil
+	return &osFile{File: f, raw: raw}, nil
 }
 
 func (f *osFile) Size() (int64, error) {
