@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -18,12 +19,15 @@ import (
 	"github.com/millrace-io/millrace/sim"
 )
 
+const loads = 3 // of killing
+
 // killing is a node on the cluster of scripts/kafka under load at QoS 1, at QoS 2, and at QoS 1 on a route that spills.
 type killing struct {
 	t       *testing.T
 	n       *node
 	adm     *kadm.Client
-	ledgers [3]*sim.Ledger
+	ledger  *sim.Ledger
+	file    string // where it is
 	loads   chan error
 	watches chan error
 	stop    [2]context.CancelFunc
@@ -52,8 +56,8 @@ func startKilling(t *testing.T) *killing {
 		t.Fatal(err)
 	}
 	t.Cleanup(cl.Close)
-	k := &killing{t: t, adm: kadm.NewClient(cl), ledgers: [3]*sim.Ledger{sim.NewLedger(), sim.NewLedger(), sim.NewLedger()},
-		loads: make(chan error, 3), watches: make(chan error, 3)}
+	k := &killing{t: t, adm: kadm.NewClient(cl), loads: make(chan error, 3), watches: make(chan error, 3)}
+	k.openLedger()
 	k.sweep()
 	t.Cleanup(k.sweep)
 	k.n = newNode(t, fmt.Sprintf("log: {kafka: [%s]}\nroutes:\n  - {mqtt: \"load/spill/#\", topic: kill-spill, partitions: 3, spill: true}\n  - {mqtt: \"load/#\", topic: kill-load, partitions: 3}\n",
@@ -63,12 +67,12 @@ func startKilling(t *testing.T) *killing {
 	loadCtx, stopLoad := context.WithCancel(t.Context())
 	watchCtx, stopWatch := context.WithCancel(t.Context())
 	k.stop = [2]context.CancelFunc{stopLoad, stopWatch}
-	for i := range k.ledgers {
+	for i := range loads {
 		prefix, filter, qos := k.names(i)
 		ready := make(chan struct{})
 		go func() {
 			_, err := sim.Watch(watchCtx, sim.WatchOptions{Dial: sim.DialTCP(k.n.mqtt), Connect: persistent("watch-" + prefix),
-				Filter: filter, QoS: qos, Ledger: k.ledgers[i], Ready: func() { close(ready) }})
+				Filter: filter, QoS: qos, Ledger: k.ledger, Ready: func() { close(ready) }})
 			k.watches <- err
 		}()
 		select {
@@ -80,7 +84,7 @@ func startKilling(t *testing.T) *killing {
 		entered := sync.OnceFunc(func() { close(in) })
 		go func() {
 			o := sim.LoadOptions{Clients: 6, Prefix: prefix, Topic: strings.TrimSuffix(filter, "#") + "{client}/{topic}", Topics: 3, Size: 64, Rate: 200}
-			o.Dial, o.Connect, o.QoS, o.Window, o.Ledger = sim.DialTCP(k.n.mqtt), persistent(""), qos, 16, k.ledgers[i]
+			o.Dial, o.Connect, o.QoS, o.Window, o.Ledger = sim.DialTCP(k.n.mqtt), persistent(""), qos, 16, k.ledger
 			o.Grace, o.Every = 5*time.Minute, 20*time.Millisecond
 			o.Report = func(s sim.FleetStats) {
 				if s.Connected == o.Clients && s.Acked > 0 {
@@ -97,6 +101,29 @@ func startKilling(t *testing.T) *killing {
 		}
 	}
 	return k
+}
+
+func (k *killing) openLedger() {
+	k.file = filepath.Join(k.t.TempDir(), "ledger")
+	f, err := os.Create(k.file)
+	if err == nil {
+		k.t.Cleanup(func() { f.Close() })
+		k.ledger, err = sim.OpenLedger(ledgerFile{f})
+	}
+	if err != nil {
+		k.t.Fatal(err)
+	}
+}
+
+// ledgerFile is a file as the ledger wants it.
+type ledgerFile struct{ *os.File }
+
+func (f ledgerFile) Size() (int64, error) {
+	info, err := f.Stat()
+	if err != nil {
+		return 0, err
+	}
+	return info.Size(), nil
 }
 
 func (k *killing) sweep() {
@@ -122,14 +149,14 @@ func (k *killing) sweep() {
 func (k *killing) finish() {
 	k.t.Helper()
 	k.stop[0]()
-	for range k.ledgers {
+	for range loads {
 		if err := <-k.loads; err != nil {
 			k.t.Fatalf("load: %v", err)
 		}
 	}
-	for i := range k.ledgers {
+	for i := range loads {
 		prefix, filter, qos := k.names(i)
-		r := k.ledgers[i].Reader("watch-"+prefix, filter, qos)
+		r := k.ledger.Reader("watch-"+prefix, filter, qos)
 		deadline := time.Now().Add(5 * time.Minute)
 		for r.Report().Missing > 0 && time.Now().Before(deadline) {
 			time.Sleep(50 * time.Millisecond)
@@ -144,15 +171,33 @@ func (k *killing) finish() {
 		}
 	}
 	k.stop[1]()
-	for range k.ledgers {
+	for range loads {
 		if err := <-k.watches; err != nil {
 			k.t.Fatalf("watch: %v", err)
 		}
 	}
 }
 
+// verified wants that all of it adds up for millrace verify, too: by what the nodes counted, and by the ledger.
+func (k *killing) verified() {
+	k.t.Helper()
+	if err := k.ledger.Flush(); err != nil {
+		k.t.Fatal(err)
+	}
+	v := verify(k.t, k.n.bin, "--http", k.n.http, "--ledger", k.file)
+	k.t.Logf("verify: exit code %d, %+v, %v\n%s", v.code, v.counts, v.kinds, v.text)
+	if v.code != 0 {
+		k.t.Errorf("verify ends with %d", v.code)
+	}
+	for _, topic := range []string{"kill-load", "kill-spill"} {
+		if c := v.counts[topic]; c.Found == 0 || c.Found != c.Logged {
+			k.t.Errorf("verify: %s: %+v", topic, c)
+		}
+	}
+}
+
 // TestRealKafkaKillNode: kill -9 of the node, again and again, with its log on a cluster: nothing acknowledged is lost or out of order, QoS 2
-// arrives once, and so does what waited on the local disk.
+// arrives once, and so does what waited on the local disk; and verify finds nothing that does not add up.
 func TestRealKafkaKillNode(t *testing.T) {
 	k := startKilling(t)
 	rng := rand.New(rand.NewPCG(tier.Seed(), 9))
@@ -162,6 +207,7 @@ func TestRealKafkaKillNode(t *testing.T) {
 		k.n.start()
 	}
 	k.finish()
+	k.verified()
 }
 
 // TestRealKafkaKillBroker: kill -9 of one broker after the other.
