@@ -16,7 +16,8 @@
 //
 // It is bounded in bytes and in age. When it is full, either new messages are refused, or the oldest are given up, as the Policy
 // says; both are counted. A Spill owns a goroutine per spilled topic and one that looks after the bounds; Close ends them. It never reorders, and
-// never lets a message past one of the same partition that waits: as long as a route is spilled, all of its messages come this way.
+// never lets a message past one of the same partition that waits: as long as a route is spilled, all of its messages come this way, and when it is
+// no more the next Open drains what is left before it returns.
 package spill
 
 import (
