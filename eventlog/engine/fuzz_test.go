@@ -126,6 +126,12 @@ func payloadLen(frame []byte) int64 {
 
 // TestTornEverywhere cuts the last frame at every sector, and a few places between.
 func TestTornEverywhere(t *testing.T) {
+	if err := tornEverywhere(t); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func tornEverywhere(t *testing.T) error {
 	k := killedLog()
 	last := k.frames[len(k.frames)-1]
 	for at := last.off; at < last.off+7000; at += 512 {
@@ -139,16 +145,22 @@ func TestTornEverywhere(t *testing.T) {
 		}
 		o := small(mem)
 		o.WALFileBytes, o.WALFiles = minWALFileBytes, 2
-		e := open(t, o)
+		e, err := Open(o)
+		if err != nil {
+			return fmt.Errorf("cut at %d: %w", at-last.off, err)
+		}
 		want := k.values[:len(k.values)-1]
 		if at >= last.off+frameHeader+payloadLenOf(t, k) {
 			want = k.values
 		}
 		if got := values(t, e, k.part); !slices.Equal(got, want) {
-			t.Fatalf("cut at %d: %d records", at-last.off, len(got))
+			err = fmt.Errorf("cut at %d: %d records", at-last.off, len(got))
 		}
-		e.Close()
+		if err = errors.Join(err, e.Close()); err != nil {
+			return err
+		}
 	}
+	return nil
 }
 
 func payloadLenOf(t *testing.T, k *killed) int64 {

@@ -12,7 +12,7 @@ import (
 // TestMutants shows that the crash test has teeth: each planted bug is caught.
 func TestMutants(t *testing.T) {
 	for _, m := range []string{mutantAckEarly, mutantDropBatch, mutantSwapBatches, mutantSkipDirSync, mutantServeEarly,
-		mutantTearEnd, mutantReadOpen, mutantTrustBatches, mutantShowAborted, segment.MutantKeepAborted, segment.MutantDropLast} {
+		mutantTearEnd, mutantReadOpen, mutantShowAborted, segment.MutantKeepAborted, segment.MutantDropLast} {
 		t.Run(m, func(t *testing.T) {
 			t.Setenv("MILLRACE_MUTANT", m)
 			const seeds = 300
@@ -24,6 +24,16 @@ func TestMutants(t *testing.T) {
 			}
 			t.Errorf("not caught by %d seeds", seeds)
 		})
+	}
+}
+
+// TestMutantsOfFrames shows that the test of torn frames has teeth.
+func TestMutantsOfFrames(t *testing.T) {
+	t.Setenv("MILLRACE_MUTANT", mutantTrustBatches)
+	if err := tornEverywhere(t); err == nil {
+		t.Error("not caught")
+	} else {
+		t.Logf("caught: %.300v", err)
 	}
 }
 
