@@ -15,7 +15,7 @@ import (
 // small are options under which little data goes a long way: WAL files are recycled, checkpoints made, memory is short.
 func small(fs vfs.FS) Options {
 	return Options{FS: fs, WALFileBytes: 256 << 10, WALFiles: 3, CheckpointBytes: 300 << 10, MemoryBytes: 512 << 10,
-		SegmentBytes: 64 << 10, DefaultPartitions: 4, ReserveBytes: 1 << 20, MaintainEvery: -1, OpenFiles: 16, DirectBytes: 2 * block}
+		SegmentBytes: 64 << 10, DefaultPartitions: 4, ReserveBytes: 1 << 20, MaintainEvery: -1, OpenFiles: 16}
 }
 
 func open(t testing.TB, o Options) *Engine {

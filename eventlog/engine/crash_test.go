@@ -154,7 +154,6 @@ func newWorld(seed uint64) *world {
 		MemoryBytes:     int64(64+w.rng.IntN(400)) << 10,
 		SegmentBytes:    int64(2+w.rng.IntN(14)) << 10,
 		ReserveBytes:    1 << 20, MaintainEvery: -1, OpenFiles: 8 + w.rng.IntN(40),
-		DirectBytes: int64(1+seed%4) * block,
 	}
 	return w
 }

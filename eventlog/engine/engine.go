@@ -44,7 +44,6 @@ type Options struct {
 
 	WALFileBytes      int64         // 32 MiB; one append is at most a quarter of it
 	WALFiles          int           // 4
-	DirectBytes       int64         // 64 KiB: commits from this size on are written past the page cache, where the system can
 	CheckpointBytes   int64         // WAL bytes between checkpoints: half of the WAL
 	CheckpointEvery   time.Duration // a checkpoint this often too; 0: by bytes only
 	MemoryBytes       int64         // 32 MiB: tail ring, unapplied batches and commit queue together
@@ -207,7 +206,6 @@ func (o Options) withDefaults() (Options, error) {
 		}
 	}
 	def(&o.WALFileBytes, walFileBytes)
-	def(&o.DirectBytes, 64<<10)
 	def(&o.MemoryBytes, 32<<20)
 	def(&o.SegmentBytes, 1<<30)
 	def(&o.ReserveBytes, 256<<20)

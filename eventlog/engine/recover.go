@@ -165,7 +165,7 @@ func (e *Engine) settle(old *snapshot) error {
 	if err := e.writeSnapshot(s); err != nil {
 		return err
 	}
-	if e.wal, err = openWAL(e.o.FS, e.o.WALFiles, e.o.WALFileBytes, e.o.DirectBytes, salt, old.generation); err != nil {
+	if e.wal, err = openWAL(e.o.FS, e.o.WALFiles, e.o.WALFileBytes, salt, old.generation); err != nil {
 		return err
 	}
 	return e.removeDebris(s)

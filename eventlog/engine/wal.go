@@ -24,9 +24,6 @@ type wal struct {
 	off   int64 // in cur, where the next frame goes
 	size  int64 // of each file
 
-	directFrom int64  // frames from this size on go past the page cache
-	staging    []byte // in which they are gathered; made for the first one
-
 	mu         sync.Mutex
 	generation uint64
 	freed      chan struct{} // one token: a file was released
@@ -43,8 +40,8 @@ type walFile struct {
 
 // openWAL makes or takes the files of a fresh WAL. The checkpoint that carries the salt must be durable: nothing in the files
 // counts any more.
-func openWAL(fsys vfs.FS, n int, size, directFrom int64, salt, generation uint64) (*wal, error) {
-	w := &wal{directFrom: directFrom, size: size, salt: salt, generation: generation, freed: make(chan struct{}, 1)}
+func openWAL(fsys vfs.FS, n int, size int64, salt, generation uint64) (*wal, error) {
+	w := &wal{size: size, salt: salt, generation: generation, freed: make(chan struct{}, 1)}
 	if err := w.prepare(fsys, n); err != nil {
 		return nil, errors.Join(err, w.close())
 	}
@@ -156,7 +153,7 @@ func (w *wal) write(f *frame, commit uint64, time int64) error {
 	if w.off+n > w.size {
 		return fmt.Errorf("write WAL file %s: %d bytes at %d do not fit: %w", w.cur.name, n, w.off, io.ErrShortWrite)
 	}
-	if err := w.put(bufs, n); err != nil {
+	if _, err := w.cur.f.Writev(bufs, w.off); err != nil {
 		return fmt.Errorf("write WAL file %s at %d: %w", w.cur.name, w.off, err)
 	}
 	w.off += n
@@ -164,50 +161,6 @@ func (w *wal) write(f *frame, commit uint64, time int64) error {
 	w.cur.last = commit
 	w.mu.Unlock()
 	return nil
-}
-
-// put writes a frame of n bytes where the next one goes.
-func (w *wal) put(bufs [][]byte, n int64) error {
-	if n < w.directFrom {
-		_, err := w.cur.f.Writev(bufs, w.off)
-		return err
-	}
-	return w.putDirect(bufs)
-}
-
-// staged is how much of a frame is written at once past the page cache, at most.
-const staged = 1 << 20
-
-// putDirect hands a frame to the disk from memory of ours. The page cache costs a copy too, and pages that have to be found, marked and written back,
-// and nobody would read them there. A small frame is cheaper through it, for its write is not waited for apart from the sync. Both ways may alternate:
-// the committer is the only one to use the files, one write after another. A frame may go in pieces, for nothing of it counts before the sync, and a
-// torn one is known by its checksum.
-func (w *wal) putDirect(bufs [][]byte) error {
-	if w.staging == nil {
-		w.staging = vfs.Aligned(int(min(staged, w.size)))
-	}
-	off, n := w.off, 0
-	write := func() error {
-		_, err := w.cur.f.WriteDirect(w.staging[:n], off)
-		off, n = off+int64(n), 0
-		return err
-	}
-	for _, b := range bufs {
-		for len(b) > 0 {
-			k := copy(w.staging[n:], b)
-			n, b = n+k, b[k:]
-			if n < len(w.staging) {
-				continue
-			}
-			if err := write(); err != nil {
-				return err
-			}
-		}
-	}
-	if n == 0 {
-		return nil
-	}
-	return write() // whole blocks: a frame is padded to them
 }
 
 func (w *wal) sync() error {

@@ -24,7 +24,7 @@ const (
 	OpLock
 	OpFree
 	OpRead
-	OpWrite // WriteAt, Writev and WriteDirect
+	OpWrite // WriteAt and Writev
 	OpTruncate
 	OpSync
 	OpDatasync
@@ -47,7 +47,6 @@ type Op struct {
 	Name     string // of the file or directory
 	To       string // the new name, for OpRename
 	Off, Len int64  // for OpRead, OpWrite; Off is the size for OpTruncate
-	Direct   bool   // an OpWrite by WriteDirect
 }
 
 // Skip is what a hook returns to have an operation that returns nothing but an error not done, and success reported: a disk
@@ -180,23 +179,19 @@ func (f *faultFile) ReadAt(p []byte, off int64) (int, error) {
 }
 
 func (f *faultFile) WriteAt(p []byte, off int64) (int, error) {
-	return f.write([][]byte{p}, off, false)
-}
-
-func (f *faultFile) WriteDirect(p []byte, off int64) (int, error) {
-	return f.write([][]byte{p}, off, true)
+	return f.write([][]byte{p}, off)
 }
 
 func (f *faultFile) Writev(bufs [][]byte, off int64) (int, error) {
-	return f.write(bufs, off, false)
+	return f.write(bufs, off)
 }
 
-func (f *faultFile) write(bufs [][]byte, off int64, direct bool) (int, error) {
+func (f *faultFile) write(bufs [][]byte, off int64) (int, error) {
 	n := 0
 	for _, b := range bufs {
 		n += len(b)
 	}
-	skip, err := f.fs.ask(Op{Kind: OpWrite, Name: f.name, Off: off, Len: int64(n), Direct: direct})
+	skip, err := f.fs.ask(Op{Kind: OpWrite, Name: f.name, Off: off, Len: int64(n)})
 	var part *PartialWrite
 	switch {
 	case skip:
@@ -206,8 +201,6 @@ func (f *faultFile) write(bufs [][]byte, off int64, direct bool) (int, error) {
 		return k, errors.Join(err, werr)
 	case err != nil:
 		return 0, err
-	case direct:
-		return f.File.WriteDirect(bufs[0], off)
 	case len(bufs) == 1:
 		return f.File.WriteAt(bufs[0], off)
 	}

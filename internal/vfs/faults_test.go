@@ -51,17 +51,6 @@ func TestFaults(t *testing.T) {
 	if got := get(t, m, "y"); got != "xy\x00\x00\x00abc" {
 		t.Errorf("%q", got)
 	}
-	p := Aligned(DirectBlock)
-	p[1] = '!'
-	if n, err := h.WriteDirect(p, 0); n != 2 || !errors.Is(err, boom) {
-		t.Errorf("partial direct write: %d, %v", n, err)
-	}
-	if op := (Op{Kind: OpWrite, Name: "x", Len: DirectBlock, Direct: true}); log[len(log)-1] != op {
-		t.Errorf("%+v, want %+v", log[len(log)-1], op)
-	}
-	if got := get(t, m, "y"); got != "\x00!\x00\x00\x00abc" {
-		t.Errorf("%q", got)
-	}
 }
 
 func TestSkipLies(t *testing.T) {

@@ -478,13 +478,6 @@ func (f *memFile) Writev(bufs [][]byte, off int64) (int, error) {
 	return writeEach(f, bufs, off)
 }
 
-func (f *memFile) WriteDirect(p []byte, off int64) (int, error) {
-	if err := checkDirect(f.name, p, off); err != nil {
-		return 0, err
-	}
-	return f.WriteAt(p, off)
-}
-
 func (f *memFile) Truncate(size int64) error {
 	f.n.mu.Lock()
 	defer f.n.mu.Unlock()

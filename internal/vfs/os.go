@@ -183,8 +183,7 @@ type freeSpace struct {
 // holds off a concurrent Close.
 type osFile struct {
 	*os.File
-	raw    syscall.RawConn
-	direct directFile
+	raw syscall.RawConn
 }
 
 func newOSFile(f *os.File) (File, error) {
@@ -193,7 +192,7 @@ func newOSFile(f *os.File) (File, error) {
 		f.Close()
 		return nil, err
 	}
-	return &osFile{File: f, raw: raw}, nil
+	return &osFile{f, raw}, nil
 }
 
 func (f *osFile) Size() (int64, error) {

@@ -49,10 +49,6 @@ type File interface {
 	WriteAt(p []byte, off int64) (int, error)
 	// Writev writes the buffers one after another at off, in one call where the system can.
 	Writev(bufs [][]byte, off int64) (int, error)
-	// WriteDirect is WriteAt past the system's cache, where system and file system can, for what nobody reads again soon. p is of Aligned; its
-	// length and off are multiples of DirectBlock, or it is fs.ErrInvalid. It makes nothing durable: a sync does, as for any write. Nobody else writes
-	// or reads close by meanwhile.
-	WriteDirect(p []byte, off int64) (int, error)
 	Truncate(size int64) error
 	Size() (int64, error)
 	// Sync makes content and size durable (F_FULLFSYNC where the system has it).

@@ -24,7 +24,7 @@ func TestConformance(t *testing.T) {
 		"faults": func(t *testing.T) FS { return Faults(NewMem(), func(Op) error { return nil }) },
 	}
 	cases := map[string]func(*testing.T, FS){
-		"names": conformNames, "escape": conformEscape, "content": conformContent, "writev": conformWritev, "direct": conformDirect,
+		"names": conformNames, "escape": conformEscape, "content": conformContent, "writev": conformWritev,
 		"truncate": conformTruncate, "unlinked": conformUnlinked, "lock": conformLock, "closed": conformClosed,
 		"readonly": conformReadOnly, "concurrent": conformConcurrent,
 	}
@@ -213,46 +213,6 @@ func conformWritev(t *testing.T, f FS) {
 	}
 }
 
-// conformDirect lets direct writes and others alternate, block by block, as they come in every page of any size.
-func conformDirect(t *testing.T, f FS) {
-	h, err := f.Create("x")
-	check(t, err)
-	defer h.Close()
-	const blocks = 96
-	want := make([]byte, blocks*DirectBlock)
-	_, err = h.WriteAt(want, 0)
-	check(t, err)
-	p, r := Aligned(4*DirectBlock), rng(1)
-	for i := range 500 {
-		n := (1 + r.IntN(4)) * DirectBlock
-		off := int64(r.IntN(blocks-3)) * DirectBlock
-		for j := range p[:n] {
-			p[j] = byte(i + j/DirectBlock)
-		}
-		write := h.WriteDirect
-		if r.IntN(2) == 0 {
-			write = h.WriteAt
-		}
-		if k, err := write(p[:n], off); k != n || err != nil {
-			t.Fatalf("write: %d, %v", k, err)
-		}
-		copy(want[off:], p[:n])
-		if r.IntN(50) == 0 {
-			check(t, h.Datasync())
-		}
-	}
-	if get(t, f, "x") != string(want) {
-		t.Fatal("content differs")
-	}
-	for what, err := range map[string]error{
-		"memory": second(h.WriteDirect(p[1:DirectBlock+1], 0)), "length": second(h.WriteDirect(p[:DirectBlock-1], 0)), "offset": second(h.WriteDirect(p, 512)),
-	} {
-		if !errors.Is(err, fs.ErrInvalid) {
-			t.Errorf("%s that is not aligned: %v", what, err)
-		}
-	}
-}
-
 func conformTruncate(t *testing.T, f FS) {
 	h, err := f.Create("x")
 	check(t, err)
@@ -302,7 +262,7 @@ func conformClosed(t *testing.T, f FS) {
 	for op, err := range map[string]error{
 		"write": second(h.WriteAt([]byte("x"), 0)), "writev": second(h.Writev([][]byte{{1}, {2}}, 0)),
 		"read": second(h.ReadAt(make([]byte, 1), 0)), "truncate": h.Truncate(3), "size": second(h.Size()),
-		"sync": h.Sync(), "datasync": h.Datasync(), "close": h.Close(), "direct": second(h.WriteDirect(Aligned(DirectBlock), 0)),
+		"sync": h.Sync(), "datasync": h.Datasync(), "close": h.Close(),
 	} {
 		if !errors.Is(err, fs.ErrClosed) {
 			t.Errorf("%s: %v, want fs.ErrClosed", op, err)
@@ -317,9 +277,6 @@ func conformReadOnly(t *testing.T, f FS) {
 	defer h.Close()
 	if _, err := h.WriteAt([]byte("y"), 0); err == nil {
 		t.Error("wrote through a handle for reading")
-	}
-	if _, err := h.WriteDirect(Aligned(DirectBlock), 0); err == nil {
-		t.Error("wrote directly through a handle for reading")
 	}
 	if err := h.Truncate(0); err == nil {
 		t.Error("truncated through a handle for reading")
