@@ -165,10 +165,10 @@ func TestFranzGroup(t *testing.T) {
 						if fs.IsClientClosed() {
 							return
 						}
+						cl.MarkCommitRecords(fs.Records()...) // before the test sees them, and closes
 						mu.Lock()
 						fs.EachRecord(func(r *kgo.Record) { seen[string(r.Value)]++ })
 						mu.Unlock()
-						cl.MarkCommitRecords(fs.Records()...)
 						cl.AllowRebalance()
 					}
 				}()
