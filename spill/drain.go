@@ -14,13 +14,13 @@ import (
 
 // How a topic's drainer moves what waits into the cluster, a transaction at a time.
 
-// empty drains all that waits, in front of a topic that is spilled no more.
-func (t *topic) empty(ctx context.Context) error {
+// empty drains all that waits, before the local topic is deleted, for a reason that goes on after "messages wait here".
+func (t *topic) empty(ctx context.Context, why string) error {
 	n := t.waiting().Messages
 	if n == 0 {
 		return nil
 	}
-	t.s.o.Logger.Info("draining what waits for a topic that is spilled no more; the node starts when that is done", "topic", t.name, "messages", n)
+	t.s.o.Logger.Info("draining what waits on the local disk; the node starts when that is done", "topic", t.name, "messages", n, "why", why)
 	ctx, cancel := context.WithCancel(ctx)
 	var draining sync.WaitGroup
 	draining.Go(func() { t.drain(ctx) })
@@ -28,18 +28,18 @@ func (t *topic) empty(ctx context.Context) error {
 	defer cancel()
 	for {
 		w := t.waiting()
-		var why error
+		var failed error
 		switch {
 		case w.Messages == 0:
 			return nil
 		case ctx.Err() != nil:
-			why = errors.Join(ctx.Err(), w.Err)
+			failed = errors.Join(ctx.Err(), w.Err)
 		case errors.Is(w.Err, ErrUnreadable) || errors.Is(w.Err, eventlog.ErrUnknownTopic):
-			why = w.Err
+			failed = w.Err
 		}
-		if why != nil {
-			return fmt.Errorf("%d messages for topic %q wait here for the cluster, though no route that leads to it has spill: true any more, and cannot be drained: %w; "+
-				"mend that and start again, or move the folder away, and them with it", w.Messages, t.name, why)
+		if failed != nil {
+			return fmt.Errorf("%d messages for topic %q wait here for the cluster, %s, and cannot be drained: %w; "+
+				"mend that and start again, or move the folder away, and them with it", w.Messages, t.name, why, failed)
 		}
 		select {
 		case <-time.After(10 * time.Millisecond):

@@ -11,8 +11,8 @@
 //   - After the commit was asked for, before its answer: taking over the id waits until the commit is whole or was never made, and the
 //     position tells which. A broker that dies is the same, and so is a transaction that lasted longer than the cluster allows.
 //   - After the commit, before the local log is trimmed: the position says that it is drained.
-//   - A local log that is behind the position (its disk was put back, or lost what it had) starts a new life: its topic is made
-//     again, under another id, and positions are kept by that id, so nothing new is taken for drained.
+//   - A local log that is behind the position (its disk was put back, or lost what it had) starts a new life: what its other partitions have
+//     waiting is drained, then its topic is made again, under another id, and positions are kept by that id, so nothing new is taken for drained.
 //
 // It is bounded in bytes and in age. When it is full, either new messages are refused, or the oldest are given up, as the Policy
 // says; both are counted. A Spill owns a goroutine per spilled topic and one that looks after the bounds; Close ends them. It never reorders, and
@@ -108,7 +108,8 @@ type Spill struct {
 }
 
 // Open opens the spill of some topics of the cluster, which are there. Of topics that are spilled no more it drains what waits before it returns:
-// what is published then must not overtake it. That may take long, and ends with ctx.
+// what is published then must not overtake it. That may take long, and ends with ctx. It fails as soon as a topic cannot be drained: the cluster has it no
+// more, or a local partition cannot be read. What the others have waiting is drained by an Open that finds this mended, as far as it is not by then.
 func Open(ctx context.Context, o Options, names []string) (*Spill, error) {
 	if o.Bytes == 0 {
 		o.Bytes = 1 << 30
@@ -168,9 +169,11 @@ func (s *Spill) open(ctx context.Context, name string) error {
 		return err
 	}
 	t := newTopic(s, name, to, local)
-	lost, err := t.load(ctx)
-	if err == nil && lost {
-		s.o.Logger.Warn("the local disk lost what was drained already: it starts anew", "topic", name)
+	behind, err := t.load(ctx)
+	if err == nil && behind {
+		if err = t.empty(ctx, "in a local log that must begin anew, as it is behind what was drained of it"); err != nil {
+			return err
+		}
 		if err = s.o.Local.DeleteTopic(ctx, local.Name); err != nil {
 			return err
 		}
@@ -200,12 +203,11 @@ func (s *Spill) drainLeft(ctx context.Context) error {
 			continue
 		}
 		t := newTopic(s, name, eventlog.Topic{}, local)
-		if lost, err := t.load(ctx); err != nil {
+		if _, err := t.load(ctx); err != nil {
 			return fmt.Errorf("topic %q: %w", name, err)
-		} else if !lost {
-			if err := t.empty(ctx); err != nil {
-				return err
-			}
+		}
+		if err := t.empty(ctx, "though no route that leads to it has spill: true any more"); err != nil {
+			return err
 		}
 		if err := s.o.Local.DeleteTopic(ctx, local.Name); err != nil {
 			return fmt.Errorf("topic %q: %w", local.Name, err)

@@ -498,6 +498,60 @@ func TestLostDisk(t *testing.T) {
 	}
 }
 
+// TestLostPartition: a disk that is behind in one partition loses nothing of what waits in the others, whether the topic is spilled on or no more.
+func TestLostPartition(t *testing.T) {
+	for _, off := range []bool{false, true} {
+		t.Run(fmt.Sprintf("off %v", off), func(t *testing.T) {
+			r := newRig(t, Options{})
+			rng := rand.New(rand.NewPCG(1, 1))
+			r.put(rng, 60, 50)
+			r.drained()
+			was, all, end := r.s.Topic("t"), r.keys, r.outage()
+			r.keys = slices.DeleteFunc(slices.Clone(all), func(k string) bool { return hash([]byte(k), 3) == 1 })
+			r.put(rng, 50, 50)
+			r.keys = all
+			r.stop()
+			end()
+			cl, err := kgo.NewClient(kgo.SeedBrokers(r.c.ListenAddrs()...), kgo.DefaultProduceTopic(PositionsTopic))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer cl.Close()
+			if err := cl.ProduceSync(t.Context(), &kgo.Record{Key: fmt.Appendf(nil, "%v/1", was.ID), Value: []byte("1000")}).FirstErr(); err != nil {
+				t.Fatal(err)
+			}
+			r.off = off
+			r.start()
+			if err := r.exact(); err != nil {
+				t.Errorf("once it is open: %v", err)
+			}
+			if n := r.s.bytes.Load(); n != 0 {
+				t.Errorf("%d bytes wait, of no message", n)
+			}
+			if r.moved != 110 {
+				t.Errorf("%d were drained, want 110", r.moved)
+			}
+			if off {
+				if left, err := r.s.o.Local.Topics(t.Context()); err != nil || len(left) > 0 {
+					t.Errorf("left here: %v, %v", left, err)
+				}
+				return
+			}
+			if is := r.s.Topic("t"); is.ID == was.ID {
+				t.Error("offsets that were drained already are used again")
+			}
+			r.put(rng, 60, 50)
+			r.drained()
+			if err := r.exact(); err != nil {
+				t.Error(err)
+			}
+			if n := r.s.bytes.Load(); n != 0 {
+				t.Errorf("%d bytes wait, of no message", n)
+			}
+		})
+	}
+}
+
 // TestTurnedOff: what waits for a topic that is spilled no more is drained before Open returns, and nothing is left of it here; where it cannot be, Open says why, and
 // what waits goes on waiting. A topic that is spilled again begins anew.
 func TestTurnedOff(t *testing.T) {

@@ -54,8 +54,9 @@ func (t *topic) part(i int) eventlog.Part { return eventlog.Part{Topic: t.local.
 
 func (t *topic) key(i int) string { return t.local.ID.String() + "/" + strconv.Itoa(i) }
 
-// load finds out what waits. lost: the local log is behind what was drained of it.
-func (t *topic) load(ctx context.Context) (lost bool, err error) {
+// load finds out what waits. behind: the local log ends, in some partition, before what was drained of it, and nothing may be put there. What is in that
+// partition is drained, all of it; the others may have something that waits.
+func (t *topic) load(ctx context.Context) (behind bool, err error) {
 	ends, err := t.s.o.Cluster.Ends(ctx, t.s.positions.Topic) // as far as they can be seen: taking over looks again
 	if err != nil {
 		return false, fmt.Errorf("positions: %w", err)
@@ -79,7 +80,10 @@ func (t *topic) load(ctx context.Context) (lost bool, err error) {
 			at = l.start
 		}
 		if at > l.end {
-			return true, nil
+			t.s.o.Logger.Warn("the local disk is behind what was drained of it, as one that was put back: what it was given since, and was not drained, is not here any more",
+				"topic", t.name, "partition", i, "drained", at, "end", l.end)
+			*l, behind = lane{start: at, drained: at, flight: at, end: at}, true
+			continue
 		}
 		if at < l.start {
 			t.s.o.Logger.Warn("messages were given up before the cluster had them", "topic", t.name, "partition", i, "messages", l.start-at)
@@ -103,7 +107,7 @@ func (t *topic) load(ctx context.Context) (lost bool, err error) {
 		}
 		t.s.bytes.Add(l.bytes)
 	}
-	return false, nil
+	return behind, nil
 }
 
 // readPositions reads how far everything is drained, up to where the positions end.
