@@ -83,7 +83,11 @@ func (s *Store) givenUp(topic string, b *eventlog.Batch, why string) {
 		return
 	}
 	defer e.leave()
-	s.eachCell(s.table.named(topic), b, &e, func(c *meter.Cell, _ uint32) {
+	i := s.table.named(topic)
+	if i < 0 {
+		return // its route is gone, and its cells with it
+	}
+	s.eachCell(i, b, &e, func(c *meter.Cell, _ uint32) {
 		c.Published(e.Entry, 1)
 		c.Failed(e.Entry, why)
 	})
