@@ -249,6 +249,18 @@ func (b *banBook) note(k banKey, w banWord) {
 	b.again()
 }
 
+// repeat is note for a ban that was found in force while a record was heard, unless we have said something of it since: that comes to be heard itself.
+func (b *banBook) repeat(k banKey, x broker.Ban) {
+	b.mu.Lock()
+	_, waits := b.pending[k]
+	_, wrote := b.wrote[k]
+	if !waits && !wrote {
+		b.order, b.pending[k] = append(b.order, k), banWord{ban: &x}
+	}
+	b.mu.Unlock()
+	b.again()
+}
+
 // again has the writer look.
 func (b *banBook) again() {
 	select {

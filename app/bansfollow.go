@@ -100,7 +100,7 @@ func (f *banFollower) hear(r *eventlog.Record) {
 		if w.over.IsZero() {
 			f.broker.HearUnban(b)
 		} else if now, banned := f.broker.BanOf(b); banned && !w.touches(&now) { // it hides another ban from who reads the topic later
-			f.book.note(k, banWord{ban: &now})
+			f.book.repeat(k, now)
 		}
 		return
 	}

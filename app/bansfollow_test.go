@@ -139,6 +139,45 @@ func TestBanLiftedMeanwhile(t *testing.T) {
 	}
 }
 
+// TestBanLiftedBeforeItIsRepeated: who lifts a ban here between that it was found in force and that it is written again has the last word, written yet or not.
+func TestBanLiftedBeforeItIsRepeated(t *testing.T) {
+	mem := logtest.NewMemory(1, logtest.Hostility{})
+	defer mem.Close()
+	log := eventlog.New(mem)
+	topic, err := log.CreateTopic(t.Context(), eventlog.TopicSpec{Name: bansTopic, Partitions: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	book := &banBook{log: log, part: eventlog.Part{Topic: topic.ID}, now: func() int64 { return time.Now().UnixMilli() }, follows: true,
+		pending: map[banKey]banWord{}, wrote: map[banKey]int64{}, wake: make(chan struct{}, 1)}
+	book.settled.L = &book.mu
+	b := broker.New(broker.Options{OnBan: book.told})
+	x := broker.Ban{Client: "x"}
+	k := keyOf(&x)
+	if err := b.HearBan(x); err != nil {
+		t.Fatal(err)
+	}
+	book.repeat(k, x)
+	if w, waits := book.pending[k]; !waits || w.ban == nil || len(book.order) != 1 {
+		t.Fatalf("with nothing said since, %+v is to be written", book.pending)
+	}
+	now, banned := b.BanOf(x)
+	if !banned || !b.Unban(x) {
+		t.Fatal("not banned")
+	}
+	book.repeat(k, now)
+	if w, waits := book.pending[k]; !waits || w.ban != nil {
+		t.Errorf("of a ban that was lifted here %+v is to be written", w)
+	}
+	if err := book.write(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	book.repeat(k, now)
+	if len(book.pending) != 0 || len(book.order) != 0 {
+		t.Errorf("of a ban whose end is written %+v is to be written", book.pending)
+	}
+}
+
 // TestBanRunsOut: that a ban has run out is not written where other nodes write too: it would lift what they have said of the same client meanwhile.
 // That it was lifted is.
 func TestBanRunsOut(t *testing.T) {
