@@ -41,8 +41,8 @@ type production struct {
 	parts       []*produced // those in use, of all topics
 	spare       []*produced // all there are, in the same order
 	mayTransact bool
-	stays       bool         // the log keeps the batches where they are
-	left        atomic.Int32 // batches without an answer, and one for the reader
+	memory      *engine.Memory // the log keeps the batches where they are, in here; nil: it gets copies
+	left        atomic.Int32   // batches without an answer, and one for the reader
 	errs        atomic.Int32
 	reply       reply
 	out         []byte
@@ -64,7 +64,7 @@ type producedTopic struct {
 type produced struct {
 	of      *production
 	index   int32
-	records []byte // nil once the log has them
+	records []byte // nil once the log has them, or they are refused
 	done    func(engine.Produced)
 
 	code     int16
@@ -96,21 +96,22 @@ func startProduce(c *conn, r *request) (*reply, error) {
 		r.release()
 		return nil, err
 	}
-	p.stays = r.lasts && p.mostlyBatches(len(r.body))
 	p.mayTransact = p.txn == nil || c.mayTransact(kmsg.ACLOperationWrite, *p.txn)
-	parts := p.parts
 	for i := range p.topics {
-		t := &p.topics[i]
-		p.find(t)
-		for _, part := range parts[:t.parts] {
-			if refusal := p.admit(t, part); refusal != nil {
-				part.refuse(refusal)
-				continue
-			}
+		p.find(&p.topics[i])
+	}
+	p.eachPart(func(t *producedTopic, part *produced) {
+		if refusal := p.admit(t, part); refusal != nil {
+			part.refuse(refusal)
+			part.records = nil
+		}
+	})
+	p.keep()
+	p.eachPart(func(t *producedTopic, part *produced) {
+		if part.records != nil {
 			p.append(t, part)
 		}
-		parts = parts[t.parts:]
-	}
+	})
 	r.recycle() // the log has copies, or else there is nothing to recycle
 	p.r.body = nil
 	p.done()
@@ -120,19 +121,34 @@ func startProduce(c *conn, r *request) (*reply, error) {
 // leastStaying is the size of batches that the log keeps in the memory of their request. For smaller ones that would be much for little.
 const leastStaying = 8 << 10
 
-// mostlyBatches tells whether a request of so many bytes is batches of some size, and little else.
+// keep decides whether the log keeps the batches where they are. Some that were admitted may still be refused by the log: so it counts the memory, and
+// not only the batches that it keeps there.
+func (p *production) keep() {
+	size := int(p.r.held)
+	if size == 0 {
+		return // small
+	}
+	if p.c.fills = p.mostlyBatches(size); p.c.fills && p.r.lasts {
+		p.memory = engine.NewMemory(size)
+	}
+}
+
+// mostlyBatches tells whether a request of so many bytes is admitted batches of some size, and little else.
 func (p *production) mostlyBatches(size int) bool {
 	n := 0
 	for _, part := range p.parts {
+		if part.records == nil {
+			continue // refused
+		}
 		if len(part.records) < leastStaying {
 			return false
 		}
 		n += len(part.records)
 	}
-	return n >= size/4*3
+	return n > 0 && n >= size/4*3
 }
 
-// recycle makes the production ready for another request. Its reply is written, or never will be.
+// recycle makes the production ready for another request. Its reply is written, or never will be (reply.sent).
 func (p *production) recycle() {
 	if len(p.spare) > keptParts || cap(p.topics) > keptParts || cap(p.out) > smallBuffer {
 		return
@@ -142,6 +158,7 @@ func (p *production) recycle() {
 	}
 	clear(p.topics)
 	p.c, p.r, p.txn, p.topics, p.parts = nil, request{}, nil, p.topics[:0], p.parts[:0]
+	p.memory = nil
 	p.errs.Store(0)
 	p.reply.reset()
 	productions.Put(p)
@@ -164,6 +181,18 @@ func (p *production) find(t *producedTopic) {
 	name := t.found.Name
 	t.may = p.c.mayTopic(kmsg.ACLOperationWrite, name) || !t.ok && p.byTopicID()
 	t.publishes = t.ok && t.may && p.c.publishesAll(name)
+}
+
+// eachPart calls f for all partitions of the request.
+func (p *production) eachPart(f func(*producedTopic, *produced)) {
+	parts := p.parts
+	for i := range p.topics {
+		t := &p.topics[i]
+		for _, part := range parts[:t.parts] {
+			f(t, part)
+		}
+		parts = parts[t.parts:]
+	}
 }
 
 // admit refuses what must not go into the log, or may not go there.
@@ -235,7 +264,7 @@ func checkOneBatch(records []byte, transaction bool) *refusal {
 }
 
 // append hands one batch to the log, as soon as the partition has room. Waiting for room here is what pauses the client. The log keeps the
-// batch for a while: where it is in a large request, in all others as a copy of its size, so that their buffer is free for the next one.
+// batch for a while: where it is in a large request that batches fill, of all others as a copy of its size, so that their buffer is free for the next one.
 func (p *production) append(t *producedTopic, part *produced) {
 	at := eventlog.Part{Topic: t.found.ID, Index: part.index}
 	for room := p.c.s.Engine.Room(at); room != nil; room = p.c.s.Engine.Room(at) {
@@ -249,21 +278,22 @@ func (p *production) append(t *producedTopic, part *produced) {
 	}
 	p.left.Add(1)
 	raw := part.records
-	if !p.stays {
+	if p.memory == nil {
 		raw = bytes.Clone(raw)
 	}
 	part.records = nil
 	b := eventlog.RawBatch(raw)
 	if b.Attributes()&eventlog.AttrTransactional == 0 {
-		p.c.s.Engine.Produce(at, raw, engine.Acks(p.acks), part.done)
+		p.c.s.Engine.ProduceAs(at, raw, engine.Acks(p.acks), engine.Producing{Memory: p.memory}, part.done)
 		return
 	}
 	version := int16(txnVersion1)
 	if p.r.version >= 12 {
 		version = txnVersion2
 	}
+	how := engine.Producing{Transactional: true, Fresh: version == txnVersion2, Memory: p.memory}
 	err := p.c.s.txns.within(*p.txn, b.ProducerID(), b.ProducerEpoch(), version, txn.Part{Topic: t.found.Name, Index: part.index}, func() {
-		p.c.s.Engine.ProduceTransactional(at, raw, engine.Acks(p.acks), version == txnVersion2, part.done)
+		p.c.s.Engine.ProduceAs(at, raw, engine.Acks(p.acks), how, part.done)
 	})
 	if err != nil {
 		part.fail(produceCode(err, p.r.version))

@@ -53,7 +53,8 @@ type conn struct {
 	largest  int         // request of those that came whole
 	clientID string      // of the last request
 	topic    string      // that was produced to last
-	produce  request     // Produce, while it is started: what is kept of it is a copy
+	produce  request     // Produce, while it is started: who keeps anything of it has copied it; batches may stay where they were read (memoryOf)
+	fills    bool        // batches that the log took filled the last Produce over smallBuffer
 	proven   atomic.Bool // a request made sense
 	heard    atomic.Bool // one that asked for more than which versions we speak
 	sasl     *sasl       // nil: no login is on its way
@@ -267,7 +268,7 @@ func (c *conn) next() (*request, error) {
 		r = new(request)
 	}
 	*r = request{s: c.s}
-	b, err := c.body(r, size, memoryOf(key, size, c.largest))
+	b, err := c.body(r, size, memoryOf(key, size, c.largest, c.fills))
 	if err != nil {
 		return nil, err
 	}
@@ -324,10 +325,10 @@ const (
 // that of the largest batch.
 const maxLasting = 512 << 10
 
-// memoryOf chooses. A Produce of several batches is read to where the log keeps them, all of it made at once: not for more than twice of what
-// the client has sent before.
-func memoryOf(key int16, size, largest int) memory {
-	if key == int16(kmsg.Produce) && size > smallBuffer && size <= min(maxLasting, 2*largest) {
+// memoryOf chooses. A Produce of some size is read to where the log may keep its batches, all of it made at once: not for more than twice of what
+// the client has sent before, and only if batches filled the last one, for where they do not they are copied, and the memory was made for nothing.
+func memoryOf(key int16, size, largest int, fills bool) memory {
+	if key == int16(kmsg.Produce) && fills && size > smallBuffer && size <= min(maxLasting, 2*largest) {
 		return lasting
 	}
 	return shared

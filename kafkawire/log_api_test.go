@@ -209,14 +209,17 @@ func TestProduceMemory(t *testing.T) {
 	for _, tt := range []struct {
 		key           int16
 		size, largest int
-		want          memory
+		want          memory // if the last one was filled
 	}{
 		{produce, smallBuffer, 1 << 20, shared}, {produce, smallBuffer + 1, 100, shared}, {produce, smallBuffer + 2, smallBuffer/2 + 1, lasting},
 		{produce, 200_000, 99_999, shared}, {produce, 200_000, 100_000, lasting}, {produce, maxLasting, 100 << 20, lasting},
 		{produce, maxLasting + 1, 100 << 20, shared}, {fetch, 200_000, 200_000, shared},
 	} {
-		if got := memoryOf(tt.key, tt.size, tt.largest); got != tt.want {
+		if got := memoryOf(tt.key, tt.size, tt.largest, true); got != tt.want {
 			t.Errorf("request %d of %d bytes after one of %d: %d, want %d", tt.key, tt.size, tt.largest, got, tt.want)
+		}
+		if got := memoryOf(tt.key, tt.size, tt.largest, false); got != shared {
+			t.Errorf("request %d of %d bytes after one that was not filled: %d", tt.key, tt.size, got)
 		}
 	}
 	for _, tt := range []struct {
@@ -226,10 +229,15 @@ func TestProduceMemory(t *testing.T) {
 	}{
 		{100_000, []int{50_000, 49_000}, true}, {100_000, []int{50_000, 20_000}, false}, {100_000, []int{95_000, 3000}, false}, {100, nil, false},
 		{16*leastStaying + 1000, slices.Repeat([]int{leastStaying}, 16), true},
+		{100_000, []int{50_000, -50_000}, false}, {100_000, []int{90_000, -3000}, true}, {100_000, []int{-100_000}, false},
 	} {
 		p := &production{}
 		for _, n := range tt.batches {
-			p.parts = append(p.parts, &produced{records: make([]byte, n)})
+			part := &produced{}
+			if n >= 0 { // else it is refused
+				part.records = make([]byte, n)
+			}
+			p.parts = append(p.parts, part)
 		}
 		if got := p.mostlyBatches(tt.size); got != tt.want {
 			t.Errorf("%d bytes with batches of %v: %v", tt.size, tt.batches, got)
@@ -237,6 +245,57 @@ func TestProduceMemory(t *testing.T) {
 	}
 	if b := unset(100_000); len(b) != 100_000 || cap(b) != len(b) {
 		t.Errorf("%d bytes, room for %d", len(b), cap(b))
+	}
+}
+
+// What a request pins in memory is counted, whatever became of some of its batches.
+func TestProduceMemoryIsCounted(t *testing.T) {
+	n := start(t, Options{})
+	topic := n.topic("a", 2, nil)
+	tail, err := n.eng.Tail(eventlog.Vector{{Topic: topic.ID}: 0, {Topic: topic.ID, Index: 1}: 0}) // that sees nothing: the ring holds everything
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tail.Close()
+	c := n.dial()
+	id := do[*kmsg.InitProducerIDResponse](c, 4, kmsg.NewPtrInitProducerIDRequest()).ProducerID
+	batch := func(seq int32, size int) eventlog.RawBatch {
+		b := batchOf(eventlog.None, strings.Repeat("x", size))
+		b.SetProducer(id, 0, seq)
+		b.Reseal()
+		return b
+	}
+	const kb = 1 << 10
+	for _, step := range []struct {
+		what        string
+		part, other int32
+		seq, next   int32 // of the two batches
+		size, last  int
+		code        *kerr.Error // of the second one
+		least, most int         // counted
+	}{
+		{"into a shared buffer", 0, 1, 0, 0, 100 * kb, 100 * kb, nil, 200 * kb, 202 * kb},
+		{"into memory of its own", 0, 1, 1, 1, 100 * kb, 100 * kb, nil, 200 * kb, 202 * kb},
+		{"the first is there already", 0, 1, 1, 2, 100 * kb, 20 * kb, nil, 120 * kb, 122 * kb},
+		{"the second comes out of order", 0, 1, 2, 9, 20 * kb, 100 * kb, kerr.OutOfOrderSequenceNumber, 120 * kb, 122 * kb},
+		{"both are there already", 0, 1, 2, 2, 20 * kb, 100 * kb, nil, 0, 0},
+		{"the second is for no partition: a copy", 0, 7, 3, 0, 20 * kb, 100 * kb, kerr.UnknownTopicOrPartition, 20 * kb, 22 * kb},
+		{"after one that was not filled", 0, 1, 3, 3, 100 * kb, 20 * kb, nil, 20 * kb, 22 * kb}, // the first is there already
+	} {
+		before := n.eng.Stats().RingBytes
+		req := produceRequest("a", step.part, -1, batch(step.seq, step.size))
+		req.Topics[0].Partitions = append(req.Topics[0].Partitions, produceRequest("a", step.other, -1, batch(step.next, step.last)).Topics[0].Partitions...)
+		var want int16
+		if step.code != nil {
+			want = step.code.Code
+		}
+		got := do[*kmsg.ProduceResponse](c, 9, req).Topics[0].Partitions
+		if got[0].ErrorCode != 0 || got[1].ErrorCode != want {
+			t.Fatalf("%s: %+v", step.what, got)
+		}
+		if counted := int(n.eng.Stats().RingBytes - before); counted < step.least || counted > step.most {
+			t.Errorf("%s: %d bytes are counted, want %d to %d", step.what, counted, step.least, step.most)
+		}
 	}
 }
 

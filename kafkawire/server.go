@@ -54,8 +54,7 @@ type Engine interface {
 	ConfigWith(set map[string]string) []engine.ConfigEntry
 
 	NewProducerID() (int64, error)
-	Produce(p eventlog.Part, raw []byte, acks engine.Acks, done func(engine.Produced))
-	ProduceTransactional(p eventlog.Part, raw []byte, acks engine.Acks, fresh bool, done func(engine.Produced))
+	ProduceAs(p eventlog.Part, raw []byte, acks engine.Acks, how engine.Producing, done func(engine.Produced))
 	EndTransaction(end engine.End, done func(error))
 	OpenTransactions(ctx context.Context) ([]engine.OpenTransaction, error)
 	Producers(ctx context.Context, p eventlog.Part) ([]engine.ProducerState, error)

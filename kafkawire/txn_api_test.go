@@ -484,7 +484,7 @@ func TestReconcile(t *testing.T) {
 		raw.SetTransactional(true)
 		raw.Reseal()
 		done := make(chan engine.Produced, 1)
-		n.eng.ProduceTransactional(eventlog.Part{Topic: topic.ID}, raw, engine.AcksDurable, true, func(p engine.Produced) { done <- p })
+		n.eng.ProduceAs(eventlog.Part{Topic: topic.ID}, raw, engine.AcksDurable, engine.Producing{Transactional: true, Fresh: true}, func(p engine.Produced) { done <- p })
 		if p := <-done; p.Err != nil {
 			t.Fatal(p.Err)
 		}

@@ -79,15 +79,26 @@ func (e *Engine) AppendAtomic(batches []*eventlog.Batch, done func([]eventlog.Ou
 // topic's rules are checked here, epoch and sequence in queue order. done is called exactly once, from a goroutine of the
 // engine, and must not block.
 func (e *Engine) Produce(p eventlog.Part, raw []byte, acks Acks, done func(Produced)) {
-	e.produce(p, raw, acks, done, producing{})
+	e.ProduceAs(p, raw, acks, Producing{}, done)
 }
 
-func (e *Engine) produce(p eventlog.Part, raw []byte, acks Acks, done func(Produced), how producing) {
+// Producing is what there may be to say of a batch that is produced.
+type Producing struct {
+	// Transactional: it is of a transaction, and whoever says so knows that the transaction is open and has the partition.
+	Transactional bool
+	// Fresh: a producer that is not known in the partition must begin with sequence 0, as transactions of version 2 do.
+	Fresh bool
+	// Memory that the batch lies in with others. Until they are answered it is the caller's to count, from then on the engine's. Nil: it has its own.
+	Memory *Memory
+}
+
+// ProduceAs is Produce of a batch that there is more to say of.
+func (e *Engine) ProduceAs(p eventlog.Part, raw []byte, acks Acks, how Producing, done func(Produced)) {
 	it := itemPool.Get().(*item)
-	it.answer, it.time, it.early, it.fresh = done, -1, acks != AcksDurable, how.fresh
+	it.answer, it.time, it.early, it.fresh, it.memory = done, -1, acks != AcksDurable, how.Fresh, how.Memory
 	var b eventlog.RawBatch
 	if it.p, it.err = e.partition(p); it.err == nil {
-		b, it.err = e.checkForeign(it.p, raw, how.transactional)
+		b, it.err = e.checkForeign(it.p, raw, how.Transactional)
 	}
 	if it.err != nil {
 		it.err = fmt.Errorf("produce to %v: %w", p, it.err)

@@ -28,8 +28,9 @@ type committer struct {
 }
 
 type published struct {
-	p     *partition
-	batch *eventlog.Batch
+	p      *partition
+	batch  *eventlog.Batch
+	memory *Memory // that the batch lies in; nil: its own
 }
 
 func (c *committer) run() {
@@ -271,6 +272,7 @@ func (c *committer) takeBatch(it *item) {
 		}
 	}
 	it.base, it.time = c.enter(p, it.batch)
+	c.fresh[len(c.fresh)-1].memory = it.memory
 	it.taken = true
 }
 
@@ -285,7 +287,7 @@ func (c *committer) enter(p *partition, b *eventlog.Batch) (base, appended int64
 		raw.Reseal()
 	}
 	c.state.batch(p, raw, c.now)
-	c.fresh = append(c.fresh, published{p, b})
+	c.fresh = append(c.fresh, published{p: p, batch: b})
 	if next := c.state.commit + 1; p.head.commit != next {
 		p.head.commit = next
 		c.moved = append(c.moved, p)

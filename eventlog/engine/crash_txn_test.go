@@ -109,7 +109,7 @@ func (w *world) sendInTxn(e *Engine, rng *rand.Rand, tp *transactor) bool {
 	txn.parts[part] = true
 	w.mu.Unlock()
 	done := make(chan Produced, 1)
-	e.ProduceTransactional(part, raw, AcksDurable, true, func(r Produced) { done <- r })
+	e.ProduceAs(part, raw, AcksDurable, Producing{Transactional: true, Fresh: true}, func(r Produced) { done <- r })
 	r := <-done
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -31,6 +31,48 @@ func topicOf(t testing.TB, e *Engine, config map[string]string) eventlog.Part {
 	return eventlog.Part{Topic: createTopic(t, e, "topic", 1, config).ID}
 }
 
+// TestSharedMemory: memory that batches share is counted from the first of them that is taken until none is held, and once.
+func TestSharedMemory(t *testing.T) {
+	o := small(vfs.NewMem())
+	o.MemoryBytes = 64 << 20 // nothing is applied unasked
+	e := open(t, o)
+	p := topicOf(t, e, nil)
+	m := NewMemory(100_000)
+	for i, step := range []struct {
+		seq   int32
+		taken bool
+		held  int64
+	}{
+		{5, true, 100_000 + batchOverhead}, {5, false, 100_000 + batchOverhead}, {6, true, 100_000 + 2*batchOverhead}, {9, false, 100_000 + 2*batchOverhead},
+	} {
+		c := make(chan Produced, 1)
+		e.ProduceAs(p, foreign(t, p, 7, 0, step.seq, rec("x")), AcksDurable, Producing{Memory: m}, func(r Produced) { c <- r })
+		if r := <-c; (r.Err == nil && !r.Duplicate) != step.taken {
+			t.Fatalf("step %d: %+v", i, r)
+		}
+		if held, unapplied := e.ring.heldBytes(); held != step.held || unapplied != step.held {
+			t.Fatalf("step %d: %d bytes held, %d not applied, want %d", i, held, unapplied, step.held)
+		}
+	}
+	if err := e.applyThrough(e.ring.entries[len(e.ring.entries)-1].commit); err != nil {
+		t.Fatal(err)
+	}
+	if held, unapplied := e.ring.heldBytes(); held != 0 || unapplied != 0 {
+		t.Errorf("with all applied %d bytes are held, %d not applied", held, unapplied)
+	}
+
+	r, b := newRing(1<<20), eventlog.NewRawBatch(p, foreign(t, p, -1, -1, -1, rec("x")))
+	r.add([]published{{batch: b, memory: m}, {batch: b, memory: m}}, 1)
+	for i, want := range []int64{100_000 + 2*batchOverhead, 100_000 + batchOverhead, 0} {
+		if i > 0 {
+			r.advance(1)
+		}
+		if held, unapplied := r.heldBytes(); held != want || unapplied != want {
+			t.Errorf("with %d of two applied %d bytes are held, %d not applied, want %d", i, held, unapplied, want)
+		}
+	}
+}
+
 // TestSequences follows one idempotent producer through every rule.
 func TestSequences(t *testing.T) {
 	e := open(t, small(vfs.NewMem()))

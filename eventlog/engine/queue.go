@@ -16,8 +16,9 @@ type item struct {
 	atomic *atomicAppend
 	op     *operation
 	end    *endOf
-	fresh  bool // see ProduceTransactional
-	size   int  // bytes it adds to a frame, at most
+	fresh  bool    // see Producing
+	memory *Memory // that the batch lies in; nil: its own
+	size   int     // bytes it adds to a frame, at most
 
 	done   func(eventlog.Outcome) // one of these two, for a batch
 	answer func(Produced)

@@ -27,13 +27,61 @@ type ring struct {
 type ringEntry struct {
 	p      *partition
 	batch  *eventlog.Batch
+	memory *Memory // that the batch lies in; nil: its own
 	commit uint64
 }
+
+// Memory is what the batches of one request lie in. As long as one of them is held all of it is, whatever became of the others: so the ring counts
+// all of it, once.
+type Memory struct {
+	size    int64
+	entries [2]int // of the ring, by what they count for; the ring's lock guards them
+}
+
+// NewMemory is memory of n bytes.
+func NewMemory(n int) *Memory { return &Memory{size: int64(n)} }
+
+// sum is one of what the ring adds up.
+type sum int
+
+const (
+	sumHeld sum = iota
+	sumUnapplied
+)
 
 // batchOverhead is what a batch costs beside its bytes, in memory, roughly.
 const batchOverhead = 256
 
-func (e *ringEntry) cost() int64 { return int64(e.batch.Size()+e.batch.SideBytes) + batchOverhead }
+// own is what an entry costs, but for memory that it shares.
+func (e *ringEntry) own() int64 {
+	n := int64(e.batch.SideBytes) + batchOverhead
+	if e.memory == nil {
+		n += int64(e.batch.Size())
+	}
+	return n
+}
+
+// enters counts an entry in: what it adds to a sum.
+func (e *ringEntry) enters(s sum) int64 {
+	n := e.own()
+	if m := e.memory; m != nil {
+		if m.entries[s]++; m.entries[s] == 1 {
+			n += m.size
+		}
+	}
+	return n
+}
+
+// leaves counts it out again: what it takes off the sum.
+func (e *ringEntry) leaves(s sum) int64 {
+	n := e.own()
+	if m := e.memory; m != nil {
+		if m.entries[s]--; m.entries[s] == 0 {
+			n += m.size
+		}
+	}
+	return n
+}
 
 func newRing(keep int64) *ring {
 	return &ring{keep: keep, progress: make(chan struct{}, 1), tails: map[*tail]struct{}{}}
@@ -46,10 +94,10 @@ func (r *ring) add(fresh []published, commit uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for i := range fresh {
-		e := ringEntry{fresh[i].p, fresh[i].batch, commit}
+		e := ringEntry{fresh[i].p, fresh[i].batch, fresh[i].memory, commit}
 		r.entries = append(r.entries, e)
-		r.bytes += e.cost()
-		r.unapplied += e.cost()
+		r.bytes += e.enters(sumHeld)
+		r.unapplied += e.enters(sumUnapplied)
 	}
 	r.evict()
 	for t := range r.tails {
@@ -65,7 +113,7 @@ func (r *ring) evict() {
 	}
 	for r.first < r.applied && (r.first < unseen || r.bytes > r.keep) {
 		e := &r.entries[r.head]
-		r.bytes -= e.cost()
+		r.bytes -= e.leaves(sumHeld)
 		*e = ringEntry{}
 		r.head++
 		r.first++
@@ -83,7 +131,7 @@ func (r *ring) toApply(into []ringEntry, limit int64) []ringEntry {
 	defer r.mu.Unlock()
 	for i := r.head + int(r.applied-r.first); i < len(r.entries) && limit > 0; i++ {
 		into = append(into, r.entries[i])
-		limit -= r.entries[i].cost()
+		limit -= int64(r.entries[i].batch.Size()) + batchOverhead
 	}
 	return into
 }
@@ -92,7 +140,7 @@ func (r *ring) toApply(into []ringEntry, limit int64) []ringEntry {
 func (r *ring) advance(n int) {
 	r.mu.Lock()
 	for i := range n {
-		r.unapplied -= r.entries[r.head+int(r.applied-r.first)+i].cost()
+		r.unapplied -= r.entries[r.head+int(r.applied-r.first)+i].leaves(sumUnapplied)
 	}
 	r.applied += uint64(n)
 	r.evict()

@@ -341,15 +341,6 @@ func (e *Engine) AppendAs(b *eventlog.Batch, id int64, epoch int16, done func(ev
 	e.put(it, b.Size())
 }
 
-// ProduceTransactional is Produce for a batch of a transaction. Whoever calls it knows that the transaction is open and has the partition.
-// If fresh, a producer that is not known in the partition must begin with sequence 0, as transactions of version 2 do.
-func (e *Engine) ProduceTransactional(p eventlog.Part, raw []byte, acks Acks, fresh bool, done func(Produced)) {
-	e.produce(p, raw, acks, done, producing{transactional: true, fresh: fresh})
-}
-
-// producing is how a batch is produced.
-type producing struct{ transactional, fresh bool }
-
 // markerSize is more than a marker's batch takes.
 const markerSize = eventlog.HeaderSize + 32
 

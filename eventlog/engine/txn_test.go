@@ -18,7 +18,7 @@ func transact(t testing.TB, e *Engine, raw eventlog.RawBatch, p eventlog.Part) P
 	raw.SetTransactional(true)
 	raw.Reseal()
 	c := make(chan Produced, 1)
-	e.ProduceTransactional(p, raw, AcksDurable, true, func(r Produced) { c <- r })
+	e.ProduceAs(p, raw, AcksDurable, Producing{Transactional: true, Fresh: true}, func(r Produced) { c <- r })
 	return <-c
 }
 
