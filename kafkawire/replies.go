@@ -14,7 +14,7 @@ type reply struct {
 	finish func(*frame) error // nil, or makes the frame when it is the reply's turn; an error ends the connection
 	slow   bool               // finish may wait
 	frame  frame
-	sent   func() // nil, or called when the frame is written, or never will be
+	sent   func() // nil, or called when the frame is written, or could not be. Not of one that never had its turn: the collector has that
 
 	settled bool // by replies.settle
 }

@@ -135,7 +135,8 @@ func nextEntry(payload []byte) (e entry, rest []byte, err error) {
 	return e, payload[entryHeader+n:], nil
 }
 
-// wholeBatch checks that p is one batch, no more and no less. The frame's checksum has vouched for the bytes.
+// wholeBatch checks that p is one batch, no more and no less. The frame's checksum has vouched for the bytes, and from version 2 on for a large batch's
+// its own has (checkFrame).
 func wholeBatch(p []byte) (eventlog.RawBatch, error) {
 	raw, err := eventlog.CheckBatch(p)
 	if err == nil && len(raw) != len(p) {
