@@ -26,9 +26,10 @@ type producer struct {
 	order    []*lane // lanes with work
 	turn     int     // which of them comes first
 	busy     map[int32]bool
-	identity *identity // for shots to come; nil: to be asked for
-	asking   bool      // somebody asks for an identity
-	looking  bool      // somebody refreshes the metadata
+	resting  map[int32]*rest // of the busy brokers
+	identity *identity       // for shots to come; nil: to be asked for
+	asking   bool            // somebody asks for an identity
+	looking  bool            // somebody refreshes the metadata
 	closing  bool
 
 	wake chan struct{} // one token: the scheduler looks again
@@ -47,7 +48,7 @@ type lane struct {
 	shot     *shot
 	listed   bool // it is in order
 	held     bool // somebody answers jobs, or a request is on its way
-	waits    bool // for the answer to the request that its broker has
+	early    bool // something was queued when its broker's last answer came
 	lost     bool // the leader is to be looked for
 	missing  time.Time
 	identity *identity // of seq
@@ -61,7 +62,7 @@ type lane struct {
 func (l *lane) idle() bool { return len(l.queue) == 0 && l.shot == nil && !l.held }
 
 func newProducer(d *Driver) *producer {
-	p := &producer{d: d, lanes: map[eventlog.Part]*lane{}, busy: map[int32]bool{},
+	p := &producer{d: d, lanes: map[eventlog.Part]*lane{}, busy: map[int32]bool{}, resting: map[int32]*rest{},
 		wake: make(chan struct{}, 1), end: make(chan struct{})}
 	p.freed = sync.NewCond(&p.mu)
 	go p.run()
@@ -91,11 +92,12 @@ func (p *producer) append(b *eventlog.Batch, done func(eventlog.Outcome)) {
 		p.order = append(p.order, l)
 	}
 	l.queue = append(l.queue, j)
-	switch {
-	case l.held || l.waits: // it is looked at when its broker has answered
-	case p.busy[p.leader(l)]:
-		l.waits = true
-	default:
+	if l.held { // it is looked at when it is free
+		return
+	}
+	if leader := p.leader(l); p.busy[leader] { // as it is when its broker has answered
+		p.join(leader, l, j)
+	} else {
 		p.look()
 	}
 }
@@ -163,7 +165,6 @@ func (p *producer) schedule() (wait time.Duration, over bool) {
 		case leader < 0:
 			lost = append(lost, l)
 		case p.busy[leader]:
-			l.waits = true
 		default:
 			if lanes := p.gather(leader, now); len(lanes) > 0 {
 				p.busy[leader] = true
@@ -197,18 +198,17 @@ func (p *producer) gather(leader int32, now time.Time) (lanes []*lane) {
 	p.turn++ // not always the same lanes have to wait for the next request
 	for i := range p.order {
 		l := p.order[(p.turn+i)%len(p.order)]
-		if of := p.leader(l); of != leader {
-			l.waits = l.waits && p.busy[of]
-			continue
+		if p.leader(l) == leader && p.ready(l, now) {
+			l.held = true
+			lanes = append(lanes, l)
 		}
-		l.waits = false
-		if l.held || l.idle() || l.not.After(now) || !p.known(l) {
-			continue
-		}
-		l.held = true
-		lanes = append(lanes, l)
 	}
 	return lanes
+}
+
+// ready tells whether a request could carry something of a lane now.
+func (p *producer) ready(l *lane, now time.Time) bool {
+	return !l.held && !l.idle() && !l.not.After(now) && p.known(l)
 }
 
 // known makes sure that a lane has a producer id, or has it asked for.
@@ -325,6 +325,7 @@ func (p *producer) carry(leader int32, held []*lane) {
 		return false
 	})
 	resp, _ := answer.(*kmsg.ProduceResponse)
+	p.mark(leader)
 	for i, l := range lanes {
 		p.settle(l, of[i], resp, err)
 	}
@@ -531,6 +532,7 @@ func (d *Driver) newIdentity(ctx context.Context) (*identity, error) {
 func (p *producer) close() {
 	p.mu.Lock()
 	p.closing = true
+	p.unrest()
 	p.look()
 	p.mu.Unlock()
 	<-p.end
