@@ -80,7 +80,7 @@ func paced(addr string, pubs int, rate float64, size int, p pace, begin, end fun
 			}
 		})
 	}
-	r.count, r.elapsed = p.span(&total, func() { since.Store(true); begin() }, func() { since.Store(false); end() })
+	r.count, r.elapsed = p.span(&total, func() { begin(); since.Store(true) }, func() { since.Store(false); end() })
 	stop.Store(true)
 	all.Wait()
 	for _, c := range conns {
