@@ -126,7 +126,7 @@ func FuzzProduceRequest(f *testing.F) {
 	})
 }
 
-// A batch in the log shares no memory with the request it came in: that is used again, and may be large.
+// A batch of a small request shares no memory with it in the log: that is used again.
 func TestBatchesAreCopied(t *testing.T) {
 	e := &keepingEngine{}
 	c := &conn{s: &Server{Options: Options{Engine: e}}}
@@ -152,7 +152,7 @@ func (e *keepingEngine) BareTopic(name string) (eventlog.Topic, bool) {
 	return eventlog.Topic{Name: name, Partitions: 1}, true
 }
 func (e *keepingEngine) Room(eventlog.Part) <-chan struct{} { return nil }
-func (e *keepingEngine) Produce(_ eventlog.Part, raw []byte, _ engine.Acks, done func(engine.Produced)) {
+func (e *keepingEngine) ProduceAs(_ eventlog.Part, raw []byte, _ engine.Acks, _ engine.Producing, done func(engine.Produced)) {
 	e.raw = raw
 	done(engine.Produced{})
 }
