@@ -111,6 +111,11 @@ func freePort(t *testing.T) string {
 	return l.Addr().String()
 }
 
+// environ is what the program is given: without MILLRACE_KAFKA…, which says where the test's cluster is, and is no setting.
+func environ() []string {
+	return slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "MILLRACE_KAFKA") })
+}
+
 // start starts the process and waits until it is ready; it returns how long that took.
 func (n *node) start() time.Duration {
 	n.t.Helper()
@@ -127,7 +132,7 @@ func (n *node) start() time.Duration {
 	began := time.Now()
 	n.cmd = exec.Command(n.bin, args...)
 	n.cmd.Stdout, n.cmd.Stderr = n.log, n.log
-	n.cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "MILLRACE_KAFKA") }) // which says where the test's cluster is, and is no setting
+	n.cmd.Env = environ()
 	if err := n.cmd.Start(); err != nil {
 		n.t.Fatal(err)
 	}

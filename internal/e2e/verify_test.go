@@ -24,10 +24,12 @@ type verified struct {
 
 func verify(t *testing.T, bin string, args ...string) (v verified) {
 	t.Helper()
-	out, err := exec.Command(bin, append([]string{"verify", "-o", "json"}, args...)...).Output()
+	cmd := exec.Command(bin, append([]string{"verify", "-o", "json"}, args...)...)
+	cmd.Env = environ()
+	out, err := cmd.Output()
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {
-		v.code = exit.ExitCode()
+		v.code, v.text = exit.ExitCode(), string(exit.Stderr)
 	} else if err != nil {
 		t.Fatal(err)
 	}
