@@ -160,13 +160,13 @@ func TestClusterSpillTurnedOff(t *testing.T) {
 		return n
 	}
 	f.restart() // the devices are at it all the time
-	if _, spills := f.n.spillStats(); spills || !strings.Contains(said.String(), "spilled no more") {
+	if _, spills := f.n.spillStats(); spills || !strings.Contains(said.String(), "draining what waits on the local disk") {
 		t.Errorf("it spills: %v; the log does not say what it did", spills)
 	}
 	f.load.more(100)
 	f.load.finish()
 	f.restart()
-	if strings.Count(said.String(), "spilled no more") != 1 {
+	if strings.Count(said.String(), "draining what waits on the local disk") != 1 {
 		t.Error("there was more to drain")
 	}
 	_ = f.fill(10)
