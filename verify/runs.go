@@ -23,7 +23,7 @@ type runs struct {
 	landed  map[string]int64        // by topic: of flying, what may have landed after its node was killed
 	pending map[string]int64        // by topic: owed at the last flush of all
 	loose   map[string]int64        // by topic: settled without a row
-	unsure  map[string]bool         // by topic: a queue was merged, or there are no books
+	unsure  map[string]bool         // by topic: a queue was merged, or there are no books, or none of the last flush
 	lives   map[string]map[eventlog.TopicID]int64
 	told    uint64 // of the uncounted records, those of which a finding tells
 	overlap bool   // nodes counted side by side
@@ -138,7 +138,8 @@ func (r *runs) settle(i int, x *run) {
 		case !b.Known:
 			r.unsure[topic] = true
 		default:
-			r.unsure[topic] = r.unsure[topic] || b.Book.Merged
+			// A node does not make its books with each flush: rows may tell of more than they do.
+			r.unsure[topic] = r.unsure[topic] || b.Book.Merged || b.Book.Next < b.Matched
 			r.loose[topic] += b.Book.Loose
 			if x == newest && k.life == x.lastLife(k.part) {
 				r.pending[topic] += b.Book.Pending
@@ -179,8 +180,8 @@ func (r *runs) outstanding(topic string, n int64) (Kind, Severity, string) {
 	case r.killed:
 		return Killed, Note, fmt.Sprintf("of %d deliveries it is not known whether they were made: their node was killed", n-known)
 	case r.unsure[topic]:
-		return Pending, Note, fmt.Sprintf("%d deliveries have not come to an end; a session's queue is so long, or the node so young, that it is not known "+
-			"exactly how many are owed", n)
+		return Pending, Note, fmt.Sprintf("%d deliveries have not come to an end; it is not known exactly how many are owed: a session's queue is very long, "+
+			"or the node has not counted them since the last came", n)
 	}
 	return LostDeliveries, Wrong, fmt.Sprintf("%d deliveries were owed to subscribers and are neither made, nor given up, nor owed still", n-known)
 }
