@@ -90,9 +90,10 @@ func changedConfig(c *kmsg.IncrementalAlterConfigsRequestResourceConfig, entries
 	return &joined, nil
 }
 
+// splitList leaves spaces where they are, as Kafka does here: what is to be taken away must be spelt as it stands.
 func splitList(s string) (list []string) {
 	for v := range strings.SplitSeq(s, ",") {
-		if v = strings.TrimSpace(v); v != "" {
+		if v != "" {
 			list = append(list, v)
 		}
 	}
